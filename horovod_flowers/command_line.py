@@ -1,0 +1,116 @@
+"""Flags, YAML keys and help generated from a configuration dataclass."""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+import yaml
+
+from horovod_flowers.errors import UserError
+
+Config = TypeVar("Config")
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser whose complaints are raised, so that one rank tells them in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        folded = re.sub(r"\s+", " ", "; ".join(line.strip(" -\t") for line in message.splitlines() if line.strip()))
+        if unknown := re.match(r"[Uu]nrecognized arguments: (\S+)", folded):
+            word = unknown[1].split("=")[0]
+            raise UserError(f"there is no option {word}: {_nearest(word, self._option_string_actions)}")
+        if unknown := re.match(r"Option '(\S+)' is not accepted", folded):
+            raise UserError(f"there is no option {unknown[1]!r}: {_nearest(unknown[1], self._option_string_actions)}")
+        if wrong := re.match(r'Parser key "(\S+?)":[; ]*Expected a (.+?)\. Got value: (.+)', folded):
+            raise UserError(f"{wrong[1]} is {wrong[3]!r}: {_allowed(wrong[2])}")
+        raise UserError(f"{folded.rstrip('.')} (--help lists what is allowed)")
+
+
+def _allowed(hint: str) -> str:
+    """Say a type hint in words: 'a whole number', "one of 'adam', 'sgd'"."""
+    if choices := re.search(r"Literal\[(.+?)\]", hint):
+        return f"allowed is one of {choices[1]}"
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    kinds = [words for name, words in names.items() if re.search(rf"\b{name}\b", hint)]
+    return f"allowed is {' or '.join(kinds) or hint}"
+
+
+def _nearest(flag: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(flag.replace("_", "-"), list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "--help lists them"
+
+
+def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
+    """Read flags and `--config` YAML into a `kind` instance; flags override the file.
+
+    --help and --print-config answer on rank 0 alone. Raises UserError for an unknown flag or key, or a value of the
+    wrong type; the dataclasses raise it for values out of range.
+    """
+    parser = _Parser(
+        prog=f"python -m {command}",
+        usage=f"python -m {command} [--config FILE] [options]",
+        allow_abbrev=False,  # a mistyped flag must not become another one
+        description=description,
+        print_config="--print-config",
+        default_env=False,
+        formatter_class=jsonargparse.DefaultHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file of these options, keys as in --print-config; flags override it"
+    )
+    add_options(parser, kind)
+    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
+    with quiet:
+        given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    values = given.as_dict()
+    values.pop("config", None)
+    return build(kind, values)
+
+
+def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "") -> None:
+    """Add one flag for each field of the dataclass tree: --seed, --data.image-size, --resume and --no-resume."""
+    hints = typing.get_type_hints(kind)
+    group = parser.add_argument_group(prefix.rstrip(".") or None, kind.__doc__) if prefix else parser
+    nested = [item for item in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[item.name])]
+    for item in dataclasses.fields(kind):
+        if item in nested:
+            continue
+        flag = f"--{prefix}{item.name.replace('_', '-')}"
+        text, hint = item.metadata["help"], hints[item.name]
+        if hint is bool:
+            group.add_argument(
+                flag,
+                action=jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-"),
+                default=item.default,
+                help=text,
+            )
+        else:
+            group.add_argument(flag, type=hint, default=item.default, help=text)
+    for item in nested:
+        add_options(parser, hints[item.name], f"{prefix}{item.name}.")
+
+
+def build(kind: type[Config], values: Any, name: str = "config") -> Config:
+    """Construct the dataclass tree from nested dictionaries; UserError for a key that does not exist."""
+    if not isinstance(values, dict):
+        raise UserError(f"{name} is {values!r}: allowed is a group of options, as --print-config shows it")
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"there is no option {key!r}: {_nearest(key, known)}")
+        arguments[key] = build(hints[key], value, key) if dataclasses.is_dataclass(hints[key]) else value
+    return kind(**arguments)
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML that --config reads back."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)

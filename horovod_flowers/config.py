@@ -1,0 +1,185 @@
+"""What a run is: one frozen tree of options, from which flags, YAML keys and --help are generated.
+
+Every value is checked here, without MPI and without TensorFlow, before any rank waits for another.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from horovod_flowers.errors import UserError
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field whose explanation becomes its --help text."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the photos come from, and how they are prepared."""
+
+    source: Literal["synthetic", "tf_flowers", "folder"] = option(
+        "synthetic",
+        "synthetic: flowers drawn on this machine, no file needed; tf_flowers: 3,670 photos through "
+        "tensorflow-datasets; folder: your own photos as CLASS/*.jpg or *.png",
+    )
+    path: str | None = option(None, "folder source: the folder that holds one folder of photos a class")
+    tfds_dir: str | None = option(
+        None, "tf_flowers source: tensorflow-datasets' folder (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
+    )
+    prepared_dir: str = option("data/prepared", "where prepared images are kept; on a cluster, a shared file system")
+    image_size: int = option(180, "height and width in pixels that the photos are resized to")
+    synthetic_images: int = option(3670, "synthetic source: number of images (3,670 as in tf_flowers)")
+    synthetic_seed: int = option(0, "synthetic source: image i is determined by this seed and i alone")
+    validation_fraction: float = option(0.15, "share of the images that is held out for validation")
+    split_seed: int = option(0, "folder source: seed of the stratified split into training and validation")
+    augment: bool = option(False, "flip, crop and recolour training images; the same at any number of ranks")
+
+    def __post_init__(self) -> None:
+        if self.image_size < 24:
+            raise UserError(f"data.image_size is {self.image_size}: at least 24 pixels are needed, 180 is usual")
+        if self.synthetic_images < 10:
+            raise UserError(f"data.synthetic_images is {self.synthetic_images}: give at least 10")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"data.validation_fraction is {self.validation_fraction}: give a share between 0 and 1, such as 0.15"
+            )
+        if self.source == "folder" and not self.path:
+            raise UserError("data.source is 'folder' but no folder is given: add --data.path FOLDER")
+        if self.source != "folder" and self.path:
+            raise UserError(
+                f"data.path is given but data.source is {self.source!r}: add --data.source folder or leave it out"
+            )
+        _not_negative("data.synthetic_seed", self.synthetic_seed)
+        _not_negative("data.split_seed", self.split_seed)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: str = option(
+        "flower_cnn",
+        "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
+        "returns a Keras model that takes pixels 0..255 and gives one logit a class",
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights follow gradients, and how the learning rate follows the global batch."""
+
+    name: Literal["adam", "sgd"] = option("adam", "adam, or sgd with momentum")
+    learning_rate: float = option(0.001, "learning rate at a global batch of --optimizer.base-batch images")
+    base_batch: int = option(32, "global batch for which the learning rate is right without scaling")
+    scaling: Literal["auto", "linear", "sqrt", "none"] = option(
+        "auto",
+        "how the learning rate grows with global batch / base batch: linear (Goyal et al. 2017, for sgd) or sqrt "
+        "(Malladi et al. 2022, for adam); auto chooses by optimizer",
+    )
+    warmup_epochs: float = option(
+        0.5, "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off"
+    )
+    decay: Literal["none", "cosine"] = option("none", "cosine: fall to zero over the epochs after warm-up")
+    momentum: float = option(0.9, "momentum of sgd")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 100:
+            raise UserError(f"optimizer.learning_rate is {self.learning_rate}: give a positive number, such as 0.001")
+        if self.base_batch < 1:
+            raise UserError(f"optimizer.base_batch is {self.base_batch}: give a positive number of images")
+        if not 0 <= self.warmup_epochs < float("inf"):
+            raise UserError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more epochs")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optimizer.momentum is {self.momentum}: give a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    name: str | None = option(None, "name of the run, a folder in --runs-dir (default: date, time and rank count)")
+    runs_dir: str = option("runs", "folder that holds the runs")
+    overwrite: bool = option(False, "replace a run of the same name")
+    resume: bool = option(False, "continue the run of this --name from its last checkpoint, up to --epochs")
+    epochs: int = option(1, "passes over the training images")
+    steps: int | None = option(None, "end each epoch after this many steps (for timing studies)")
+    global_batch: int | None = option(None, "images a step over all ranks: strong scaling, the work stays the same")
+    per_rank_batch: int | None = option(
+        None, "images a step on each rank: weak scaling, the work grows with the ranks (default 32)"
+    )
+    seed: int = option(0, "seed of weights, image order and augmentation")
+    strategy: Literal["allreduce", "none"] = option(
+        "allreduce",
+        "what ranks do with gradients: allreduce averages them over a ring; none leaves ranks independent, which "
+        "trains nothing useful but measures the machine's ceiling",
+    )
+    warmup_steps: int = option(3, "first steps of a run that timings leave out")
+    threads: int = option(
+        0, "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores"
+    )
+    bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
+    checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
+    tensorboard: bool = option(False, "write TensorBoard logs into the run")
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", self.name):
+            raise UserError(
+                f"name is {self.name!r}: use up to 128 letters, digits and . _ = + -, beginning with a letter or digit"
+            )
+        if self.global_batch is not None and self.per_rank_batch is not None:
+            raise UserError(
+                f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: "
+                "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
+            )
+        for name in ("epochs", "steps", "global_batch", "per_rank_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: give a positive whole number")
+        for name in ("seed", "warmup_steps", "threads"):
+            _not_negative(name, getattr(self, name))
+        if self.resume and self.name is None:
+            raise UserError("resume needs to know which run: add --name RUN")
+        if self.resume and self.overwrite:
+            raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
+
+    @property
+    def scaling(self) -> Literal["strong", "weak"]:
+        """Which of the two a run belongs to: what is held while the ranks grow."""
+        return "strong" if self.global_batch is not None else "weak"
+
+    def global_batch_for(self, world_size: int) -> int:
+        """Images a step over all ranks. Raises UserError where the ranks cannot share it equally."""
+        if self.global_batch is None:
+            return (self.per_rank_batch or 32) * world_size
+        if self.global_batch % world_size:
+            below = self.global_batch // world_size * world_size
+            tries = f"{below} or {below + world_size}" if below else f"{world_size}"
+            raise UserError(
+                f"global_batch {self.global_batch} cannot be divided equally over {world_size} ranks: try {tries}"
+            )
+        return self.global_batch
+
+    def check_against(self, world_size: int, training_images: int, validation_images: int) -> None:
+        """Refuse what only the rank and image counts can show, in one sentence (UserError)."""
+        batch = self.global_batch_for(world_size)
+        if world_size > training_images:
+            raise UserError(
+                f"{world_size} ranks are more than the {training_images} training images: start fewer ranks"
+            )
+        if batch > training_images:
+            raise UserError(
+                f"a global batch of {batch} images ({world_size} ranks) is more than the {training_images} training "
+                "images: use a smaller --global-batch or --per-rank-batch, or fewer ranks"
+            )
+        if validation_images < 1:
+            raise UserError("no image is left for validation: raise --data.validation-fraction or add images")
+
+
+def _not_negative(name: str, value: int) -> None:
+    if value < 0:
+        raise UserError(f"{name} is {value}: give 0 or a positive whole number")

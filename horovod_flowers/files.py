@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all: write beside, fsync, rename."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from horovod_flowers.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` when the block ends well, delete it otherwise.
+
+    Readers see the earlier file or the new one, never a part of it, also after a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary.touch()  # with the permissions that the user's umask gives, whatever writes the contents
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Force a file's contents, or a folder's entries, to storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def writable_folder(path: Path, purpose: str) -> Path:
+    """Create `path` where it is missing and prove that a file can be written in it.
+
+    Raises UserError naming the folder and the flag to change it (`purpose`).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write in {path} ({error.strerror}): {purpose}") from error
+    return path

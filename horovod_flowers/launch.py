@@ -1,0 +1,156 @@
+"""What the launcher says about this process before MPI starts, and how a command ends when something is wrong.
+
+Reads environment variables only, so that a mistake is told by one rank, within seconds, before any rank waits for
+another.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from horovod_flowers.errors import UserError
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+# How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Rank and world size as the launcher's environment variables tell them."""
+
+    launcher: Literal["openmpi", "pmix", "pmi", "gloo", "single"]
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @property
+    def uses_mpi(self) -> bool:
+        """Whether MPI can start: not under `horovodrun --gloo`, and for a process of its own there is no need to."""
+        return self.launcher not in ("gloo", "single")
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> "Launch":
+        """Read Open MPI's, PMIx's (srun --mpi=pmix), PMI's (MPICH) or horovodrun --gloo's variables.
+
+        Raises UserError for a Slurm task without any of them: `srun` without a matching PMI starts N separate
+        one-rank jobs.
+        """
+
+        def number(name: str, default: int) -> int:
+            value = environment.get(name, "")
+            return int(value) if value.isdigit() else default
+
+        if "OMPI_COMM_WORLD_SIZE" in environment:
+            return Launch(
+                "openmpi",
+                number("OMPI_COMM_WORLD_RANK", 0),
+                number("OMPI_COMM_WORLD_SIZE", 1),
+                number("OMPI_COMM_WORLD_LOCAL_RANK", 0),
+                number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
+            )
+        if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environment:
+            return Launch(
+                "gloo",
+                number("HOROVOD_RANK", 0),
+                number("HOROVOD_SIZE", 1),
+                number("HOROVOD_LOCAL_RANK", 0),
+                number("HOROVOD_LOCAL_SIZE", 1),
+            )
+        tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
+        if "PMIX_RANK" in environment:
+            tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))
+            return Launch(
+                "pmix",
+                number("PMIX_RANK", 0),
+                tasks,
+                number("SLURM_LOCALID", 0),
+                _tasks_on_node(tasks_per_node, number("SLURM_NODEID", 0)),
+            )
+        if "PMI_RANK" in environment:
+            return Launch(
+                "pmi",
+                number("PMI_RANK", 0),
+                number("PMI_SIZE", 1),
+                number("MPI_LOCALRANKID", number("SLURM_LOCALID", 0)),
+                number("MPI_LOCALNRANKS", 1),
+            )
+        if tasks > 1:
+            raise UserError(
+                f"Slurm started {tasks} tasks (SLURM_NTASKS={tasks}) but this process knows of one rank only: "
+                "start them with 'srun --mpi=pmix', or with mpirun or horovodrun inside the allocation "
+                "('mpirun -np 1' for a one-rank run)"
+            )
+        return Launch("single", 0, 1, 0, 1)
+
+
+def _tasks_on_node(layout: str, node: int) -> int:
+    """Slurm's run-length layout, '2(x3),1' for nodes with 2, 2, 2 and 1 tasks, at position `node`."""
+    counts: list[int] = []
+    for part in layout.split(","):
+        count, _, repeat = part.partition("(x")
+        counts += [int(count)] * int(repeat.rstrip(")") or 1)
+    return counts[node] if node < len(counts) else counts[-1]
+
+
+@contextlib.contextmanager
+def error_boundary(command: str) -> Iterator[None]:
+    """End the process, and the whole job with it, on any error inside the block.
+
+    A UserError becomes one sentence on one rank and exit status 2; Ctrl-C status 130; anything else is a defect of
+    ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
+    """
+    try:
+        yield
+    except UserError as error:
+        _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        _end_job(f"{text}{command}: rank {_own_rank()} on {os.uname().nodename} failed: {error}", EXIT_FAILURE)
+
+
+def _own_rank() -> int:
+    """The rank by whichever variable is there, 0 without any: good enough to choose who speaks."""
+    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _end_with_one_voice(message: str, status: int) -> None:
+    """Rank 0 speaks at once; another rank only if nothing has ended it by then, so that the mistake is its own."""
+    if _own_rank() != 0:
+        time.sleep(GRACE_SECONDS)
+        if not _ranks_connected():  # before MPI starts every rank makes the same mistake, and rank 0 has told it
+            raise SystemExit(status)
+        message = f"{message} [rank {_own_rank()} on {os.uname().nodename}]"
+    _end_job(message, status)
+
+
+def _ranks_connected() -> bool:
+    mpi = sys.modules.get("mpi4py.MPI")
+    horovod = sys.modules.get("horovod.tensorflow")
+    started_mpi = mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized()
+    return started_mpi or (horovod is not None and horovod.is_initialized())
+
+
+def _end_job(message: str, status: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    if not _ranks_connected():
+        raise SystemExit(status)
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
+        mpi.COMM_WORLD.Abort(status)
+    # Not sys.exit: Horovod's exit handler would wait for ranks that are waiting for this one.
+    os._exit(status)

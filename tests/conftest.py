@@ -1,0 +1,127 @@
+"""What the tests share: a way to start commands and ranks that cannot hang, and small data prepared once."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+# A job that takes longer than this hangs: it is killed, all ranks with it. Generous: machines are shared and slow.
+TIMEOUT_SECONDS = 420
+
+# Small enough for seconds a run, large enough for the flower CNN's three poolings.
+TINY = ("--data.image-size", "32", "--data.synthetic-images", "120", "--data.validation-fraction", "0.2")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without what a launcher or scheduler left in it, and with root allowed where we are root."""
+    foreign = ("OMPI_", "PMIX_", "PMI_", "SLURM_", "HOROVOD_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    python_path = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PATH": f"{BIN}:{environment['PATH']}", "PYTHONPATH": os.pathsep.join(python_path)}
+
+
+def run_command(
+    words: Sequence[str | Path],
+    cwd: Path,
+    timeout: float = TIMEOUT_SECONDS,
+    variables: dict[str, str] | None = None,
+) -> Ended:
+    """Run a command to its end, or kill it with everything that it started."""
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=clean_environment() | (variables or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        stdout, stderr = process.communicate()
+        pytest.fail(f"{words} took more than {timeout} s\n{stdout[-2000:]}\n{stderr[-4000:]}")
+    return Ended(process.returncode, stdout, stderr)
+
+
+def mpirun(ranks: int, *words: str | Path) -> list[str | Path]:
+    """A command on that many ranks of this machine, more than it has cores if need be."""
+    return ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none", *words]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder to train in, with prepared images that all tests share."""
+
+    folder: Path
+    prepared: Path
+
+    def train(self, *options: str | Path, ranks: int | None = None, variables: dict[str, str] | None = None) -> Ended:
+        """Run the train command, with tiny data unless told otherwise; under mpirun where ranks are given."""
+        words: list[str | Path] = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", self.prepared]
+        words += [*TINY, *options]
+        return run_command(words if ranks is None else mpirun(ranks, *words), self.folder, variables=variables)
+
+    def run(self, *words: str | Path) -> Ended:
+        """Run any command here."""
+        return run_command(words, self.folder)
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, prepared_folder: Path) -> Workplace:
+    return Workplace(tmp_path, prepared_folder)
+
+
+@pytest.fixture(scope="session")
+def shared_workplace(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Workplace:
+    """A workplace whose runs several tests look at."""
+    return Workplace(tmp_path_factory.mktemp("shared"), prepared_folder)
+
+
+@pytest.fixture
+def write_photos(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of photos: write_photos(red=3, blue=4) draws three and four single-coloured noisy JPEG files."""
+    import numpy as np
+    from PIL import Image
+
+    def write(**classes: int) -> Path:
+        root = tmp_path / "photos"
+        random = np.random.default_rng(0)
+        for number, (name, count) in enumerate(classes.items()):
+            (root / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = random.integers(0, 60, (40, 50, 3)) + np.eye(3)[number % 3] * 190
+                Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{k:03d}.jpg")
+        return root
+
+    return write

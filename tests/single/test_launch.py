@@ -1,0 +1,78 @@
+"""What the launcher's variables say, and how a command ends."""
+
+import pytest
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.launch import Launch, error_boundary
+
+
+@pytest.mark.parametrize(
+    ("variables", "launch"),
+    [
+        ({}, Launch("single", 0, 1, 0, 1)),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "5",
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+                "SLURM_NTASKS": "2",  # mpirun inside an allocation: Open MPI's word counts
+            },
+            Launch("openmpi", 5, 8, 1, 4),
+        ),
+        (
+            {
+                "PMIX_RANK": "3",
+                "SLURM_NTASKS": "6",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_LOCALID": "1",
+                "SLURM_NODEID": "1",
+                "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+            },
+            Launch("pmix", 3, 4, 1, 2),
+        ),
+        (
+            {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
+            Launch("pmi", 1, 2, 1, 2),
+        ),
+        (
+            {
+                "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
+                "HOROVOD_RANK": "1",
+                "HOROVOD_SIZE": "2",
+                "HOROVOD_LOCAL_RANK": "1",
+                "HOROVOD_LOCAL_SIZE": "2",
+            },
+            Launch("gloo", 1, 2, 1, 2),
+        ),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, Launch("single", 0, 1, 0, 1)),
+    ],
+)
+def test_launchers(variables: dict[str, str], launch: Launch) -> None:
+    assert Launch.from_environment(variables) == launch
+
+
+def test_uneven_slurm_layout() -> None:
+    layout = {"PMIX_RANK": "4", "SLURM_NTASKS": "5", "SLURM_TASKS_PER_NODE": "2(x2),1", "SLURM_NODEID": "2"}
+    assert Launch.from_environment(layout).local_size == 1
+
+
+def test_slurm_tasks_that_do_not_know_of_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match="Slurm started 4 tasks .* knows of one rank only"):
+        Launch.from_environment({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"})
+
+
+def test_user_errors_end_with_status_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, error_boundary("command"):
+        raise UserError("this was given: try that")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "command: error: this was given: try that\n"
+
+
+def test_defects_end_with_status_1_a_traceback_and_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, error_boundary("command"):
+        raise RuntimeError("broken")
+    assert end.value.code == 1
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert "command: rank 0 on " in text
