@@ -1,0 +1,213 @@
+"""Decoded, resized images in memory-mapped shards that all ranks of a node share through the page cache.
+
+    PREPARED_DIR/objects/DIGEST/   manifest.json, labels.npy, positions.npy, shard-00000.npy ... (uint8 [n, s, s, 3])
+    PREPARED_DIR/refs/KEY.json     which object holds what a source's identity asks for
+
+DIGEST is over the contents, KEY over the source's identity (file names, sizes and times, say): touching the photos
+costs a new look at them, never a second copy. Objects are written beside and renamed, so two jobs may prepare at once.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from horovod_flowers.data.sources import Chunk, Source
+from horovod_flowers.errors import UserError
+from horovod_flowers.files import sync, writable_folder, write_whole
+
+SCHEMA = 1
+NAMED_UNREADABLE = 3  # how many a sentence names; the manifest lists them all
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared set of labelled images, opened for reading."""
+
+    folder: Path
+    digest: str
+    class_names: tuple[str, ...]
+    image_size: int
+    source_images: int
+    """Images of the source, the unreadable ones included: splits by position count from it."""
+    unreadable: tuple[tuple[str, str], ...]
+    shard_images: tuple[int, ...]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [n]."""
+        return np.load(self.folder / "labels.npy", allow_pickle=False)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """int64 [n]: each image's position in its source."""
+        return np.load(self.folder / "positions.npy", allow_pickle=False)
+
+    @cached_property
+    def _shards(self) -> list[np.ndarray]:
+        numbers = range(len(self.shard_images))
+        return [np.load(self.folder / _shard_name(k), mmap_mode="r", allow_pickle=False) for k in numbers]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.shard_images)])
+
+    def __len__(self) -> int:
+        return sum(self.shard_images)
+
+    def image(self, index: int) -> np.ndarray:
+        """One image, uint8 [size, size, 3], a read-only view of the mapped file."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._shards[shard][index - self._starts[shard]]
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.npy"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find(root: Path, source: Source) -> Prepared | None:
+    """The prepared images of this source, or None where they have not been prepared."""
+    ref = root / "refs" / f"{_digest(source.identity)}.json"
+    try:
+        digest = json.loads(ref.read_text(encoding="utf-8"))["digest"]
+        return open_prepared(root / "objects" / digest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the prepared images in {root} cannot be read ({error}): delete that folder and prepare again"
+        ) from error
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open one object. Raises FileNotFoundError where it is missing, ValueError where it is of another schema."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["schema"] != SCHEMA:
+        raise ValueError(f"schema {manifest['schema']}, this version reads {SCHEMA}")
+    return Prepared(
+        folder=folder,
+        digest=folder.name,
+        class_names=tuple(manifest["class_names"]),
+        image_size=manifest["image_size"],
+        source_images=manifest["source_images"],
+        unreadable=tuple((item["name"], item["reason"]) for item in manifest["unreadable"]),
+        shard_images=tuple(shard["images"] for shard in manifest["shards"]),
+    )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    images: int
+    sha256: str
+    labels: np.ndarray
+    positions: np.ndarray
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def _write_shard(chunk: Chunk, folder: Path, number: int) -> _Shard:
+    """Runs in a prepare process: images go from there to the file, only labels come back."""
+    decoded = chunk.decode()
+    path = folder / _shard_name(number)
+    np.save(path, decoded.images, allow_pickle=False)
+    sync(path)
+    checksum = hashlib.sha256(decoded.images.data).hexdigest()
+    return _Shard(len(decoded.images), checksum, decoded.labels, decoded.positions, decoded.unreadable)
+
+
+def prepare(
+    root: Path,
+    source: Source,
+    processes: int,
+    strict: bool = False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Prepared:
+    """Prepare a source with `processes` processes; `progress` is told of each chunk's number of images.
+
+    Raises UserError where no image is readable, or with `strict` where one is not.
+    """
+    writable_folder(root, "choose another folder with --data.prepared-dir")
+    for part in ("objects", "refs"):
+        (root / part).mkdir(exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=root / "objects"))
+    try:
+        shards = _write_shards(temporary, source, processes, progress)
+        _refuse_unreadable(shards, source, strict)
+        digest = _write_manifest(temporary, source, shards)
+        _move_into_place(temporary, root / "objects" / digest)
+    except OSError as error:
+        raise UserError(
+            f"cannot prepare images in {root} ({error.strerror}): free some space or choose --data.prepared-dir"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    ref = root / "refs" / f"{_digest(source.identity)}.json"
+    write_whole(ref, json.dumps({"schema": SCHEMA, "digest": digest}))
+    return open_prepared(root / "objects" / digest)
+
+
+def _write_shards(folder: Path, source: Source, processes: int, progress: Callable[[int], None]) -> list[_Shard]:
+    shards = []
+    # Spawned, not forked: the parent may hold MPI or TensorFlow threads that a fork would break.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        numbered = enumerate(source.chunks())
+        numbers, chunks = zip(*numbered, strict=True)
+        for shard in pool.map(_write_shard, chunks, repeat(folder), numbers):
+            shards.append(shard)
+            progress(shard.images + len(shard.unreadable))
+    return shards
+
+
+def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> None:
+    unreadable = [item for shard in shards for item in shard.unreadable]
+    named = ", ".join(f"{name} ({reason})" for name, reason in unreadable[:NAMED_UNREADABLE])
+    more = ", ..." if len(unreadable) > NAMED_UNREADABLE else ""
+    if len(unreadable) == source.images:
+        raise UserError(f"none of the {source.images} files is a readable JPEG or PNG image: {named}{more}")
+    if strict and unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {source.images} images cannot be read: {named}{more}: "
+            "mend or remove them, or leave out --strict to skip them"
+        )
+
+
+def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
+    for name, values in (("labels", [s.labels for s in shards]), ("positions", [s.positions for s in shards])):
+        np.save(folder / f"{name}.npy", np.concatenate(values), allow_pickle=False)
+        sync(folder / f"{name}.npy")
+    manifest = {
+        "schema": SCHEMA,
+        "class_names": list(source.class_names),
+        "image_size": source.identity["image_size"],
+        "source": source.identity["source"],
+        "source_images": source.images,
+        "shards": [{"images": shard.images, "sha256": shard.sha256} for shard in shards],
+        "unreadable": [{"name": name, "reason": reason} for s in shards for name, reason in s.unreadable],
+    }
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
+    labels = np.concatenate([shard.labels for shard in shards])
+    return _digest([manifest, hashlib.sha256(labels.data).hexdigest()])
+
+
+def _move_into_place(temporary: Path, target: Path) -> None:
+    temporary.chmod(0o755)  # mkdtemp's folders are private, prepared images are shared
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not (target / "manifest.json").exists():
+            raise
+        # Another job has prepared the same contents in the meantime: its copy is as good as ours.
+    sync(target.parent)
