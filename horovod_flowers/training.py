@@ -1,0 +1,265 @@
+"""The training loop of one rank."""
+
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from horovod_flowers import checkpoint, runlog
+from horovod_flowers.config import OptimizerConfig, RunConfig
+from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
+from horovod_flowers.data.order import Split, steps_per_epoch
+from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.errors import UserError
+from horovod_flowers.learning_rate import schedule
+from horovod_flowers.model import build_model
+from horovod_flowers.progress import Steps, say
+from horovod_flowers.ranks import Ranks
+from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder, StepRecord
+from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep
+from horovod_flowers.strategy import make_strategy
+
+
+def make_optimizer(config: OptimizerConfig) -> Any:
+    """Keras' optimizer; its learning rate is set before every step."""
+    if config.name == "adam":
+        return keras.optimizers.Adam(config.learning_rate)
+    return keras.optimizers.SGD(config.learning_rate, momentum=config.momentum)
+
+
+@dataclass
+class _Standing:
+    """How far the run is; the same on every rank."""
+
+    epochs_done: int = 0
+    steps_done: int = 0
+    training_seconds: float = 0.0
+    last_validation_accuracy: float | None = None
+    best_validation_accuracy: float | None = None
+    best_epoch: int | None = None
+
+
+class Training:
+    """Model, optimizer and strategy of one rank, and the epochs it runs."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split) -> None:
+        self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
+        keras.utils.set_random_seed(config.seed)
+        self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
+        self.optimizer = make_optimizer(config.optimizer)
+        self.optimizer.build(self.model.trainable_variables)
+        self.strategy = make_strategy(config.strategy, ranks.size)
+        self.global_batch = config.global_batch_for(ranks.size)
+        whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
+        self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
+        self.schedule = schedule(config.optimizer, self.global_batch, self.steps_per_epoch, config.epochs)
+        self._step = TrainingStep(self.model, self.optimizer, self.strategy, ranks.size)
+        self._evaluate = EvaluationPass(self.model, self.strategy)
+        self._standing = _Standing()
+        self._steps_here = 0  # steps of this process: its first ones are warm-up
+
+    def start(self, folder: RunFolder) -> None:
+        """Restore a checkpoint on rank 0 where asked to, and give every rank the same state. Changes no file.
+
+        Raises UserError where the checkpoint does not fit or nothing is left to train.
+        """
+        if self.config.resume:
+            restored = self._restore(folder) if self.ranks.rank == 0 else None
+            self._standing = self.ranks.broadcast(restored)
+        self.strategy.share_state([*self.model.weights, *self.optimizer.variables])
+
+    def run(self, folder: RunFolder) -> None:
+        """Train up to the last epoch, logging into a run folder that rank 0 has made. Every rank calls it."""
+        standing = self._standing
+        ranks, first = self.ranks, self.ranks.rank == 0
+        step_log = runlog.open_step_log(folder, ranks.rank, ranks.size, os.uname().nodename)
+        epoch_log = LineLog(folder.epochs) if first else None
+        board = tf.summary.create_file_writer(str(folder.tensorboard)) if first and self.config.tensorboard else None
+        for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
+            record = self._epoch(epoch, standing, step_log)
+            if first and self.config.checkpoint and self.strategy.trains_one_model:
+                self._save(folder, standing)
+            if epoch_log is not None:
+                epoch_log.write(record)
+                say(describe_epoch(record, self.config.epochs))
+            if board is not None:
+                _write_board(board, record)
+        step_log.close()
+        if epoch_log is not None:
+            epoch_log.close()
+            self._finish(folder, standing)
+        ranks.barrier()
+
+    def _restore(self, folder: RunFolder) -> _Standing:
+        saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.model, self.optimizer)
+        if saved.epochs_done >= self.config.epochs:
+            raise UserError(
+                f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
+            )
+        say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done}")
+        return _Standing(
+            saved.epochs_done,
+            saved.steps_done,
+            saved.training_seconds,
+            saved.validation_accuracy,
+            saved.best_validation_accuracy,
+            saved.best_epoch,
+        )
+
+    def _epoch(self, epoch: int, standing: _Standing, step_log: LineLog) -> EpochRecord:
+        """Train one epoch, evaluate, and bring `standing` up to date. The record is the same on every rank."""
+        self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
+        self.strategy.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
+        loss_sum, correct, images, seconds, rate = self._train_epoch(epoch, standing.steps_done, step_log)
+        by_rank = np.zeros(self.ranks.size)
+        by_rank[self.ranks.rank] = seconds
+        totals = self.strategy.total(np.concatenate([[loss_sum, correct, images], by_rank]))
+        standing.epochs_done = epoch
+        standing.steps_done += self.steps_per_epoch
+        standing.training_seconds += float(totals[3:].max())
+        started = time.monotonic()
+        evaluation = self._validate() if self.strategy.trains_one_model else None
+        if evaluation is not None:
+            standing.last_validation_accuracy = evaluation.accuracy
+            if standing.best_validation_accuracy is None or evaluation.accuracy > standing.best_validation_accuracy:
+                standing.best_validation_accuracy, standing.best_epoch = evaluation.accuracy, epoch
+        return EpochRecord(
+            epoch=epoch,
+            steps=self.steps_per_epoch,
+            images=round(totals[2]),
+            learning_rate=rate,
+            training_seconds=float(totals[3:].max()),
+            training_loss=float(totals[0] / totals[2]),
+            training_accuracy=float(totals[1] / totals[2]),
+            validation_images=evaluation.images if evaluation else None,
+            validation_loss=evaluation.loss if evaluation else None,
+            validation_accuracy=evaluation.accuracy if evaluation else None,
+            validation_seconds=time.monotonic() - started if evaluation else None,
+        )
+
+    def _train_epoch(self, epoch: int, first_step: int, step_log: LineLog) -> tuple[float, int, int, float, float]:
+        """Run one epoch's steps: loss sum, hits and images of this rank, its seconds, the last learning rate."""
+        loss_sum, correct, images, rate = 0.0, 0, 0, 0.0
+        label = f"epoch {epoch}/{self.config.epochs}"
+        batches = training_batches(
+            self.prepared,
+            self.images.training,
+            global_batch=self.global_batch,
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+            seed=self.config.seed,
+            epoch=epoch,
+            augmented=self.config.data.augment,
+        )
+        with (
+            Prefetcher(itertools.islice(batches, self.steps_per_epoch)) as ready,
+            Steps(label, self.steps_per_epoch, "steps", muted=self.ranks.rank != 0) as progress,
+        ):
+            started_ns = previous_ns = time.monotonic_ns()
+            for step, batch in enumerate(ready, first_step):
+                batch_ns = time.monotonic_ns()
+                rate = self.schedule.at(step)
+                outcome = self._step(batch, rate)
+                step_log.write(self._record(epoch, step, batch, outcome, previous_ns, batch_ns))
+                previous_ns = outcome.end_ns
+                self._steps_here += 1
+                loss_sum, correct, images = (
+                    loss_sum + outcome.loss_sum,
+                    correct + outcome.correct,
+                    images + batch.rank_images,
+                )
+                progress.advance(detail=f"loss {loss_sum / images:.3f}" if images else "")
+        return loss_sum, correct, images, (previous_ns - started_ns) / 1e9, rate
+
+    def _record(
+        self, epoch: int, step: int, batch: Batch, outcome: StepOutcome, start_ns: int, batch_ns: int
+    ) -> StepRecord:
+        images = batch.rank_images
+        return StepRecord(
+            epoch=epoch,
+            step=step,
+            warmup=self._steps_here < self.config.warmup_steps,
+            images=images,
+            loss=outcome.loss_sum / images if images else None,
+            start_ns=start_ns,
+            input_wait_ns=batch_ns - start_ns,
+            compute_ns=outcome.gradients_ns - batch_ns,
+            communication_ns=outcome.combined_ns - outcome.gradients_ns,
+            update_ns=outcome.end_ns - outcome.combined_ns,
+            total_ns=outcome.end_ns - start_ns,
+        )
+
+    def _validate(self) -> Evaluation:
+        """Evaluate every validation image exactly once over the ranks."""
+        self.strategy.average_statistics(self.model.non_trainable_variables)
+        batches = evaluation_batches(
+            self.prepared,
+            self.images.validation,
+            batch=self.global_batch // self.ranks.size,
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+        )
+        with Prefetcher(batches) as ready:
+            return self._evaluate(ready)
+
+    def _save(self, folder: RunFolder, standing: _Standing) -> None:
+        # A strategy that trains one model has evaluated it.
+        assert standing.last_validation_accuracy is not None
+        assert standing.best_validation_accuracy is not None
+        assert standing.best_epoch is not None
+        progress = checkpoint.Progress(
+            epochs_done=standing.epochs_done,
+            steps_done=standing.steps_done,
+            training_seconds=standing.training_seconds,
+            model=self.config.model.name,
+            class_names=self.prepared.class_names,
+            validation_accuracy=standing.last_validation_accuracy,
+            best_validation_accuracy=standing.best_validation_accuracy,
+            best_epoch=standing.best_epoch,
+        )
+        checkpoint.save(folder.checkpoints, self.model, self.optimizer, progress)
+
+    def _finish(self, folder: RunFolder, standing: _Standing) -> None:
+        result = Result(
+            schema=runlog.SCHEMA,
+            epochs=standing.epochs_done,
+            steps=standing.steps_done,
+            training_seconds=standing.training_seconds,
+            best_validation_accuracy=standing.best_validation_accuracy,
+            best_epoch=standing.best_epoch,
+            last_validation_accuracy=standing.last_validation_accuracy,
+            parameters=self.model.count_params(),
+            data_digest=self.prepared.digest,
+            training_images=len(self.images.training),
+            validation_images=len(self.images.validation),
+        )
+        runlog.write_json(folder.result, result)
+        best = standing.best_validation_accuracy
+        accuracy = (
+            "not evaluated" if best is None else f"best validation accuracy {best:.3f} in epoch {standing.best_epoch}"
+        )
+        say(f"finished: {accuracy}, {standing.training_seconds:.1f} s of training; run in {folder.path}")
+
+
+def describe_epoch(record: EpochRecord, epochs: int) -> str:
+    """One line for the log."""
+    parts = [f"loss {record.training_loss:.3f}", f"accuracy {record.training_accuracy:.3f}"]
+    if record.validation_loss is not None and record.validation_accuracy is not None:
+        parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
+    parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
+    return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
+
+
+def _write_board(board: Any, record: EpochRecord) -> None:
+    with board.as_default(step=record.epoch):
+        for name in ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy", "learning_rate"):
+            value = getattr(record, name)
+            if value is not None:
+                tf.summary.scalar(name, value)
+        tf.summary.scalar("images_per_second", record.images / record.training_seconds)
+    board.flush()

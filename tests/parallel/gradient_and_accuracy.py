@@ -1,0 +1,69 @@
+"""A program for N ranks: combines the gradients of an epoch's first and last global batch, evaluates one checkpoint,
+and writes all of it from rank 0.
+
+    mpirun -np N python -m tests.parallel.gradient_and_accuracy CHECKPOINT OUTPUT.npz TRAIN-OPTION...
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import RunConfig
+from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.ranks import connect, start_tensorflow
+from horovod_flowers.train import open_data
+
+
+def main() -> None:
+    checkpoint_path, output, *options = sys.argv[1:]
+    with error_boundary("numbers"):
+        config = parse(RunConfig, "numbers", "", options)
+        ranks = connect(Launch.from_environment(os.environ))
+        prepared, images = open_data(config, ranks)
+        start_tensorflow(ranks, 1)
+        import tensorflow as tf
+
+        from horovod_flowers import checkpoint
+        from horovod_flowers.data.batches import evaluation_batches, training_batches
+        from horovod_flowers.training import Training
+
+        training = Training(config, ranks, prepared, images)
+        if ranks.rank == 0:
+            checkpoint.load(Path(checkpoint_path), training.model, None)
+        training.strategy.share_state(training.model.weights)
+        batches = training_batches(
+            prepared,
+            images.training,
+            global_batch=training.global_batch,
+            rank=ranks.rank,
+            size=ranks.size,
+            seed=config.seed,
+            epoch=1,
+            augmented=False,
+        )
+        first, *_, last = batches
+
+        @tf.function
+        def combined(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor) -> list[tf.Tensor]:
+            _, _, gradients = training._step.local_gradients(images, labels, weights, scale)
+            return training.strategy.combine(gradients)
+
+        numbers = {}
+        for name, batch in (("first", first), ("last", last)):
+            scale = np.float32(ranks.size / batch.global_images)
+            for k, gradient in enumerate(combined(batch.images, batch.labels, batch.weights, scale)):
+                numbers[f"{name}.{k}"] = gradient.numpy()
+        evaluation = training._evaluate(
+            evaluation_batches(prepared, images.validation, batch=5, rank=ranks.rank, size=ranks.size)
+        )
+        if ranks.rank == 0:
+            counts = [evaluation.correct, evaluation.images, evaluation.loss]
+            np.savez(output, evaluation=np.array(counts), **numbers)
+        ranks.barrier()
+
+
+if __name__ == "__main__":
+    main()

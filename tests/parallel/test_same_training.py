@@ -1,0 +1,101 @@
+"""N ranks train what one rank trains: gradients, weights, accuracy, records, at 1, 2 and 4 ranks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from horovod_flowers.recorded_run import read_run
+from tests.conftest import TINY, Workplace, mpirun, run_command
+
+RANKS = (1, 2, 4)
+# The 96 training images make four whole global batches of 20 and one of 16.
+OPTIONS = ("--global-batch", "20", "--warmup-steps", "1")
+
+
+@pytest.fixture(scope="module")
+def runs(shared_workplace: Workplace) -> Path:
+    """Five steps (one epoch) at each number of ranks."""
+    for ranks in RANKS:
+        ended = shared_workplace.train(*OPTIONS, "--name", f"n{ranks}", ranks=ranks)
+        assert ended.status == 0, ended.output
+    return shared_workplace.folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def numbers(shared_workplace: Workplace, runs: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Gradients and accuracy by each number of ranks, from the checkpoint that one rank wrote."""
+    checkpoint = runs / "n1" / "checkpoints" / "last.safetensors"
+    by_ranks = {}
+    for ranks in RANKS:
+        output = shared_workplace.folder / f"numbers-{ranks}.npz"
+        options = [*TINY, *OPTIONS, "--data.prepared-dir", str(shared_workplace.prepared)]
+        words = ["python", "-m", "tests.parallel.gradient_and_accuracy", str(checkpoint), str(output), *options]
+        ended = run_command(mpirun(ranks, *words), shared_workplace.folder)
+        assert ended.status == 0, ended.output
+        by_ranks[ranks] = dict(np.load(output))
+    return by_ranks
+
+
+def relative_difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one.astype(np.float64) - other) / np.linalg.norm(one.astype(np.float64)))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("batch", ["first", "last"])  # the last one is smaller than the others
+def test_averaged_gradients_are_one_ranks_gradient(
+    numbers: dict[int, dict[str, np.ndarray]], batch: str, ranks: int
+) -> None:
+    names = [name for name in numbers[1] if name.startswith(batch)]
+    assert len(names) == 10
+    for name in names:
+        assert np.linalg.norm(numbers[1][name]) > 0
+        assert relative_difference(numbers[1][name], numbers[ranks][name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_weights_agree_after_five_steps(runs: Path, ranks: int) -> None:
+    one = load_file(runs / "n1" / "checkpoints" / "last.safetensors")
+    many = load_file(runs / f"n{ranks}" / "checkpoints" / "last.safetensors")
+    assert one.keys() == many.keys()
+    for name in one:
+        if name.startswith("weight."):
+            assert relative_difference(one[name], many[name]) < 1e-4, name
+    assert int(one["optimizer.0000"]) == 5  # Keras' iterations
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_accuracy_is_the_same_number_over_any_number_of_ranks(
+    numbers: dict[int, dict[str, np.ndarray]], ranks: int
+) -> None:
+    correct, images, loss = numbers[1]["evaluation"]
+    assert images == 24
+    assert 0 < correct <= images
+    assert numbers[ranks]["evaluation"][:2].tolist() == [correct, images]
+    assert numbers[ranks]["evaluation"][2] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_records_are_complete(runs: Path, ranks: int) -> None:
+    run = read_run(runs / f"n{ranks}")
+    assert run.ranks == ranks
+    assert run.step_ns.shape == (4, ranks)  # five steps, one of them warm-up
+    assert run.images == 96 - 20
+    assert np.array_equal(run.part_ns.sum(axis=2), run.step_ns)
+    assert [epoch.images for epoch in run.epochs] == [96]
+    assert run.epochs[0].validation_images == 24
+    assert len(run.environment.ranks) == ranks
+    cores = {core for rank in run.environment.ranks for core in rank.cores}
+    assert run.environment.oversubscribed == (ranks > len(cores))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_losses_of_the_same_batches_agree(runs: Path, ranks: int) -> None:
+    one, many = read_run(runs / "n1").epochs[0], read_run(runs / f"n{ranks}").epochs[0]
+    assert many.training_loss == pytest.approx(one.training_loss, rel=1e-4)
+    assert many.training_accuracy == one.training_accuracy
+
+
+def test_communication_is_recorded_where_there_is_some(runs: Path) -> None:
+    assert read_run(runs / "n4").part_shares["communication"] > read_run(runs / "n1").part_shares["communication"]

@@ -1,0 +1,38 @@
+"""Scaling with the global batch, warm-up, decay."""
+
+import pytest
+
+from horovod_flowers.config import OptimizerConfig
+from horovod_flowers.learning_rate import scale_factor, schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "factor"),
+    [("sgd", "auto", 16), ("adam", "auto", 4), ("adam", "linear", 16), ("sgd", "sqrt", 4), ("adam", "none", 1)],
+)
+def test_scaling_rules(name: str, rule: str, factor: float) -> None:
+    config = OptimizerConfig(name=name, scaling=rule, base_batch=32)  # type: ignore[arg-type]
+    assert scale_factor(config, 512) == factor
+
+
+def test_warm_up_climbs_from_the_unscaled_to_the_scaled_rate() -> None:
+    config = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=2)
+    rates = schedule(config, global_batch=128, steps_per_epoch=5, epochs=4)
+    assert rates.at(0) == pytest.approx(0.1 + 0.3 / 10)
+    assert rates.at(9) == pytest.approx(0.4)
+    assert rates.at(19) == pytest.approx(0.4)
+    assert all(rates.at(k) < rates.at(k + 1) for k in range(9))
+
+
+def test_no_warm_up_where_nothing_is_scaled() -> None:
+    rates = schedule(OptimizerConfig(warmup_epochs=2), global_batch=32, steps_per_epoch=5, epochs=4)
+    assert rates.at(0) == rates.at(10) == 0.001
+
+
+def test_cosine_falls_to_zero_from_the_end_of_warm_up() -> None:
+    config = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=1, decay="cosine")
+    rates = schedule(config, global_batch=64, steps_per_epoch=10, epochs=3)
+    assert rates.at(10) == pytest.approx(0.2)
+    assert rates.at(20) == pytest.approx(0.1)  # half-way: half the peak
+    assert rates.at(29) < 0.01
+    assert rates.at(30) == pytest.approx(0.0, abs=1e-12)

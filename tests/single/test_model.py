@@ -1,0 +1,68 @@
+"""Models by name: the flower CNN, the user's own, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.model import build_model, check_name
+
+
+def test_the_flower_cnn_has_exactly_its_parameters() -> None:
+    model = build_model("flower_cnn", 180, 5)
+    assert model.count_params() == 26_310_725
+    assert model.output_shape == (None, 5)
+
+
+def test_pixels_are_scaled_inside_the_model() -> None:
+    assert build_model("flower_cnn", 32, 3).layers[0].scale == pytest.approx(1 / 255)
+
+
+def wide(image_size: int, classes: int) -> Any:
+    """A user's model, with statistics that training moves without gradients."""
+    from keras import Sequential, layers
+
+    convolution = layers.Conv2D(4, 3, strides=4)
+    pooled = [layers.BatchNormalization(), layers.GlobalAveragePooling2D(), layers.Dense(classes)]
+    return Sequential([layers.Input((image_size, image_size, 3)), convolution, *pooled])
+
+
+def wrong_outputs(image_size: int, classes: int) -> Any:
+    return wide(image_size, classes + 1)
+
+
+def no_model(image_size: int, classes: int) -> Any:
+    return "model"
+
+
+def failing(image_size: int, classes: int) -> Any:
+    raise RuntimeError("no such layer")
+
+
+def test_a_users_function_builds_the_model() -> None:
+    assert build_model("tests.single.test_model:wide", 32, 4).output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet", "there is no model 'resnet': use flower_cnn, or package.module:function"),
+        ("package.module:", "there is no model"),
+        ("os.path;rm:function", "there is no model"),
+        ("no_such_package.models:net", "cannot be imported (No module named 'no_such_package')"),
+        ("tests.single.test_model:absent", "cannot be imported"),
+        ("tests.single.test_model:wrong_outputs", "gives outputs of shape (None, 6): it must return"),
+        ("tests.single.test_model:no_model", "gives no Keras model"),
+        ("tests.single.test_model:failing", "cannot be built at 32 pixels and 5 classes (no such layer)"),
+    ],
+)
+def test_wrong_models_get_one_sentence(name: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_model(name, 32, 5)
+    assert sentence in str(error.value)
+
+
+def test_names_are_checked_without_importing() -> None:
+    check_name("no_such_package.models:net")
+    with pytest.raises(UserError, match="there is no model 'resnet'"):
+        check_name("resnet")
