@@ -1,0 +1,154 @@
+"""Wrong use: one sentence, exit status 2, on one rank only, within seconds, no traceback, earlier results untouched."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ended, Workplace, mpirun
+
+
+def assert_one_sentence(ended: Ended, sentence: str) -> None:
+    ours = [line for line in ended.output.splitlines() if "horovod_flowers" in line and "error:" in line]
+    assert ended.status == 2, ended.output
+    assert len(ours) == 1, ended.output
+    assert sentence in ours[0]
+    assert "Traceback" not in ended.output
+
+
+def snapshot(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--epoks", "3"], "there is no option --epoks: did you mean --epochs?"),
+        (["--strategy", "ring"], "allowed is one of 'allreduce', 'none'"),
+        (["--global-batch", "15"], "global_batch 15 cannot be divided equally over 2 ranks: try 14 or 16"),
+        (["--global-batch", "1000"], "a global batch of 1000 images (2 ranks) is more than the 96 training images"),
+        (["--data.source", "folder", "--data.path", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["--runs-dir", "/proc/runs", "--name", "x"], "cannot write in /proc/runs"),
+        (["--resume", "--name", "never"], "there is no run runs/never to resume"),
+        (["--model.name", "resnet"], "there is no model 'resnet'"),
+    ],
+)
+def test_every_rank_makes_the_mistake_and_one_tells(workplace: Workplace, options: list[str], sentence: str) -> None:
+    assert_one_sentence(workplace.train(*options, ranks=2), sentence)
+    assert not (workplace.folder / "runs").exists() or list((workplace.folder / "runs").iterdir()) == []
+
+
+def test_a_run_name_that_exists_is_refused_and_its_run_untouched(workplace: Workplace) -> None:
+    assert workplace.train("--name", "mine").status == 0
+    before = snapshot(workplace.folder)
+    assert_one_sentence(
+        workplace.train("--name", "mine", ranks=2), "run runs/mine exists already: choose another --name"
+    )
+    assert snapshot(workplace.folder) == before
+    replaced = workplace.train("--name", "mine", "--overwrite", "--seed", "3")
+    assert replaced.status == 0, replaced.output
+    assert "seed: 3" in (workplace.folder / "runs" / "mine" / "config.yaml").read_text()
+    assert [path.name for path in (workplace.folder / "runs").iterdir()] == ["mine"]
+
+
+def test_a_folder_that_is_no_run_is_not_overwritten(workplace: Workplace) -> None:
+    thesis = workplace.folder / "runs" / "thesis"
+    thesis.mkdir(parents=True)
+    (thesis / "chapter1.tex").write_text("years of work")
+    assert_one_sentence(workplace.train("--name", "thesis", "--overwrite"), "is not a run (no config.yaml)")
+    assert (thesis / "chapter1.tex").read_text() == "years of work"
+
+
+def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
+    assert workplace.train("--name", "a").status == 0
+    # The same name, another network: the function was changed since.
+    assert workplace.train("--name", "b", "--data.image-size", "48").status == 0
+    runs = workplace.folder / "runs"
+    (runs / "a" / "checkpoints" / "last.safetensors").write_bytes(
+        (runs / "b" / "checkpoints" / "last.safetensors").read_bytes()
+    )
+    before = snapshot(runs)
+    ended = workplace.train("--name", "a", "--resume", "--epochs", "2", ranks=2)
+    assert_one_sentence(ended, "is of another model")
+    assert snapshot(runs) == before
+
+
+def test_more_ranks_than_images_are_refused(workplace: Workplace) -> None:
+    ended = workplace.train("--data.synthetic-images", "10", "--data.validation-fraction", "0.75", ranks=4)
+    assert_one_sentence(ended, "4 ranks are more than the 2 training images: start fewer ranks")
+
+
+def test_photos_that_were_not_prepared_name_the_command_that_does_it(
+    workplace: Workplace, write_photos: Callable[..., Path]
+) -> None:
+    photos = write_photos(red=8, blue=8)
+    options = ["--data.source", "folder", "--data.path", str(photos), "--data.prepared-dir", "here"]
+    ended = workplace.train(*options, ranks=2)
+    assert_one_sentence(
+        ended, "the photos are not prepared: run 'python -m horovod_flowers.prepare --data.source folder"
+    )
+    command = ended.stderr.split("run '")[1].split("' first")[0].split()
+    prepared = workplace.run(*command)
+    assert prepared.status == 0, prepared.output
+    trained = workplace.train(*options, "--per-rank-batch", "4", ranks=2)
+    assert trained.status == 0, trained.output
+
+
+def test_missing_tf_flowers_name_the_prepare_command(workplace: Workplace) -> None:
+    ended = workplace.train("--data.source", "tf_flowers", "--data.tfds-dir", "nowhere", ranks=2)
+    assert_one_sentence(ended, "python -m horovod_flowers.prepare --data.source tf_flowers --data.tfds-dir nowhere")
+
+
+def test_srun_without_pmi_is_refused_on_one_task(workplace: Workplace) -> None:
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}
+    assert_one_sentence(
+        workplace.train(variables={"SLURM_PROCID": "0", **slurm}), "Slurm started 4 tasks (SLURM_NTASKS=4)"
+    )
+    other = workplace.train(variables={"SLURM_PROCID": "3", **slurm})
+    assert (other.status, other.output) == (2, "")
+
+
+@pytest.mark.parametrize("content", ["", "no photo"])
+def test_prepare_of_a_folder_of_non_images(
+    workplace: Workplace, write_photos: Callable[..., Path], content: str
+) -> None:
+    photos = write_photos(red=2, blue=2)
+    for photo in photos.glob("*/*.jpg"):
+        photo.write_text(content)
+    command = ["python", "-m", "horovod_flowers.prepare", "--data.source", "folder", "--data.path", str(photos)]
+    assert_one_sentence(workplace.run(*command), "none of the 4 files is a readable JPEG or PNG image")
+    assert [path for path in (workplace.folder / "data").rglob("*") if path.is_file()] == []
+
+
+def test_prepare_lists_a_truncated_jpeg_and_goes_on(workplace: Workplace, write_photos: Callable[..., Path]) -> None:
+    photos = write_photos(red=4, blue=4)
+    photo = photos / "red" / "000.jpg"
+    photo.write_bytes(photo.read_bytes()[:200])
+    command = ["python", "-m", "horovod_flowers.prepare", "--data.source", "folder", "--data.path", str(photos)]
+    ended = workplace.run(*command)
+    assert ended.status == 0, ended.output
+    assert "prepared 7 images of 2 classes at 180 pixels, 1 unreadable" in ended.stdout
+    assert "images/s" in ended.stdout
+    assert "unreadable, skipped: red/000.jpg" in ended.stdout
+    assert_one_sentence(workplace.run(*command, "--strict"), "1 of 8 images cannot be read: red/000.jpg")
+
+
+def test_a_truncated_jpeg_among_the_photos_does_not_stop_training(
+    workplace: Workplace, write_photos: Callable[..., Path]
+) -> None:
+    photos = write_photos(red=12, blue=12)
+    photo = photos / "red" / "000.jpg"
+    photo.write_bytes(photo.read_bytes()[:200])
+    options = ["--data.source", "folder", "--data.path", str(photos), "--data.prepared-dir", "prepared"]
+    size = ["--data.image-size", "32"]
+    prepared = workplace.run("python", "-m", "horovod_flowers.prepare", *options, *size)
+    assert prepared.status == 0, prepared.output
+    ended = workplace.train(*options, "--per-rank-batch", "4", "--name", "r", ranks=2)
+    assert ended.status == 0, ended.output
+    assert '"training_images": 18' in (workplace.folder / "runs" / "r" / "result.json").read_text()
+
+
+def test_help_is_printed_once(workplace: Workplace) -> None:
+    ended = workplace.run(*mpirun(2, "python", "-m", "horovod_flowers.train", "--help"))
+    assert ended.status == 0
+    assert ended.stdout.count("usage:") == 1

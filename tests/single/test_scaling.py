@@ -1,0 +1,125 @@
+"""From records to speed-up and efficiency: the arithmetic, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from horovod_flowers.config import RunConfig
+from horovod_flowers.errors import UserError
+from horovod_flowers.recorded_run import read_run
+from horovod_flowers.runlog import Header, StepRecord, read_lines
+from horovod_flowers.scaling import points_of
+from tests.single.recorded_runs import write_run
+
+WEAK = RunConfig(per_rank_batch=32, threads=1)
+
+
+def test_a_step_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
+    write_run(tmp_path / "r", 2, [[9000, 9000], [100, 300], [200, 100], [400, 100]])
+    run = read_run(tmp_path / "r")
+    assert run.timed_seconds == pytest.approx(0.9)  # the warm-up step is left out
+    assert run.median_step_seconds == pytest.approx(0.3)
+    assert run.images == 3 * 64
+
+
+def test_totals_are_divided_not_rates_averaged(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 1, [[1], [100]])
+    write_run(tmp_path / "b", 1, [[1], [300]])
+    (point,) = points_of([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
+    assert point.images_per_second == pytest.approx(128 / 0.4)  # the mean of the rates would be 426.7
+
+
+def test_strong_scaling_speed_up_and_efficiency(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400], [400]])
+    write_run(tmp_path / "four", 4, [[1, 1, 1, 1], [90, 125, 100, 80], [125, 90, 90, 90]])
+    one, four = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "four")])
+    assert (one.speed_up, one.efficiency) == (1.0, 1.0)
+    assert four.speed_up == pytest.approx(3.2)
+    assert four.efficiency == pytest.approx(0.8)
+
+
+def test_weak_scaling_counts_the_images_that_more_ranks_do(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400]], config=WEAK, images_per_step=32)
+    write_run(tmp_path / "two", 2, [[1, 1], [500, 400]], config=WEAK, images_per_step=64)
+    _, two = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
+    assert two.speed_up == pytest.approx(1.6)
+    assert two.efficiency == pytest.approx(0.8)
+
+
+def test_one_rank_of_strong_scaling_serves_weak_scaling_too(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400]], images_per_step=32)
+    write_run(tmp_path / "two", 2, [[1, 1], [400, 400]], config=WEAK, images_per_step=64)
+    points = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
+    assert [point.speed_up for point in points if point.ranks == 2] == [pytest.approx(2.0)]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"images_per_step": 32},
+        {"digest": "e" * 32},
+        {"cpu_model": "Other CPU"},
+        {"config": RunConfig(global_batch=64, threads=1, model=RunConfig().model.__class__(name="a.b:c"))},
+    ],
+)
+def test_unlike_work_is_no_baseline(tmp_path: Path, difference: dict[str, object]) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400]], **difference)  # type: ignore[arg-type]
+    write_run(tmp_path / "two", 2, [[1, 1], [200, 200]])
+    points = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
+    assert [point.speed_up for point in points if point.ranks == 2] == [None]
+
+
+def test_shares_of_a_step_add_up_to_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "r", 2, [[1, 1], [100, 300], [200, 100]])
+    shares = read_run(tmp_path / "r").part_shares
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["communication"] == pytest.approx(0.1)
+
+
+def test_runs_with_gaps_are_refused(tmp_path: Path) -> None:
+    steps = [[1, 1], [100, 100], [100, 100]]
+    missing_rank = write_run(tmp_path / "missing-rank", 2, steps)
+    missing_rank.steps(1).unlink()
+    with pytest.raises(UserError, match="step records of 1 of 2 ranks"):
+        read_run(missing_rank.path)
+    truncated = write_run(tmp_path / "truncated", 2, steps)
+    truncated.steps(1).write_bytes(truncated.steps(1).read_bytes()[:-20])
+    with pytest.raises(UserError, match="step records have gaps"):
+        read_run(truncated.path)
+    damaged = write_run(tmp_path / "damaged", 2, steps)
+    damaged.steps(0).write_bytes(damaged.steps(0).read_bytes().replace(b'"total_ns":1', b'"total_ns":"x"', 1))
+    with pytest.raises(UserError, match=r"rank-00000.jsonl, line 2, is damaged"):
+        read_run(damaged.path)
+    unfinished = write_run(tmp_path / "unfinished", 2, steps)
+    unfinished.result.unlink()
+    with pytest.raises(UserError, match="^unfinished$"):
+        read_run(unfinished.path)
+    newer = write_run(tmp_path / "newer", 2, steps)
+    newer.result.write_text(newer.result.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(UserError, match="run-log schema 2, this version reads 1"):
+        read_run(newer.path)
+
+
+def test_all_warm_up_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "r", 1, [[1]])
+    with pytest.raises(UserError, match="all of its 1 steps are warm-up"):
+        read_run(tmp_path / "r")
+
+
+def test_a_repeated_step_counts_as_the_resumed_run_did_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", 1, [[1], [100], [100]])
+    *before, last = folder.steps(0).read_bytes().splitlines(keepends=True)
+    again = last.replace(b'"total_ns":100000000', b'"total_ns":700000000')
+    assert again != last
+    folder.steps(0).write_bytes(b"".join([*before, last, before[0], again]))
+    assert read_run(folder.path).timed_seconds == pytest.approx(0.8)
+    records = list(read_lines(folder.steps(0), Header | StepRecord))
+    assert len(records) == 6
+
+
+def test_a_run_continued_with_other_ranks_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "r", 2, [[1, 1], [100, 100]])
+    file = folder.steps(0)
+    file.write_bytes(file.read_bytes().replace(b'"size":2', b'"size":4', 1))
+    with pytest.raises(UserError, match="continued with 2 ranks after 4"):
+        read_run(folder.path)
