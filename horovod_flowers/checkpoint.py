@@ -5,6 +5,7 @@ Tensors are numbered in the model's and the optimizer's own order, which does no
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Progress:
     training_seconds: float
     model: str
     class_names: tuple[str, ...]
+    data_digest: str
     validation_accuracy: float
     best_validation_accuracy: float
     best_epoch: int
@@ -40,10 +42,19 @@ def save(folder: Path, model: Any, optimizer: Any, progress: Progress) -> None:
     folder.mkdir(exist_ok=True)
     with whole_file(folder / "last.safetensors") as temporary:
         save_file(tensors, temporary, metadata=metadata)
-    if progress.best_epoch == progress.epochs_done:
-        with whole_file(folder / "best.safetensors") as temporary:
-            temporary.unlink()
-            os.link(folder / "last.safetensors", temporary)  # the same bytes under a second name
+        if progress.best_epoch == progress.epochs_done:
+            # First, so that a crash in between never leaves a last checkpoint that speaks of a best one not there.
+            with whole_file(folder / "best.safetensors") as second:
+                _same_contents(temporary, second)
+
+
+def _same_contents(file: Path, second: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no hard links."""
+    second.unlink()
+    try:
+        os.link(file, second)
+    except OSError:
+        shutil.copyfile(file, second)
 
 
 def load(path: Path, model: Any, optimizer: Any | None) -> Progress:
@@ -73,7 +84,7 @@ def load(path: Path, model: Any, optimizer: Any | None) -> Progress:
 
 
 def _variables(model: Any, optimizer: Any | None) -> list[tuple[str, int, Any]]:
-    kinds = [("weight", model.weights)] + ([("optimizer", optimizer.variables)] if optimizer is not None else [])
+    kinds = [("weight", model.variables)] + ([("optimizer", optimizer.variables)] if optimizer is not None else [])
     return [(kind, number, variable) for kind, variables in kinds for number, variable in enumerate(variables)]
 
 

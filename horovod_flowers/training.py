@@ -71,13 +71,14 @@ class Training:
         if self.config.resume:
             restored = self._restore(folder) if self.ranks.rank == 0 else None
             self._standing = self.ranks.broadcast(restored)
-        self.strategy.share_state([*self.model.weights, *self.optimizer.variables])
+        self.strategy.share_state([*self.model.variables, *self.optimizer.variables])
+        self._give_each_rank_its_own_dropout()
 
     def run(self, folder: RunFolder) -> None:
         """Train up to the last epoch, logging into a run folder that rank 0 has made. Every rank calls it."""
         standing = self._standing
         ranks, first = self.ranks, self.ranks.rank == 0
-        step_log = runlog.open_step_log(folder, ranks.rank, ranks.size, os.uname().nodename)
+        step_log = self._open_step_log(folder)
         epoch_log = LineLog(folder.epochs) if first else None
         board = tf.summary.create_file_writer(str(folder.tensorboard)) if first and self.config.tensorboard else None
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
@@ -95,11 +96,34 @@ class Training:
             self._finish(folder, standing)
         ranks.barrier()
 
+    def _open_step_log(self, folder: RunFolder) -> LineLog:
+        """Open this rank's step file; UserError on all ranks where a node does not see the run folder."""
+        log, error = None, None
+        try:
+            log = runlog.open_step_log(folder, self.ranks.rank, self.ranks.size, os.uname().nodename)
+        except UserError as found:
+            error = found
+        self.ranks.agree(error)
+        assert log is not None
+        return log
+
+    def _give_each_rank_its_own_dropout(self) -> None:
+        """Offset Keras' seed generators by rank: with equal seeds all ranks would drop the same units."""
+        weights = {id(weight) for weight in self.model.weights}
+        for variable in self.model.variables:
+            if id(variable) not in weights and variable.dtype == "uint32":
+                variable.assign(np.asarray(variable) + np.array([self.ranks.rank, 0], np.uint32))
+
     def _restore(self, folder: RunFolder) -> _Standing:
         saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.model, self.optimizer)
         if saved.epochs_done >= self.config.epochs:
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
+            )
+        if (saved.class_names, saved.data_digest) != (self.prepared.class_names, self.prepared.digest):
+            raise UserError(
+                f"run {folder.path} was trained on other images (classes {', '.join(saved.class_names)}): give it the "
+                "same photos, or start another run"
             )
         say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done}")
         return _Standing(
@@ -116,6 +140,7 @@ class Training:
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
         self.strategy.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
         loss_sum, correct, images, seconds, rate = self._train_epoch(epoch, standing.steps_done, step_log)
+        self.ranks.barrier()  # independent ranks drift apart: that is no stall
         by_rank = np.zeros(self.ranks.size)
         by_rank[self.ranks.rank] = seconds
         totals = self.strategy.total(np.concatenate([[loss_sum, correct, images], by_rank]))
@@ -218,6 +243,7 @@ class Training:
             training_seconds=standing.training_seconds,
             model=self.config.model.name,
             class_names=self.prepared.class_names,
+            data_digest=self.prepared.digest,
             validation_accuracy=standing.last_validation_accuracy,
             best_validation_accuracy=standing.best_validation_accuracy,
             best_epoch=standing.best_epoch,

@@ -16,20 +16,20 @@ PREFETCHED_BATCHES = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a global batch. Shapes never change: missing images are blank and weigh nothing."""
+    """One rank's part of a global batch. Shapes never change: the last batch is filled up with images of no weight."""
 
     images: np.ndarray
     """uint8 [per-rank batch, size, size, 3]."""
     labels: np.ndarray
     """int32 [per-rank batch]."""
     weights: np.ndarray
-    """float32 [per-rank batch]: 1 for an image, 0 for a blank."""
+    """float32 [per-rank batch]: 1, or 0 where an image only fills the batch up."""
     global_images: int
-    """Images (not blanks) of the step over all ranks."""
+    """Images that count in the step, over all ranks."""
 
     @property
     def rank_images(self) -> int:
-        """Images (not blanks) in this rank's part."""
+        """Images that count in this rank's part."""
         return int(self.weights.sum())
 
 
@@ -45,15 +45,17 @@ def training_batches(
     augmented: bool,
 ) -> Iterator[Batch]:
     """One epoch's batches of one rank: a full permutation of the training indices, every image exactly once."""
-    images = len(training)
-    order = epoch_order(images, seed, epoch)
+    images, steps = len(training), steps_per_epoch(len(training), global_batch)
+    # Filled up with the epoch's first images rather than blanks, which would enter batch-normalisation statistics.
+    order = np.resize(epoch_order(images, seed, epoch), steps * global_batch)
     draws = augmentation_draws(images, seed, epoch, DRAWS) if augmented else None
-    for step in range(steps_per_epoch(images, global_batch)):
-        part = order[rank_slice(step, global_batch, rank, size)]
+    for step in range(steps):
+        place = rank_slice(step, global_batch, rank, size)
+        part = order[place]
         yield _assemble(
             prepared,
             training[part],
-            per_rank=global_batch // size,
+            counted=max(0, min(images - place.start, len(part))),
             global_images=min(global_batch, images - step * global_batch),
             draws=None if draws is None else draws[part],
         )
@@ -63,21 +65,20 @@ def evaluation_batches(prepared: Prepared, indices: np.ndarray, *, batch: int, r
     """This rank's share of `indices`, every size-th image from its rank on: over all ranks each image exactly once."""
     own = indices[rank::size]
     for start in range(0, len(own), batch):
-        yield _assemble(prepared, own[start : start + batch], per_rank=batch, global_images=0, draws=None)
+        part = own[start : start + batch]
+        yield _assemble(prepared, np.resize(part, batch), counted=len(part), global_images=0, draws=None)
 
 
 def _assemble(
-    prepared: Prepared, indices: np.ndarray, *, per_rank: int, global_images: int, draws: np.ndarray | None
+    prepared: Prepared, indices: np.ndarray, *, counted: int, global_images: int, draws: np.ndarray | None
 ) -> Batch:
     size = prepared.image_size
-    images = np.zeros((per_rank, size, size, 3), np.uint8)
-    labels, weights = np.zeros(per_rank, np.int32), np.zeros(per_rank, np.float32)
+    images = np.empty((len(indices), size, size, 3), np.uint8)
     for place, index in enumerate(indices):
         image = prepared.image(index)
         images[place] = image if draws is None else augment(image, draws[place])
-    labels[: len(indices)] = prepared.labels[indices]
-    weights[: len(indices)] = 1
-    return Batch(images, labels, weights, global_images)
+    weights = (np.arange(len(indices)) < counted).astype(np.float32)
+    return Batch(images, prepared.labels[indices], weights, global_images)
 
 
 class Prefetcher:

@@ -70,7 +70,7 @@ def steps_per_epoch(images: int, global_batch: int) -> int:
 
 
 def rank_slice(step: int, global_batch: int, rank: int, size: int) -> slice:
-    """Where in an epoch's order this rank's part of a step's global batch stands. It may reach past the end."""
+    """Where in an epoch's order this rank's part of a step's global batch stands; in the last step, past its end."""
     per_rank = global_batch // size
     start = step * global_batch + rank * per_rank
     return slice(start, start + per_rank)

@@ -10,6 +10,7 @@ costs a new look at them, never a second copy. Objects are written beside and re
 import hashlib
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -150,7 +151,8 @@ def prepare(
         _move_into_place(temporary, root / "objects" / digest)
     except OSError as error:
         raise UserError(
-            f"cannot prepare images in {root} ({error.strerror}): free some space or choose --data.prepared-dir"
+            f"cannot prepare images in {root} ({error.strerror or error}): free some space or choose another "
+            "--data.prepared-dir"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -159,10 +161,14 @@ def prepare(
     return open_prepared(root / "objects" / digest)
 
 
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _write_shards(folder: Path, source: Source, processes: int, progress: Callable[[int], None]) -> list[_Shard]:
     shards = []
     # Spawned, not forked: the parent may hold MPI or TensorFlow threads that a fork would break.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts_to_parent) as pool:
         numbered = enumerate(source.chunks())
         numbers, chunks = zip(*numbered, strict=True)
         for shard in pool.map(_write_shard, chunks, repeat(folder), numbers):

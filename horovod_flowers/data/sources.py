@@ -121,7 +121,7 @@ class _PhotoChunk:
         for offset, (name, photo, label) in enumerate(zip(self.names, self.photos, self.labels, strict=True)):
             try:
                 images.append(decode_photo(photo, self.size))
-            except (OSError, ValueError, SyntaxError) as error:
+            except Exception as error:  # whatever a decoder makes of a broken or hostile file, the others count
                 unreadable.append((name, str(error).splitlines()[0] if str(error) else type(error).__name__))
                 continue
             labels.append(label)
@@ -138,7 +138,7 @@ class _PhotoChunk:
 def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
     """Decode a JPEG or PNG, upright by its EXIF tag, resized to uint8 [size, size, 3] RGB without keeping proportions.
 
-    Raises OSError, ValueError or SyntaxError (Pillow's, for broken PNG chunks) where the file is no whole image.
+    Raises Pillow's errors (OSError, ValueError, SyntaxError, DecompressionBombError) where the file is no whole image.
     """
     from PIL import Image, ImageOps
 
@@ -173,11 +173,7 @@ class FolderSource:
             "source": "folder",
             "image_size": config.image_size,
             "class_names": list(self.class_names),
-            "files": [
-                [f"{name}/{photo.name}", photo.stat().st_size, photo.stat().st_mtime_ns]
-                for name, photos in listing
-                for photo in photos
-            ],
+            "files": [[f"{name}/{photo.name}", *_size_and_time(photo)] for name, photos in listing for photo in photos],
         }
 
     def _list(self) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
@@ -185,7 +181,7 @@ class FolderSource:
             for folder in sorted(os.scandir(self._root), key=lambda entry: entry.name):
                 if folder.is_dir() and not folder.name.startswith("."):
                     files = sorted(os.scandir(folder.path), key=lambda entry: entry.name)
-                    yield folder.name, [f for f in files if f.name.lower().endswith(PHOTO_SUFFIXES) and f.is_file()]
+                    yield folder.name, [f for f in files if f.name.lower().endswith(PHOTO_SUFFIXES) and not f.is_dir()]
         except OSError as error:
             raise UserError(f"cannot read {error.filename} ({error.strerror}): check its permissions") from error
 
@@ -194,6 +190,14 @@ class FolderSource:
         for start in range(0, self.images, CHUNK_IMAGES):
             names, labels = zip(*self._photos[start : start + CHUNK_IMAGES], strict=True)
             yield _PhotoChunk(names, tuple(self._root / name for name in names), labels, start, self._size)
+
+
+def _size_and_time(photo: os.DirEntry[str]) -> list[int | None]:
+    try:
+        status = photo.stat()
+    except OSError:  # a dangling link: listed as unreadable when it is decoded
+        return [None, None]
+    return [status.st_size, status.st_mtime_ns]
 
 
 class TfFlowersSource:
@@ -228,7 +232,11 @@ class TfFlowersSource:
         import tensorflow_datasets as tfds
 
         photos = self._builder.as_dataset(
-            split="train", shuffle_files=False, decoders={"image": tfds.decode.SkipDecoding()}
+            split="train",
+            shuffle_files=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            # One file after the other: the default interleaves files, and train[:85%] is cut from their sequence.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
         batches = photos.batch(CHUNK_IMAGES).as_numpy_iterator()
         for number, batch in enumerate(batches):

@@ -98,18 +98,7 @@ def test_plain_lines_where_there_is_no_terminal(studied: Path) -> None:
     assert re.search(r"epoch 1/1: \d+/49 steps loss", output)
 
 
-def test_horovodrun_over_gloo(workplace: Workplace) -> None:
-    """Without MPI: the same command, the same records."""
-    words = ["horovodrun", "--gloo", "-np", "2", "python", "-m", "horovod_flowers.train", "--name", "g"]
-    options = [
-        "--data.prepared-dir",
-        str(workplace.prepared),
-        "--data.image-size",
-        "32",
-        "--data.synthetic-images",
-        "120",
-    ]
-    ended = workplace.run(*words, *options)
-    assert ended.status == 0, ended.output
-    run = read_run(workplace.folder / "runs" / "g")
-    assert (run.ranks, run.environment.launcher, run.environment.mpi_library) == (2, "gloo", None)
+def test_horovodrun_without_mpi_is_refused_in_one_sentence(workplace: Workplace) -> None:
+    ended = workplace.run("horovodrun", "--gloo", "-np", "2", "python", "-m", "horovod_flowers.train")
+    assert ended.status != 0
+    assert ended.output.count("leave out --gloo, or start with mpirun") == 1

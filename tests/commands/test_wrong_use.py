@@ -28,7 +28,7 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
         (["--global-batch", "15"], "global_batch 15 cannot be divided equally over 2 ranks: try 14 or 16"),
         (["--global-batch", "1000"], "a global batch of 1000 images (2 ranks) is more than the 96 training images"),
         (["--data.source", "folder", "--data.path", "/no/such/folder"], "/no/such/folder does not exist"),
-        (["--runs-dir", "/proc/runs", "--name", "x"], "cannot write in /proc/runs"),
+        (["--runs-dir", "/proc/runs"], "cannot write in /proc/runs"),
         (["--resume", "--name", "never"], "there is no run runs/never to resume"),
         (["--model.name", "resnet"], "there is no model 'resnet'"),
     ],

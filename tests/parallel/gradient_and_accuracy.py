@@ -21,7 +21,7 @@ def main() -> None:
     checkpoint_path, output, *options = sys.argv[1:]
     with error_boundary("numbers"):
         config = parse(RunConfig, "numbers", "", options)
-        ranks = connect(Launch.from_environment(os.environ))
+        ranks = connect(Launch.from_environment(os.environ), 1, "auto")
         prepared, images = open_data(config, ranks)
         start_tensorflow(ranks, 1)
         import tensorflow as tf

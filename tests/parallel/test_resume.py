@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.recorded_run import read_run
-from tests.conftest import Workplace
+from tests.conftest import Workplace, mpirun
 
 # One thread a rank: sums in the same order, so that the weights can be compared bit by bit.
 OPTIONS = ("--global-batch", "16", "--threads", "1", "--data.augment")
@@ -45,17 +45,30 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(shared_workplace: Work
             read_run(runs / name)
 
 
+def test_a_run_resumes_with_its_own_options(shared_workplace: Workplace, runs: Path) -> None:
+    """Only what goes on has to be said: the run's configuration gives the rest."""
+    name = "resumed-briefly"
+    shutil.copytree(runs / "first", runs / name)
+    command = ["python", "-m", "horovod_flowers.train", "--resume", "--name", name, "--epochs", "3"]
+    ended = shared_workplace.run(*mpirun(2, *command))
+    assert ended.status == 0, ended.output
+    expected = load_file(runs / "whole" / "checkpoints" / "last.safetensors")
+    resumed = load_file(runs / name / "checkpoints" / "last.safetensors")
+    assert all(np.array_equal(value, resumed[key]) for key, value in expected.items())
+
+
 def test_what_does_not_continue_the_run_is_refused(workplace: Workplace) -> None:
     assert workplace.train(*OPTIONS, "--name", "a").status == 0
     before = {path: path.read_bytes() for path in (workplace.folder / "runs").rglob("*") if path.is_file()}
     for change, sentence in (
         (("--epochs", "1"), "has trained 1 epochs already: give --epochs above that"),
-        (("--epochs", "2", "--seed", "5"), "was trained with seed 0, not 5"),
+        (("--epochs", "2", "--seed", "5"), "was trained with seed 0, not 5: leave out --seed to resume it"),
         (("--epochs", "2", "--global-batch", "8"), "was trained with a global batch of 16, not 8"),
         (("--epochs", "2", "--model.name", "tests.single.test_model:wide"), "was trained with model.name flower_cnn"),
-        (("--epochs", "2", "--optimizer.name", "sgd"), "was trained with optimizer.name adam, not sgd"),
+        (("--epochs", "2", "--optimizer.learning-rate", "0.1"), "was trained with optimizer.learning_rate 0.001"),
+        (("--epochs", "2", "--data.synthetic-images", "80"), "was trained with data.synthetic_images 120, not 80"),
     ):
-        ended = workplace.train(*OPTIONS, "--name", "a", "--resume", *change)
+        ended = workplace.run("python", "-m", "horovod_flowers.train", "--name", "a", "--resume", *change)
         assert ended.status == 2, ended.output
         assert sentence in ended.stderr
         assert ended.stderr.count("\n") == 1

@@ -55,7 +55,7 @@ def test_augmentation_changes_images_and_changes_with_the_epoch(prepared: Prepar
     assert (first[0].images != second[0].images).mean() > 0.5
 
 
-def test_the_last_batch_keeps_its_shape_and_weighs_only_images(prepared: Prepared) -> None:
+def test_the_last_batch_keeps_its_shape_and_weighs_each_image_once(prepared: Prepared) -> None:
     training = len(split(prepared, CONFIG).training)
     assert training == 45
     for rank in range(4):
@@ -63,6 +63,8 @@ def test_the_last_batch_keeps_its_shape_and_weighs_only_images(prepared: Prepare
     last = [batches(prepared, rank, 4)[-1] for rank in range(4)]
     assert [batch.rank_images for batch in last] == [4, 4, 4, 1]
     assert {batch.global_images for batch in last} == {45 - 32}
+    # What fills it up are images too: blanks would enter batch-normalisation statistics.
+    assert all(batch.images.reshape(4, -1).std(axis=1).min() > 0 for batch in last)
 
 
 def test_labels_belong_to_their_images(prepared: Prepared) -> None:

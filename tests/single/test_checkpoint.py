@@ -21,7 +21,7 @@ def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[An
 
 
 def progress(epoch: int, best: int) -> checkpoint.Progress:
-    return checkpoint.Progress(epoch, epoch * 7, 1.5, "flower_cnn", ("a", "b", "c", "d", "e"), 0.5, 0.6, best)
+    return checkpoint.Progress(epoch, epoch * 7, 1.5, "flower_cnn", ("a", "b", "c", "d", "e"), "digest", 0.5, 0.6, best)
 
 
 def test_everything_comes_back_exactly(tmp_path: Path) -> None:

@@ -35,16 +35,6 @@ from horovod_flowers.launch import Launch, error_boundary
             {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
             Launch("pmi", 1, 2, 1, 2),
         ),
-        (
-            {
-                "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
-                "HOROVOD_RANK": "1",
-                "HOROVOD_SIZE": "2",
-                "HOROVOD_LOCAL_RANK": "1",
-                "HOROVOD_LOCAL_SIZE": "2",
-            },
-            Launch("gloo", 1, 2, 1, 2),
-        ),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, Launch("single", 0, 1, 0, 1)),
     ],
 )
@@ -60,6 +50,11 @@ def test_uneven_slurm_layout() -> None:
 def test_slurm_tasks_that_do_not_know_of_each_other_are_refused() -> None:
     with pytest.raises(UserError, match="Slurm started 4 tasks .* knows of one rank only"):
         Launch.from_environment({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"})
+
+
+def test_horovodrun_without_mpi_is_refused() -> None:
+    with pytest.raises(UserError, match="leave out --gloo"):
+        Launch.from_environment({"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"})
 
 
 def test_user_errors_end_with_status_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

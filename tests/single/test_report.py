@@ -30,7 +30,7 @@ def test_a_study_ends_with_table_files_and_a_sentence(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(runs / "one", 1, [[1], [400], [400]], accuracy=0.61)
-    write_run(runs / "two", 2, [[1, 1], [250, 240], [250, 250]], accuracy=0.62)
+    write_run(runs / "two", 2, [[1, 1], [250, 240], [250, 240]], accuracy=0.62)
     run_report(tmp_path)
     text = capsys.readouterr().out
     assert "2 ranks (allreduce) against one rank: speed-up 1.60, parallel efficiency 0.80\n" in text

@@ -14,12 +14,28 @@ from tests.single.recorded_runs import write_run
 WEAK = RunConfig(per_rank_batch=32, threads=1)
 
 
-def test_a_step_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
+def test_an_epoch_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
     write_run(tmp_path / "r", 2, [[9000, 9000], [100, 300], [200, 100], [400, 100]])
     run = read_run(tmp_path / "r")
-    assert run.timed_seconds == pytest.approx(0.9)  # the warm-up step is left out
+    # The warm-up step is left out. Rank 0 took 0.7 s, rank 1 0.5 s: the sum of the slower steps, 0.9 s, never passed.
+    assert run.timed_seconds == pytest.approx(0.7)
     assert run.median_step_seconds == pytest.approx(0.3)
     assert run.images == 3 * 64
+
+
+def test_runs_of_another_recipe_or_oversubscribed_have_a_row_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400]])
+    write_run(tmp_path / "two", 2, [[1, 1], [200, 200]])
+    write_run(tmp_path / "long", 2, [[1, 1], [250, 250]], config=RunConfig(global_batch=64, threads=1, epochs=9))
+    write_run(tmp_path / "crowded", 2, [[1, 1], [400, 400]], oversubscribed=True)
+    points = points_of([read_run(path) for path in sorted(tmp_path.iterdir())])
+    rows = {point.runs[0].name: (len(point.runs), point.speed_up, point.oversubscribed) for point in points}
+    assert rows == {
+        "one": (1, 1.0, False),
+        "two": (1, pytest.approx(2.0), False),
+        "long": (1, pytest.approx(1.6), False),
+        "crowded": (1, pytest.approx(1.0), True),
+    }
 
 
 def test_totals_are_divided_not_rates_averaged(tmp_path: Path) -> None:
@@ -31,7 +47,7 @@ def test_totals_are_divided_not_rates_averaged(tmp_path: Path) -> None:
 
 def test_strong_scaling_speed_up_and_efficiency(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1, [[1], [400], [400]])
-    write_run(tmp_path / "four", 4, [[1, 1, 1, 1], [90, 125, 100, 80], [125, 90, 90, 90]])
+    write_run(tmp_path / "four", 4, [[1, 1, 1, 1], [90, 125, 100, 80], [90, 125, 90, 90]])
     one, four = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "four")])
     assert (one.speed_up, one.efficiency) == (1.0, 1.0)
     assert four.speed_up == pytest.approx(3.2)
