@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,7 @@ from horovod_flowers.recorded_run import RecordedRun, read_run
 from horovod_flowers.scaling import Point, points_of
 
 SCHEMA = 1
+TABLE_WIDTH = 120  # in a log
 COLUMNS = (
     "scaling",
     "batch",
@@ -134,31 +136,21 @@ def write_files(output: Path, points: Sequence[Point], left_out: Sequence[tuple[
 
 def print_table(points: Sequence[Point]) -> None:
     """The table for a terminal or a log."""
-    console = Console(soft_wrap=True) if Console().is_terminal else Console(width=140)
-    table = Table(title="Scaling", caption="* oversubscribed: ranks shared a core, no measure of speed")
-    columns = (
-        "work",
-        "strategy",
-        "ranks",
-        "epochs",
-        "runs",
-        "median step s",
-        "images/s",
-        "speed-up",
-        "efficiency",
-        "best val. acc.",
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("work", "strategy") else "right", no_wrap=True)
-    if not any(point.oversubscribed for point in points):
-        table.caption = None
+    console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
+    caption = "* oversubscribed: ranks shared a core, no measure of speed"
+    marked = any(point.oversubscribed for point in points)
+    table = Table(title="Scaling", caption=caption if marked else None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    numbers = ("ranks", "threads", "epochs", "runs", "step s", "images/s", "speed-up", "efficiency", "val. acc.")
+    for name in ("work", "strategy", *numbers):
+        table.add_column(name, justify="right" if name in numbers else "left")
     for point in points:
         values = row(point)
         batch = "global batch" if values["scaling"] == "strong" else "batch a rank"
         table.add_row(
-            f"{values['scaling']}, {batch} {values['batch']}, {values['threads']} thread(s)",
+            f"{values['scaling']}, {batch} {values['batch']}",
             values["strategy"],
             f"{point.ranks}{'*' if point.oversubscribed else ''}",
+            values["threads"],
             str(values["epochs"]),
             str(len(point.runs)),
             f"{point.median_step_seconds:.3f}",

@@ -42,7 +42,7 @@ def _draw_speed(axes: Any, points: Sequence[Point]) -> None:
             axes.plot(
                 *zip(*hollow, strict=True), "o", mfc="white", mec=drawn.get_color(), label="oversubscribed", zorder=3
             )
-    most = max(point.ranks for point in points)
+    most = max(point.ranks for point in shown)
     if rated:
         axes.plot([1, most], [1, most], linestyle="--", color="#666666", label="ideal")
     axes.set(
@@ -51,7 +51,7 @@ def _draw_speed(axes: Any, points: Sequence[Point]) -> None:
         title="Speed-up" if rated else "Throughput (no one-rank baseline)",
         ylim=(0, None),
     )
-    axes.set_xticks(sorted({point.ranks for point in points}))
+    axes.set_xticks(sorted({point.ranks for point in shown}))
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -63,7 +63,7 @@ def _speed(point: Point, rated: bool) -> float:
 
 
 def _draw_parts(axes: Any, points: Sequence[Point]) -> None:
-    labels = [f"{p.ranks}{'*' if p.oversubscribed else ''} × {p.strategy}" if p.ranks > 1 else "1 rank" for p in points]
+    labels = [_label(point) for point in points]
     bottoms = [0.0] * len(points)
     for part in PARTS:
         seconds = [point.part_shares[part] * point.median_step_seconds for point in points]
@@ -76,3 +76,9 @@ def _draw_parts(axes: Any, points: Sequence[Point]) -> None:
         title += "  (* oversubscribed)"
     axes.set(xlabel="median step seconds, by mean share of each part", title=title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(PARTS), frameon=False)
+
+
+def _label(point: Point) -> str:
+    (_, scaling), (_, batch), *_ = point.work
+    ranks = f"{point.ranks}{'*' if point.oversubscribed else ''} {'rank' if point.ranks == 1 else 'ranks'}"
+    return f"{ranks}, {scaling} {batch}" + (f"\n{point.strategy}" if point.ranks > 1 else "")

@@ -60,9 +60,9 @@ def test_a_folder_that_is_no_run_is_not_overwritten(workplace: Workplace) -> Non
 
 
 def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
-    assert workplace.train("--name", "a").status == 0
+    assert workplace.train("--global-batch", "16", "--name", "a").status == 0
     # The same name, another network: the function was changed since.
-    assert workplace.train("--name", "b", "--data.image-size", "48").status == 0
+    assert workplace.train("--global-batch", "16", "--name", "b", "--data.image-size", "48").status == 0
     runs = workplace.folder / "runs"
     (runs / "a" / "checkpoints" / "last.safetensors").write_bytes(
         (runs / "b" / "checkpoints" / "last.safetensors").read_bytes()
