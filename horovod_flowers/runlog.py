@@ -181,7 +181,7 @@ class RunFolder:
         """
         exists = self.path.exists()
         if resume:
-            if not self.config.exists():
+            if not (self.config.exists() and self.environment.exists()):
                 raise UserError(f"there is no run {self.path} to resume: check --name and --runs-dir")
         elif exists and not overwrite:
             raise UserError(

@@ -57,6 +57,18 @@ def test_a_run_resumes_with_its_own_options(shared_workplace: Workplace, runs: P
     assert all(np.array_equal(value, resumed[key]) for key, value in expected.items())
 
 
+def test_dropout_and_statistics_resume_too(shared_workplace: Workplace) -> None:
+    options = (*OPTIONS, "--model.name", "tests.single.test_model:regularised")
+    for name, *more in (("d", "--epochs", "2"), ("e", "--epochs", "1"), ("e", "--epochs", "2", "--resume")):
+        ended = shared_workplace.train(*options, "--name", name, *more, ranks=2)
+        assert ended.status == 0, ended.output
+    runs = shared_workplace.folder / "runs"
+    expected = load_file(runs / "d" / "checkpoints" / "last.safetensors")
+    resumed = load_file(runs / "e" / "checkpoints" / "last.safetensors")
+    assert any(value.dtype == np.uint32 for value in expected.values())
+    assert all(np.array_equal(value, resumed[key]) for key, value in expected.items())
+
+
 def test_what_does_not_continue_the_run_is_refused(workplace: Workplace) -> None:
     assert workplace.train(*OPTIONS, "--name", "a").status == 0
     before = {path: path.read_bytes() for path in (workplace.folder / "runs").rglob("*") if path.is_file()}

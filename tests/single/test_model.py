@@ -27,6 +27,13 @@ def wide(image_size: int, classes: int) -> Any:
     return Sequential([layers.Input((image_size, image_size, 3)), convolution, *pooled])
 
 
+def regularised(image_size: int, classes: int) -> Any:
+    """A user's model whose state is more than its weights: statistics, and the seeds of dropout."""
+    from keras import Sequential, layers
+
+    return Sequential([layers.Input((image_size, image_size, 3)), layers.Dropout(0.3), wide(image_size, classes)])
+
+
 def wrong_outputs(image_size: int, classes: int) -> Any:
     return wide(image_size, classes + 1)
 
