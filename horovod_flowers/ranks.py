@@ -40,6 +40,10 @@ class Ranks:
         """Rank 0's value, on every rank."""
         return value if self.mpi is None else self.mpi.bcast(value, root=0)
 
+    def smallest(self, value: int) -> int:
+        """The smallest rank's value, on every rank."""
+        return value if self.mpi is None else min(self.mpi.allgather(value))
+
     def barrier(self) -> None:
         """Wait for all ranks without occupying a core, however long they take."""
         if self.mpi is None:

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = ranks.broadcast(with_name(config, ranks.size))
         prepared, images = open_data(config, ranks)
         cores = take_cores(ranks, config.bind, config.threads)
-        threads = config.threads or cores.physical
+        # The same everywhere: a rank with more of them would only wait for the others.
+        threads = config.threads or ranks.smallest(cores.physical)
         start_tensorflow(ranks, threads)
 
         from horovod_flowers.environment import gather_environment

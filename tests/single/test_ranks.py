@@ -29,3 +29,4 @@ def test_a_rank_alone_talks_to_itself() -> None:
     alone = rank(0, 1)
     assert alone.gather("x") == ["x"]
     assert alone.broadcast("y") == "y"
+    assert alone.smallest(3) == 3
