@@ -62,10 +62,12 @@ def run_command(
     )
     try:
         stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # also pytest's own limit and Ctrl-C: no rank may outlive its test
         os.killpg(process.pid, signal.SIGKILL)
         stdout, stderr = process.communicate()
-        pytest.fail(f"{words} took more than {timeout} s\n{stdout[-2000:]}\n{stderr[-4000:]}")
+        if isinstance(error, subprocess.TimeoutExpired):
+            pytest.fail(f"{words} took more than {timeout} s\n{stdout[-2000:]}\n{stderr[-4000:]}")
+        raise
     return Ended(process.returncode, stdout, stderr)
 
 
