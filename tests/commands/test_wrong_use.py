@@ -38,6 +38,11 @@ def test_every_rank_makes_the_mistake_and_one_tells(workplace: Workplace, option
     assert not (workplace.folder / "runs").exists() or list((workplace.folder / "runs").iterdir()) == []
 
 
+def test_a_mistake_under_horovodrun_is_told_once_too(workplace: Workplace) -> None:
+    ended = workplace.run("horovodrun", "-np", "2", "python", "-m", "horovod_flowers.train", "--epoks", "3")
+    assert_one_sentence(ended, "there is no option --epoks: did you mean --epochs?")
+
+
 def test_a_run_name_that_exists_is_refused_and_its_run_untouched(workplace: Workplace) -> None:
     assert workplace.train("--name", "mine").status == 0
     before = snapshot(workplace.folder)

@@ -1,0 +1,52 @@
+"""The wrapper behind the README's two commands, where it must refuse before it builds anything."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT, run_command
+
+
+@pytest.fixture
+def fresh_copy(tmp_path: Path) -> Path:
+    """The project as a new user has it, nothing built, in a folder with spaces in its name."""
+    folder = tmp_path / "my flowers"
+    folder.mkdir()
+    for name in ("flowers", "pyproject.toml"):
+        shutil.copy2(PROJECT / name, folder / name)
+    return folder
+
+
+def programs_without_compilers(folder: Path) -> Path:
+    """A folder of links to this machine's programs, all but the compilers."""
+    found = folder / "programs"
+    found.mkdir()
+    for directory in ("/usr/bin", "/bin"):
+        for program in os.scandir(directory):
+            if not any(word in program.name for word in ("c++", "g++", "clang", "gcc")):
+                (found / program.name).unlink(missing_ok=True)
+                (found / program.name).symlink_to(program.path)
+    return found
+
+
+def test_a_missing_compiler_gets_one_sentence_and_nothing_is_built(fresh_copy: Path, tmp_path: Path) -> None:
+    path = str(programs_without_compilers(tmp_path))
+    for command in ("study", "test"):
+        ended = run_command([fresh_copy / "flowers", command], tmp_path, variables={"PATH": path, "CXX": ""})
+        assert ended.status == 2
+        assert ended.output == (
+            "flowers: a C++ compiler is needed to build Horovod: apt-get install g++, dnf install gcc-c++, or module "
+            "load gcc.\n"
+        )
+    assert not (fresh_copy / ".venv").exists()
+
+
+def test_unknown_commands_are_refused_and_help_is_given(fresh_copy: Path, tmp_path: Path) -> None:
+    ended = run_command([fresh_copy / "flowers", "studdy"], tmp_path)
+    assert (ended.status, ended.output.count("\n")) == (2, 1)
+    assert "no command 'studdy', only study, test and run" in ended.stderr
+    helped = run_command([fresh_copy / "flowers", "--help"], tmp_path)
+    assert helped.status == 0
+    assert "./flowers study" in helped.stdout
