@@ -51,10 +51,7 @@ class Allreduce:
         """Broadcast rank 0's values."""
         for number, variable in enumerate(variables):
             value = tf.convert_to_tensor(variable.value)
-            # Horovod does not carry uint32, the type of Keras' random seeds.
-            carried = tf.cast(value, tf.int64) if value.dtype == tf.uint32 else value
-            received = hvd.broadcast(carried, root_rank=0, name=f"state.{number}")
-            variable.assign(tf.cast(received, value.dtype))
+            variable.assign(hvd.broadcast(value, root_rank=0, name=f"state.{number}"))
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks."""

@@ -108,11 +108,15 @@ class Training:
         return log
 
     def _give_each_rank_its_own_dropout(self) -> None:
-        """Offset Keras' seed generators by rank: with equal seeds all ranks would drop the same units."""
+        """Offset Keras' seed generators by rank: with equal seeds all ranks would drop the same units.
+
+        Their states [seed, count] are what a model that was not compiled has in `variables` but not in `weights`.
+        """
         weights = {id(weight) for weight in self.model.weights}
-        for variable in self.model.variables:
-            if id(variable) not in weights and variable.dtype == "uint32":
-                variable.assign(np.asarray(variable) + np.array([self.ranks.rank, 0], np.uint32))
+        for state in self.model.variables:
+            if id(state) not in weights:
+                seed, count = np.asarray(state)
+                state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
 
     def _restore(self, folder: RunFolder) -> _Standing:
         saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.model, self.optimizer)
