@@ -1,14 +1,15 @@
 """Checkpoints: weights, optimizer state and where training stood, in one safetensors file. No pickle.
 
-Tensors are numbered in the model's and the optimizer's own order, which does not depend on the number of ranks.
+Whole tensors, numbered in the model's and the optimizer's own order: a checkpoint does not tell which strategy wrote it
+or on how many ranks.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file
+from horovod_flowers.model_state import OPTIMIZER, WEIGHT
 
 SCHEMA = 1
 
@@ -30,18 +32,21 @@ class Progress:
     model: str
     class_names: tuple[str, ...]
     data_digest: str
-    validation_accuracy: float
-    best_validation_accuracy: float
-    best_epoch: int
+    validation_accuracy: float | None
+    best_validation_accuracy: float | None
+    best_epoch: int | None
 
 
-def save(folder: Path, model: Any, optimizer: Any, progress: Progress) -> None:
-    """Write `last.safetensors`, and `best.safetensors` too where this epoch is the best so far; each whole or not."""
-    tensors = {f"{kind}.{number:04d}": np.asarray(value) for kind, number, value in _variables(model, optimizer)}
+def save(folder: Path, tensors: Mapping[str, np.ndarray], progress: Progress) -> None:
+    """Write `last.safetensors`, and `best.safetensors` too where this epoch is the best so far; each whole or not.
+
+    tensors: whole ones by name, as `ModelState.collect` gives them.
+    """
     metadata = {"format": "horovod_flowers", "schema": str(SCHEMA), "progress": json.dumps(asdict(progress))}
     folder.mkdir(exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     with whole_file(folder / "last.safetensors") as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(contiguous, temporary, metadata=metadata)
         if progress.best_epoch == progress.epochs_done:
             # First, so that a crash in between never leaves a last checkpoint that speaks of a best one not there.
             with whole_file(folder / "best.safetensors") as second:
@@ -57,10 +62,10 @@ def _same_contents(file: Path, second: Path) -> None:
         shutil.copyfile(file, second)
 
 
-def load(path: Path, model: Any, optimizer: Any | None) -> Progress:
-    """Restore weights, and optimizer state unless `optimizer` is None.
+def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], Progress]:
+    """Read the tensors of these names and shapes, as `ModelState.shapes` gives them.
 
-    Raises UserError where the file is missing, damaged, or of another model or optimizer; then nothing is changed.
+    Raises UserError where the file is missing, damaged, or of another model or optimizer.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -74,25 +79,17 @@ def load(path: Path, model: Any, optimizer: Any | None) -> Progress:
         raise UserError(f"checkpoint {path} is damaged ({error}): use the other checkpoint beside it") from error
     values = json.loads(metadata["progress"])
     progress = Progress(**{**values, "class_names": tuple(values["class_names"])})
-    variables = {f"{kind}.{number:04d}": value for kind, number, value in _variables(model, optimizer)}
-    if optimizer is None:
-        stored = {name: value for name, value in stored.items() if name.startswith("weight.")}
-    _refuse_mismatch(path, progress, variables, stored)
-    for name, variable in variables.items():
-        variable.assign(stored[name])
-    return progress
+    _refuse_mismatch(path, progress, shapes, stored)
+    return {name: stored[name] for name in shapes}, progress
 
 
-def _variables(model: Any, optimizer: Any | None) -> list[tuple[str, int, Any]]:
-    kinds = [("weight", model.variables)] + ([("optimizer", optimizer.variables)] if optimizer is not None else [])
-    return [(kind, number, variable) for kind, variables in kinds for number, variable in enumerate(variables)]
-
-
-def _refuse_mismatch(path: Path, progress: Progress, variables: dict[str, Any], stored: dict[str, Any]) -> None:
-    for kind, what in (("weight", "model"), ("optimizer", "optimizer")):
-        wanted = {name: tuple(variable.shape) for name, variable in variables.items() if name.startswith(kind)}
+def _refuse_mismatch(
+    path: Path, progress: Progress, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, np.ndarray]
+) -> None:
+    for kind, what in ((WEIGHT, "model"), (OPTIMIZER, "optimizer")):
+        wanted = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(kind)}
         found = {name: value.shape for name, value in stored.items() if name.startswith(kind)}
-        if wanted != found:
+        if wanted and wanted != found:  # a reader that has no optimizer takes the weights alone
             raise UserError(
                 f"checkpoint {path} is of another {what} (model {progress.model}, {len(progress.class_names)} classes, "
                 f"{len(found)} {kind} tensors; this run has {len(wanted)}, or other shapes): resume with the options "

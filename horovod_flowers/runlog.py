@@ -24,7 +24,7 @@ import msgspec
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import sync, write_whole
 
-SCHEMA = 1
+SCHEMA = 2
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0)]
@@ -61,9 +61,9 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     compute_ns: Nanoseconds
     """Forward and backward pass, and the communication hidden behind them."""
     communication_ns: Nanoseconds
-    """Waiting for other ranks and the network after the backward pass."""
+    """Waiting for other ranks and the network with nothing left to compute."""
     update_ns: Nanoseconds
-    """The optimizer's work that was left when the last gradient had arrived."""
+    """The optimizer."""
     total_ns: Nanoseconds
 
 
@@ -99,6 +99,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     best_epoch: int | None
     last_validation_accuracy: Share | None
     parameters: Count
+    optimizer_bytes: list[Count]
+    """Kept by each rank of the optimizer's state."""
+    peak_memory_bytes: list[Count]
+    """Largest resident memory of each rank's process."""
     data_digest: str
     training_images: Count
     validation_images: Count
@@ -113,6 +117,8 @@ class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     host: str
     cores: list[int]
     """Logical CPUs that the rank was pinned to, or could use."""
+    physical_cores: Annotated[int, msgspec.Meta(ge=1)]
+    """How many cores these are, hyperthreads of one core counted once."""
     threads: Annotated[int, msgspec.Meta(ge=1)]
     oversubscribed: bool
     """Whether another rank ran on one of these cores."""
@@ -130,6 +136,15 @@ class HostEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ranks: Annotated[int, msgspec.Meta(ge=1)]
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One strategy's timed steps at the start of a run ('auto')."""
+
+    strategy: str
+    steps: Annotated[int, msgspec.Meta(ge=1)]
+    median_step_seconds: Seconds
+    """Median over the steps of the slowest rank's seconds."""
+
+
 class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the run ran on."""
 
@@ -144,7 +159,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     versions: dict[str, str]
     mpi_library: str | None
     horovod_features: list[str]
+    horovod_settings: dict[str, str]
+    """HOROVOD_* variables as they were set when it started; what is not there is Horovod's own default."""
     yield_when_idle: bool
+    strategy: str
+    """The one that trained: the fastest of `trials` where 'auto' was asked for."""
+    strategy_notes: list[str]
+    """What it did to which layers."""
+    trials: list[Trial]
+    precision: str
     commit: str | None
     started_utc: str
     command: list[str]

@@ -76,9 +76,25 @@ def work_of(run: RecordedRun) -> tuple[tuple[str, Any], ...]:
         ("data", run.result.data_digest),
         ("augment", config["data"]["augment"]),
         ("optimizer", config["optimizer"]["name"]),
+        ("precision", environment.precision),
+        ("accumulate", config["accumulate"]),
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
         ("cpu_model", tuple(sorted({host.cpu_model or "" for host in environment.hosts}))),
     )
+
+
+def strategy_of(run: RecordedRun) -> str:
+    """How the ranks divided the work, with whatever options change its times."""
+    if run.ranks == 1:
+        return "one rank"
+    words = [run.environment.strategy]
+    if run.environment.strategy == "mesh":
+        words.append(f"of {run.config['model_parallel_size'] or 'nodes'}")
+    if run.config["compression"] != "none":
+        words.append(run.config["compression"])
+    if run.config["dense_gradients"] != "auto":
+        words.append(run.config["dense_gradients"])
+    return " ".join(words)
 
 
 def recipe_of(run: RecordedRun) -> str:
@@ -95,7 +111,7 @@ def points_of(runs: Iterable[RecordedRun]) -> list[Point]:
     groups: dict[tuple[Any, ...], list[RecordedRun]] = {}
     alone_runs: dict[tuple[tuple[str, Any], ...], list[RecordedRun]] = {}
     for run in runs:
-        work, strategy = work_of(run), "one rank" if run.ranks == 1 else str(run.config["strategy"])
+        work, strategy = work_of(run), strategy_of(run)
         key = (work, strategy, run.ranks, run.environment.oversubscribed, recipe_of(run))
         groups.setdefault(key, []).append(run)
         if run.ranks == 1:

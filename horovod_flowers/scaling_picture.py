@@ -35,7 +35,7 @@ def _draw_speed(axes: Any, points: Sequence[Point]) -> None:
         line = [members[0].baseline] if rated and members[0].baseline else []
         line = [point for point in (*line, *members) if point is not None]
         values = [_speed(point, rated) for point in line]
-        label = f"{strategy}, {dict(work)['scaling']} scaling"
+        label = f"{strategy}, {dict(work)['scaling']} scaling, {dict(work)['precision']}"
         (drawn,) = axes.plot([point.ranks for point in line], values, marker="o", label=label)
         hollow = [(point.ranks, value) for point, value in zip(line, values, strict=True) if point.oversubscribed]
         if hollow:
@@ -81,4 +81,6 @@ def _draw_parts(axes: Any, points: Sequence[Point]) -> None:
 def _label(point: Point) -> str:
     (_, scaling), (_, batch), *_ = point.work
     ranks = f"{point.ranks}{'*' if point.oversubscribed else ''} {'rank' if point.ranks == 1 else 'ranks'}"
-    return f"{ranks}, {scaling} {batch}" + (f"\n{point.strategy}" if point.ranks > 1 else "")
+    return f"{ranks}, {scaling} {batch}, {dict(point.work)['precision']}" + (
+        f"\n{point.strategy}" if point.ranks > 1 else ""
+    )

@@ -13,7 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.strategy import Strategy
+from horovod_flowers.precision import Precision
+from horovod_flowers.ranks import Ranks
+from horovod_flowers.strategy.replicated import Strategy
+
+FP16_LOSS_SCALE = 1024.0
+"""Keeps small gradients above fp16's smallest number (Micikevicius et al. 2018, section 3.2). Fixed, a power of two."""
 
 
 @dataclass(frozen=True)
@@ -23,63 +28,111 @@ class StepOutcome:
     loss_sum: float
     """Sum of the losses of this rank's images, before the update."""
     correct: int
+    waited_ns: int
+    """Time in the forward and backward pass in which nothing was left to do but wait for other ranks."""
     gradients_ns: int
     """When the last gradient was computed."""
     combined_ns: int
     """When the last gradient had come back from the other ranks: later than `gradients_ns` by the communication that
     the backward pass did not hide."""
+    updated_ns: int
+    """When this rank's weights were updated. (On a GPU the update is queued and its time falls into the next step.)"""
     end_ns: int
-    """When the weights were updated. (On a GPU the update is queued and its time falls into the next step.)"""
+    """When the model held all updated weights: later than `updated_ns` where those of other ranks had to come."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update of the weights is made of: one step, or several whose gradients are added up."""
+
+    images: int
+    """Over all ranks and steps of the update."""
+    steps: int = 1
+    last: bool = True
+    """Whether this step ends it."""
 
 
 class TrainingStep:
     """A compiled training step of one rank."""
 
-    def __init__(self, model: Any, optimizer: Any, strategy: Strategy, size: int) -> None:
+    def __init__(self, model: Any, optimizer: Any, strategy: Strategy, size: int, precision: Precision) -> None:
         self._model, self._optimizer, self._strategy, self._size = model, optimizer, strategy, size
-        self._graph = tf.function(self._build)
+        self._loss_scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
+        self._sums: list[tf.Variable] = []
+        self._updating = tf.function(self._build_updating)
+        self._adding = tf.function(self._build_adding)
 
-    def __call__(self, batch: Batch, learning_rate: float) -> StepOutcome:
+    def __call__(self, batch: Batch, learning_rate: float, update: Update) -> StepOutcome:
         """Train on this rank's part of a global batch."""
         self._optimizer.learning_rate.assign(learning_rate)
-        scale = np.float32(self._size / batch.global_images)
-        loss_sum, correct, gradients_ns, combined_ns = self._graph(batch.images, batch.labels, batch.weights, scale)
+        if update.steps > 1 and not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(variable)) for variable in self._strategy.differentiated]
+        graph = self._updating if update.last else self._adding
+        shares = np.array([self._size / update.images, 1 / update.steps], np.float32)
+        loss_sum, correct, *times = graph(batch.images, batch.labels, batch.weights, shares)
         loss_sum, correct = float(loss_sum), int(correct)  # waits for the device
-        return StepOutcome(loss_sum, correct, int(gradients_ns), int(combined_ns), time.monotonic_ns())
+        waited_ns, gradients_ns, combined_ns, updated_ns = (int(value) for value in times)
+        end_ns = time.monotonic_ns()
+        return StepOutcome(loss_sum, correct, waited_ns, gradients_ns, combined_ns, updated_ns or end_ns, end_ns)
 
-    def _build(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor) -> tuple[Any, ...]:
-        loss_sum, correct, gradients = self.local_gradients(images, labels, weights, scale)
-        gradients_ns = _monotonic_ns_after(gradients)
-        combined = self._strategy.combine(gradients)
-        combined_ns = _monotonic_ns_after(combined)
+    def _build_updating(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
+        strategy, waits = self._strategy, self._strategy.waits
+        loss_sum, correct, gradients, waited_ns, gradients_ns = self._passes(images, labels, weights, shares)
+        if self._sums:
+            gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
+        combined = strategy.combine(gradients)
+        combined_ns = waits.after([gradients_ns, *combined])
         # The update waits for the timestamp: else its first part would be booked as computation or communication.
         with tf.control_dependencies([combined_ns]):
-            self._optimizer.apply(combined, self._model.trainable_variables)
-        return loss_sum, correct, gradients_ns, combined_ns
+            self._optimizer.apply(combined, strategy.updated)
+            for total in self._sums:
+                total.assign(tf.zeros_like(total))
+        updated_ns = tf.zeros([], tf.int64)  # the update is the last thing
+        if strategy.publishes:
+            updated_ns = waits.after([tf.convert_to_tensor(variable.value) for variable in strategy.updated])
+            strategy.publish()
+        return loss_sum, correct, waited_ns, gradients_ns, combined_ns, updated_ns
+
+    def _build_adding(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
+        loss_sum, correct, gradients, waited_ns, gradients_ns = self._passes(images, labels, weights, shares)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss_sum, correct, waited_ns, gradients_ns, gradients_ns, tf.zeros([], tf.int64)
+
+    def _passes(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> Any:
+        """The forward and backward pass, timed."""
+        waits, early = self._strategy.waits, self._strategy.combined_early
+        waits.recording = True
+        loss_sum, correct, gradients = self.local_gradients(images, labels, weights, shares)
+        waits.recording = False
+        others = [gradient for number, gradient in enumerate(gradients) if number not in early]
+        waited_ns = waits.collect(waits.after([loss_sum, *others]))
+        return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients])
 
     def local_gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor
+        self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Loss sum, hits and gradients of this rank's part; one gradient a trainable variable.
+        """Loss sum, hits and gradients of this rank's part; one gradient a differentiated variable.
 
-        `scale` is ranks / images of the global batch, which makes the mean over ranks of these gradients the gradient
-        of the global batch's mean loss, also where the last batch leaves some ranks with fewer images.
+        `shares` are ranks / images of the update, which makes the mean over ranks of these gradients (added up over
+        the update's steps) the gradient of its mean loss, also where the last batch leaves some ranks with fewer
+        images; and 1 / steps of the update.
         """
         with tf.GradientTape() as tape:
             logits = tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss_sum = tf.reduce_sum(weights * losses)
             # Each rank adds the model's own penalties in full: they survive the mean over ranks unchanged.
-            loss = tf.add_n([loss_sum * scale, *self._model.losses])
-        sources = [variable.value for variable in self._model.trainable_variables]
-        gradients = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        # An embedding's gradients are sparse slices: dense ones can be averaged by any strategy.
-        return loss_sum, _correct(logits, labels, weights), [tf.convert_to_tensor(gradient) for gradient in gradients]
-
-
-def _monotonic_ns_after(tensors: list[tf.Tensor]) -> tf.Tensor:
-    with tf.control_dependencies(tensors):
-        return tf.numpy_function(lambda: np.int64(time.monotonic_ns()), [], tf.int64)
+            penalties = [penalty * shares[1] for penalty in self._model.losses]
+            loss = tf.add_n([loss_sum * shares[0], *penalties]) * self._loss_scale
+        gradients = tape.gradient(
+            loss, self._strategy.differentiated, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        # An embedding's gradients are sparse slices: dense ones can be combined by any strategy.
+        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if self._loss_scale != 1:
+            dense = [gradient / self._loss_scale for gradient in dense]
+        return loss_sum, _correct(logits, labels, weights), dense
 
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -109,8 +162,8 @@ class Evaluation:
 class EvaluationPass:
     """A compiled evaluation of one model; counts are added up over ranks, so every image weighs the same."""
 
-    def __init__(self, model: Any, strategy: Strategy) -> None:
-        self._model, self._strategy = model, strategy
+    def __init__(self, model: Any, ranks: Ranks) -> None:
+        self._model, self._ranks = model, ranks
         self._graph = tf.function(self._build)
 
     def _build(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -119,10 +172,10 @@ class EvaluationPass:
         return tf.reduce_sum(weights * losses), _correct(logits, labels, weights)
 
     def __call__(self, batches: Iterable[Batch]) -> Evaluation:
-        """Evaluate this rank's batches and add up over ranks. Ranks may have different numbers of batches."""
+        """Evaluate this rank's batches and add up over ranks, which must have equally many."""
         sums = np.zeros(3, np.float64)
         for batch in batches:
             loss_sum, correct = self._graph(batch.images, batch.labels, batch.weights)
             sums += [float(loss_sum), float(correct), batch.rank_images]
-        loss_sum, correct, images = self._strategy.total(sums)
+        loss_sum, correct, images = self._ranks.total(sums)
         return Evaluation(float(loss_sum), round(correct), round(images))

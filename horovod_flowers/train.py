@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from horovod_flowers.announcement import announce
 from horovod_flowers.command_line import build, parse, to_yaml
 from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.data.order import Split, split, validation_boundary
@@ -26,10 +27,11 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.model import check_name
+from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say
-from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
-from horovod_flowers.runlog import Environment, RunFolder, read_json
+from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
+from horovod_flowers.runlog import Environment, RunFolder, Trial, read_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,21 +47,69 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cores = take_cores(ranks, config.bind, config.threads)
         # The same everywhere: a rank with more of them would only wait for the others.
         threads = config.threads or ranks.smallest(cores.physical)
-        start_tensorflow(ranks, threads)
+        gpu = start_tensorflow(ranks, threads)
+        precision = agree_on_precision(config, ranks, gpu)
+        ranks = start_horovod_if_needed(config, ranks)
 
-        from horovod_flowers.environment import gather_environment
+        from horovod_flowers.environment import Division, gather_environment
         from horovod_flowers.training import Training
 
-        environment = gather_environment(ranks, cores, threads, config.global_batch_for(ranks.size))
-        training = Training(config, ranks, prepared, images)
+        switch_on(precision)
+        strategy, trials = config.strategy, list[Trial]()
+        if strategy == "auto":
+            strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
+        training = Training(config, ranks, prepared, images, strategy, precision)
+        division = Division(training.strategy.name, training.strategy.notes, trials, precision)
+        environment = gather_environment(ranks, cores, threads, training.global_batch, division)
         folder = RunFolder(Path(config.runs_dir) / str(config.name))
         training.start(folder)
         if environment is not None:
             folder.create(config.overwrite, config.resume)
             folder.write_start(to_yaml(replace(config, overwrite=False, resume=False)), environment)
-            announce(config, environment, training.model.count_params(), prepared, images)
+            announce(config, environment, training.parameters, prepared.class_names, images)
         ranks.barrier()
         training.run(folder)
+
+
+def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
+    """The precision of all ranks: with 'auto', bf16 where every node has it. Raises one rank's UserError on all."""
+    chosen, error = None, None
+    try:
+        chosen = choose(config.precision, cpu_flags(), gpu)
+    except UserError as found:
+        error = found
+    ranks.agree(error)
+    assert chosen is not None
+    return chosen if ranks.smallest(int(chosen != "fp32")) else "fp32"
+
+
+def start_horovod_if_needed(config: RunConfig, ranks: Ranks) -> Ranks:
+    """Start Horovod where the strategy sends anything: its background thread takes time from the cores."""
+    if ranks.size == 1 or config.strategy == "none":
+        return ranks
+    group = 1
+    if config.strategy in ("mesh", "auto"):
+        group = config.model_parallel_size_for(ranks.size, ranks.smallest(ranks.local_size))
+    return start_horovod(ranks, config.horovod, group)
+
+
+def choose_strategy(
+    config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, precision: Precision
+) -> tuple[str, list[Trial]]:
+    """The fastest strategy in a few steps of each, and what was measured. The same on every rank."""
+    from horovod_flowers.strategy.trial import candidates, fastest, try_out
+    from horovod_flowers.training import Training
+
+    if ranks.size == 1:
+        return "none", []
+
+    def start(name: str) -> Training:
+        training = Training(config, ranks, prepared, images, name, precision)
+        training.state.share(None)
+        return training
+
+    trials = try_out(candidates(ranks.size, ranks.model_parallel_size), start)
+    return fastest(trials), trials
 
 
 def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
@@ -81,8 +131,10 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     """
     check_name(config.model.name)
     config.global_batch_for(launch.size)
+    config.model_parallel_size_for(launch.size, launch.local_size)
     if launch.rank != 0:
         return
+    choose(config.precision, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())
     writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")
     if config.name is not None:
         folder = RunFolder(Path(config.runs_dir) / config.name)
@@ -103,7 +155,9 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "epochs", "checkpoint", "tensorboard", "warmup_steps"),
-    *("threads", "bind", "strategy", "global_batch", "per_rank_batch"),
+    *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
+    *("strategy", "model_parallel_size", "shard_layers", "shard_above", "dense_gradients"),
+    *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),
     *("data.path", "data.tfds_dir", "data.prepared_dir"),
 )
 
@@ -196,33 +250,6 @@ def split_checked(prepared: Prepared, config: RunConfig, size: int) -> Split:
     images = split(prepared, config.data)
     config.check_against(size, len(images.training), len(images.validation))
     return images
-
-
-def announce(config: RunConfig, environment: Environment, parameters: int, prepared: Prepared, images: Split) -> None:
-    """Say what is about to run, and on what."""
-    ranks = environment.world_size
-    cores = {(rank.host, core) for rank in environment.ranks for core in rank.cores}
-    threads = sorted({rank.threads for rank in environment.ranks})
-    say(
-        f"run {config.name}: {_count(ranks, 'rank')} on {_count(len(environment.hosts), 'node')}, "
-        f"{_count(len(cores), 'core')}, {'/'.join(map(str, threads))} thread(s) a rank, strategy {config.strategy}"
-    )
-    if environment.oversubscribed:
-        say(
-            f"oversubscribed: {ranks} ranks share {_count(len(cores), 'core')}; the times of this run are no measure "
-            "of speed"
-        )
-    batch = environment.global_batch
-    say(
-        f"model {config.model.name}: {parameters:,} parameters; {len(images.training):,} training and "
-        f"{len(images.validation):,} validation images of {_count(len(prepared.class_names), 'class')}; global batch "
-        f"{batch} ({batch // ranks} a rank), {config.scaling} scaling"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number} {noun if number == 1 else plural}"
 
 
 if __name__ == "__main__":

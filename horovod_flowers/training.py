@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +13,22 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers import checkpoint, runlog
-from horovod_flowers.config import OptimizerConfig, RunConfig
+from horovod_flowers.config import RunConfig
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import Split, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.errors import UserError
 from horovod_flowers.learning_rate import schedule
 from horovod_flowers.model import build_model
+from horovod_flowers.model_state import ModelState
+from horovod_flowers.optimizer import make_optimizer
+from horovod_flowers.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder, StepRecord
-from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep
-from horovod_flowers.strategy import make_strategy
-
-
-def make_optimizer(config: OptimizerConfig) -> Any:
-    """Keras' optimizer; its learning rate is set before every step."""
-    if config.name == "adam":
-        return keras.optimizers.Adam(config.learning_rate)
-    return keras.optimizers.SGD(config.learning_rate, momentum=config.momentum)
+from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep, Update
+from horovod_flowers.strategy.choice import make_strategy
 
 
 @dataclass
@@ -47,19 +46,30 @@ class _Standing:
 class Training:
     """Model, optimizer and strategy of one rank, and the epochs it runs."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split) -> None:
+    def __init__(
+        self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, strategy: str, precision: Precision
+    ) -> None:
+        """Build everything. `strategy` is the one that was chosen, where the configuration says 'auto'.
+
+        Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
+        """
         self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
+        self.parameters = self.model.count_params()
+        move_relu_behind_pooling(self.model)
+        self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
+        self.state = ModelState(self.model, self.strategy)
         self.optimizer = make_optimizer(config.optimizer)
-        self.optimizer.build(self.model.trainable_variables)
-        self.strategy = make_strategy(config.strategy, ranks.size)
+        self.optimizer.build(self.strategy.updated)
+        self.state.add_optimizer(self.optimizer)
         self.global_batch = config.global_batch_for(ranks.size)
         whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
         self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
-        self.schedule = schedule(config.optimizer, self.global_batch, self.steps_per_epoch, config.epochs)
-        self._step = TrainingStep(self.model, self.optimizer, self.strategy, ranks.size)
-        self._evaluate = EvaluationPass(self.model, self.strategy)
+        update_batch = self.global_batch * config.accumulate
+        self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
+        self._step = TrainingStep(self.model, self.optimizer, self.strategy, ranks.size, precision)
+        self._evaluate = EvaluationPass(self.model, ranks)
         self._standing = _Standing()
         self._steps_here = 0  # steps of this process: its first ones are warm-up
 
@@ -68,11 +78,26 @@ class Training:
 
         Raises UserError where the checkpoint does not fit or nothing is left to train.
         """
+        tensors = None
         if self.config.resume:
-            restored = self._restore(folder) if self.ranks.rank == 0 else None
-            self._standing = self.ranks.broadcast(restored)
-        self.strategy.share_state([*self.model.variables, *self.optimizer.variables])
+            standing = None
+            if self.ranks.rank == 0:
+                tensors, standing = self._restore(folder)
+            self._standing = self.ranks.broadcast(standing)
+        self.state.share(tensors)
         self._give_each_rank_its_own_dropout()
+
+    def time_steps(self, steps: int) -> list[float]:
+        """Seconds of the slowest rank in each of the first `steps` steps of an epoch. Every rank calls it."""
+        seconds = []
+        batches = itertools.islice(itertools.cycle(self._batches(1)), steps)
+        for batch in batches:
+            self.ranks.barrier()
+            self.ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
+            started = time.monotonic()
+            self._step(batch, self.schedule.at(0), Update(batch.global_images))
+            seconds.append(self.ranks.largest(time.monotonic() - started))
+        return seconds
 
     def run(self, folder: RunFolder) -> None:
         """Train up to the last epoch, logging into a run folder that rank 0 has made. Every rank calls it."""
@@ -83,7 +108,7 @@ class Training:
         board = tf.summary.create_file_writer(str(folder.tensorboard)) if first and self.config.tensorboard else None
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
             record = self._epoch(epoch, standing, step_log)
-            if first and self.config.checkpoint and self.strategy.trains_one_model:
+            if self.config.checkpoint and self.strategy.trains_one_model:
                 self._save(folder, standing)
             if epoch_log is not None:
                 epoch_log.write(record)
@@ -91,9 +116,10 @@ class Training:
             if board is not None:
                 _write_board(board, record)
         step_log.close()
-        if epoch_log is not None:
+        memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
+        if epoch_log is not None and memory is not None:
             epoch_log.close()
-            self._finish(folder, standing)
+            self._finish(folder, standing, memory)
         ranks.barrier()
 
     def _open_step_log(self, folder: RunFolder) -> LineLog:
@@ -118,8 +144,8 @@ class Training:
                 seed, count = np.asarray(state)
                 state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
 
-    def _restore(self, folder: RunFolder) -> _Standing:
-        saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.model, self.optimizer)
+    def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], _Standing]:
+        tensors, saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.state.shapes)
         if saved.epochs_done >= self.config.epochs:
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
@@ -130,7 +156,7 @@ class Training:
                 "same photos, or start another run"
             )
         say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done}")
-        return _Standing(
+        standing = _Standing(
             saved.epochs_done,
             saved.steps_done,
             saved.training_seconds,
@@ -138,21 +164,24 @@ class Training:
             saved.best_validation_accuracy,
             saved.best_epoch,
         )
+        return tensors, standing
 
     def _epoch(self, epoch: int, standing: _Standing, step_log: LineLog) -> EpochRecord:
         """Train one epoch, evaluate, and bring `standing` up to date. The record is the same on every rank."""
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
-        self.strategy.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
+        self.ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
         loss_sum, correct, images, seconds, rate = self._train_epoch(epoch, standing.steps_done, step_log)
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
         by_rank = np.zeros(self.ranks.size)
         by_rank[self.ranks.rank] = seconds
-        totals = self.strategy.total(np.concatenate([[loss_sum, correct, images], by_rank]))
+        totals = self.ranks.total(np.concatenate([[loss_sum, correct, images], by_rank]))
         standing.epochs_done = epoch
         standing.steps_done += self.steps_per_epoch
         standing.training_seconds += float(totals[3:].max())
+        if self.strategy.trains_one_model:
+            self._average_statistics()
         started = time.monotonic()
-        evaluation = self._validate() if self.strategy.trains_one_model else None
+        evaluation = self._validate() if self.config.validate and self.strategy.trains_one_model else None
         if evaluation is not None:
             standing.last_validation_accuracy = evaluation.accuracy
             if standing.best_validation_accuracy is None or evaluation.accuracy > standing.best_validation_accuracy:
@@ -175,16 +204,7 @@ class Training:
         """Run one epoch's steps: loss sum, hits and images of this rank, its seconds, the last learning rate."""
         loss_sum, correct, images, rate = 0.0, 0, 0, 0.0
         label = f"epoch {epoch}/{self.config.epochs}"
-        batches = training_batches(
-            self.prepared,
-            self.images.training,
-            global_batch=self.global_batch,
-            rank=self.ranks.rank,
-            size=self.ranks.size,
-            seed=self.config.seed,
-            epoch=epoch,
-            augmented=self.config.data.augment,
-        )
+        batches = self._batches(epoch)
         with (
             Prefetcher(itertools.islice(batches, self.steps_per_epoch)) as ready,
             Steps(label, self.steps_per_epoch, "steps", muted=self.ranks.rank != 0) as progress,
@@ -193,7 +213,7 @@ class Training:
             for step, batch in enumerate(ready, first_step):
                 batch_ns = time.monotonic_ns()
                 rate = self.schedule.at(step)
-                outcome = self._step(batch, rate)
+                outcome = self._step(batch, rate, self._update_of(step - first_step))
                 step_log.write(self._record(epoch, step, batch, outcome, previous_ns, batch_ns))
                 previous_ns = outcome.end_ns
                 self._steps_here += 1
@@ -205,10 +225,30 @@ class Training:
                 progress.advance(detail=f"loss {loss_sum / images:.3f}" if images else "")
         return loss_sum, correct, images, (previous_ns - started_ns) / 1e9, rate
 
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        return training_batches(
+            self.prepared,
+            self.images.training,
+            global_batch=self.global_batch,
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+            seed=self.config.seed,
+            epoch=epoch,
+            augmented=self.config.data.augment,
+        )
+
+    def _update_of(self, step: int) -> Update:
+        """The update that a step of an epoch belongs to; an epoch's last one may have fewer steps."""
+        first = step // self.config.accumulate * self.config.accumulate
+        end = min(first + self.config.accumulate, self.steps_per_epoch)
+        images = min(end * self.global_batch, len(self.images.training)) - first * self.global_batch
+        return Update(images, end - first, last=step == end - 1)
+
     def _record(
         self, epoch: int, step: int, batch: Batch, outcome: StepOutcome, start_ns: int, batch_ns: int
     ) -> StepRecord:
         images = batch.rank_images
+        waited_ns = min(outcome.waited_ns, outcome.gradients_ns - batch_ns)
         return StepRecord(
             epoch=epoch,
             step=step,
@@ -217,15 +257,18 @@ class Training:
             loss=outcome.loss_sum / images if images else None,
             start_ns=start_ns,
             input_wait_ns=batch_ns - start_ns,
-            compute_ns=outcome.gradients_ns - batch_ns,
-            communication_ns=outcome.combined_ns - outcome.gradients_ns,
-            update_ns=outcome.end_ns - outcome.combined_ns,
+            compute_ns=outcome.gradients_ns - batch_ns - waited_ns,
+            communication_ns=waited_ns
+            + outcome.combined_ns
+            - outcome.gradients_ns
+            + outcome.end_ns
+            - outcome.updated_ns,
+            update_ns=outcome.updated_ns - outcome.combined_ns,
             total_ns=outcome.end_ns - start_ns,
         )
 
     def _validate(self) -> Evaluation:
         """Evaluate every validation image exactly once over the ranks."""
-        self.strategy.average_statistics(self.model.non_trainable_variables)
         batches = evaluation_batches(
             self.prepared,
             self.images.validation,
@@ -236,11 +279,18 @@ class Training:
         with Prefetcher(batches) as ready:
             return self._evaluate(ready)
 
+    def _average_statistics(self) -> None:
+        """Average over the ranks what training moves without gradients, such as batch-normalisation statistics."""
+        for variable in self.model.non_trainable_variables:
+            value = np.asarray(variable)
+            if value.dtype.kind == "f":  # counters and seeds are left as they are
+                variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
+
     def _save(self, folder: RunFolder, standing: _Standing) -> None:
-        # A strategy that trains one model has evaluated it.
-        assert standing.last_validation_accuracy is not None
-        assert standing.best_validation_accuracy is not None
-        assert standing.best_epoch is not None
+        """Write a checkpoint from rank 0. Every rank calls it."""
+        tensors = self.state.collect()
+        if tensors is None:
+            return
         progress = checkpoint.Progress(
             epochs_done=standing.epochs_done,
             steps_done=standing.steps_done,
@@ -252,9 +302,9 @@ class Training:
             best_validation_accuracy=standing.best_validation_accuracy,
             best_epoch=standing.best_epoch,
         )
-        checkpoint.save(folder.checkpoints, self.model, self.optimizer, progress)
+        checkpoint.save(folder.checkpoints, tensors, progress)
 
-    def _finish(self, folder: RunFolder, standing: _Standing) -> None:
+    def _finish(self, folder: RunFolder, standing: _Standing, memory: list[tuple[int, int]]) -> None:
         result = Result(
             schema=runlog.SCHEMA,
             epochs=standing.epochs_done,
@@ -263,7 +313,9 @@ class Training:
             best_validation_accuracy=standing.best_validation_accuracy,
             best_epoch=standing.best_epoch,
             last_validation_accuracy=standing.last_validation_accuracy,
-            parameters=self.model.count_params(),
+            parameters=self.parameters,
+            optimizer_bytes=[optimizer for optimizer, _ in memory],
+            peak_memory_bytes=[peak for _, peak in memory],
             data_digest=self.prepared.digest,
             training_images=len(self.images.training),
             validation_images=len(self.images.validation),
@@ -274,6 +326,10 @@ class Training:
             "not evaluated" if best is None else f"best validation accuracy {best:.3f} in epoch {standing.best_epoch}"
         )
         say(f"finished: {accuracy}, {standing.training_seconds:.1f} s of training; run in {folder.path}")
+
+
+def _peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
 
 
 def describe_epoch(record: EpochRecord, epochs: int) -> str:

@@ -62,11 +62,17 @@ def training_batches(
 
 
 def evaluation_batches(prepared: Prepared, indices: np.ndarray, *, batch: int, rank: int, size: int) -> Iterator[Batch]:
-    """This rank's share of `indices`, every size-th image from its rank on: over all ranks each image exactly once."""
+    """This rank's share of `indices`, every size-th image from its rank on: over all ranks each image exactly once.
+
+    Every rank gets equally many batches, the last ones filled up with images of weight 0: ranks that hold parts of one
+    layer compute together.
+    """
     own = indices[rank::size]
-    for start in range(0, len(own), batch):
+    most = -(-len(indices) // size)
+    for start in range(0, most, batch):
         part = own[start : start + batch]
-        yield _assemble(prepared, np.resize(part, batch), counted=len(part), global_images=0, draws=None)
+        filled = np.resize(part if len(part) else indices[:1], batch)
+        yield _assemble(prepared, filled, counted=len(part), global_images=0, draws=None)
 
 
 def _assemble(

@@ -24,18 +24,39 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
     ("options", "sentence"),
     [
         (["--epoks", "3"], "there is no option --epoks: did you mean --epochs?"),
-        (["--strategy", "ring"], "allowed is one of 'allreduce', 'none'"),
+        (["--strategy", "ring"], "allowed is one of 'allreduce', 'sharded', 'tensor', 'mesh', 'none', 'auto'"),
         (["--global-batch", "15"], "global_batch 15 cannot be divided equally over 2 ranks: try 14 or 16"),
         (["--global-batch", "1000"], "a global batch of 1000 images (2 ranks) is more than the 96 training images"),
         (["--data.source", "folder", "--data.path", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--runs-dir", "/proc/runs"], "cannot write in /proc/runs"),
         (["--resume", "--name", "never"], "there is no run runs/never to resume"),
         (["--model.name", "resnet"], "there is no model 'resnet'"),
+        (["--precision", "fp16"], "precision fp16 is for GPUs, and this rank computes on a CPU"),
+        (
+            ["--strategy", "mesh", "--model-parallel-size", "3"],
+            "model_parallel_size 3 does not divide 2 ranks: try 1, 2",
+        ),
+        (
+            ["--strategy", "tensor", "--shard-layers", "dense_9"],
+            "shard_layers names 'dense_9': Dense layers of the model",
+        ),
+        (["--strategy", "sharded", "--compression", "fp16"], "strategy sharded cannot use it: leave out --compression"),
+        (
+            ["--strategy", "tensor", "--model.name", "tests.parallel.model_zoo:without_dense"],
+            "the model has no Dense layer of at least 100,000 weights to divide (it has none): use --strategy allreduce",
+        ),
     ],
 )
 def test_every_rank_makes_the_mistake_and_one_tells(workplace: Workplace, options: list[str], sentence: str) -> None:
     assert_one_sentence(workplace.train(*options, ranks=2), sentence)
     assert not (workplace.folder / "runs").exists() or list((workplace.folder / "runs").iterdir()) == []
+
+
+def test_a_strategy_of_several_ranks_works_on_one_and_says_what_it_is(workplace: Workplace) -> None:
+    for strategy in ("tensor", "auto"):
+        ended = workplace.train("--strategy", strategy, "--name", strategy, ranks=1)
+        assert ended.status == 0, ended.output
+        assert f"one rank: nothing to divide, strategy {strategy} is the same as none" in ended.stdout
 
 
 def test_a_mistake_under_horovodrun_is_told_once_too(workplace: Workplace) -> None:

@@ -14,7 +14,7 @@ from horovod_flowers.command_line import parse
 from horovod_flowers.config import RunConfig
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.ranks import connect, start_tensorflow
-from horovod_flowers.train import open_data
+from horovod_flowers.train import open_data, start_horovod_if_needed
 
 
 def main() -> None:
@@ -24,16 +24,16 @@ def main() -> None:
         ranks = connect(Launch.from_environment(os.environ), 1, "auto")
         prepared, images = open_data(config, ranks)
         start_tensorflow(ranks, 1)
+        ranks = start_horovod_if_needed(config, ranks)
         import tensorflow as tf
 
         from horovod_flowers import checkpoint
         from horovod_flowers.data.batches import evaluation_batches, training_batches
         from horovod_flowers.training import Training
 
-        training = Training(config, ranks, prepared, images)
-        if ranks.rank == 0:
-            checkpoint.load(Path(checkpoint_path), training.model, None)
-        training.strategy.share_state(training.model.weights)
+        training = Training(config, ranks, prepared, images, config.strategy, "fp32")
+        tensors = checkpoint.load(Path(checkpoint_path), training.state.shapes)[0] if ranks.rank == 0 else None
+        training.state.share(tensors)
         batches = training_batches(
             prepared,
             images.training,
@@ -47,14 +47,14 @@ def main() -> None:
         first, *_, last = batches
 
         @tf.function
-        def combined(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, scale: tf.Tensor) -> list[tf.Tensor]:
-            _, _, gradients = training._step.local_gradients(images, labels, weights, scale)
+        def combined(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> list[tf.Tensor]:
+            _, _, gradients = training._step.local_gradients(images, labels, weights, shares)
             return training.strategy.combine(gradients)
 
         numbers = {}
         for name, batch in (("first", first), ("last", last)):
-            scale = np.float32(ranks.size / batch.global_images)
-            for k, gradient in enumerate(combined(batch.images, batch.labels, batch.weights, scale)):
+            shares = np.array([ranks.size / batch.global_images, 1], np.float32)
+            for k, gradient in enumerate(combined(batch.images, batch.labels, batch.weights, shares)):
                 numbers[f"{name}.{k}"] = gradient.numpy()
         evaluation = training._evaluate(
             evaluation_batches(prepared, images.validation, batch=5, rank=ranks.rank, size=ranks.size)

@@ -32,6 +32,7 @@ def write_run(
     accuracy: float | None = 0.5,
     digest: str = "d" * 32,
     cpu_model: str = "Test CPU",
+    precision: str = "fp32",
 ) -> RunFolder:
     """A finished run. `step_ms[step][rank]`: milliseconds; the first step is warm-up; a tenth is communication."""
     from horovod_flowers.command_line import to_yaml
@@ -57,6 +58,7 @@ def write_run(
                 local_size=ranks,
                 host="node",
                 cores=[rank],
+                physical_cores=1,
                 threads=1,
                 oversubscribed=oversubscribed,
                 gpu=None,
@@ -66,6 +68,11 @@ def write_run(
         versions={},
         mpi_library=None,
         horovod_features=[],
+        horovod_settings={},
+        strategy=config.strategy if ranks > 1 else "one rank",
+        strategy_notes=[],
+        trials=[],
+        precision=precision,
         yield_when_idle=True,
         commit=None,
         started_utc="2026-01-01T00:00:00+00:00",
@@ -116,6 +123,8 @@ def write_run(
         best_epoch=None if accuracy is None else 1,
         last_validation_accuracy=accuracy,
         parameters=10,
+        optimizer_bytes=[80] * ranks,
+        peak_memory_bytes=[1000] * ranks,
         data_digest=digest,
         training_images=100,
         validation_images=10,

@@ -10,6 +10,7 @@ import pytest
 from horovod_flowers import checkpoint
 from horovod_flowers.errors import UserError
 from horovod_flowers.model import build_model
+from horovod_flowers.model_state import ModelState
 
 
 def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[Any, Any]:
@@ -20,6 +21,19 @@ def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[An
     return model, optimizer
 
 
+def save(folder: Path, model: Any, optimizer: Any, reached: checkpoint.Progress) -> None:
+    tensors = ModelState.on_one_rank(model, optimizer).collect()
+    assert tensors is not None
+    checkpoint.save(folder, tensors, reached)
+
+
+def load(path: Path, model: Any, optimizer: Any) -> checkpoint.Progress:
+    state = ModelState.on_one_rank(model, optimizer)
+    tensors, reached = checkpoint.load(path, state.shapes)
+    state.share(tensors)
+    return reached
+
+
 def progress(epoch: int, best: int) -> checkpoint.Progress:
     return checkpoint.Progress(epoch, epoch * 7, 1.5, "flower_cnn", ("a", "b", "c", "d", "e"), "digest", 0.5, 0.6, best)
 
@@ -27,9 +41,9 @@ def progress(epoch: int, best: int) -> checkpoint.Progress:
 def test_everything_comes_back_exactly(tmp_path: Path) -> None:
     model, optimizer = make()
     optimizer.apply([np.full(v.shape, 0.1, np.float32) for v in model.trainable_variables], model.trainable_variables)
-    checkpoint.save(tmp_path / "c", model, optimizer, progress(2, 2))
+    save(tmp_path / "c", model, optimizer, progress(2, 2))
     other, other_optimizer = make(seed=1)
-    assert checkpoint.load(tmp_path / "c" / "last.safetensors", other, other_optimizer) == progress(2, 2)
+    assert load(tmp_path / "c" / "last.safetensors", other, other_optimizer) == progress(2, 2)
     for kept, restored in zip(model.weights, other.weights, strict=True):
         assert np.array_equal(kept.numpy(), restored.numpy())
     for kept, restored in zip(optimizer.variables, other_optimizer.variables, strict=True):
@@ -38,10 +52,10 @@ def test_everything_comes_back_exactly(tmp_path: Path) -> None:
 
 def test_the_best_stays_when_a_worse_one_follows(tmp_path: Path) -> None:
     model, optimizer = make()
-    checkpoint.save(tmp_path, model, optimizer, progress(1, 1))
+    save(tmp_path, model, optimizer, progress(1, 1))
     best = (tmp_path / "best.safetensors").read_bytes()
     model.trainable_variables[0].assign(np.zeros(model.trainable_variables[0].shape))
-    checkpoint.save(tmp_path, model, optimizer, progress(2, 1))
+    save(tmp_path, model, optimizer, progress(2, 1))
     assert (tmp_path / "best.safetensors").read_bytes() == best
     assert (tmp_path / "last.safetensors").read_bytes() != best
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
@@ -49,7 +63,7 @@ def test_the_best_stays_when_a_worse_one_follows(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = make()
-    checkpoint.save(tmp_path, model, optimizer, progress(1, 1))
+    save(tmp_path, model, optimizer, progress(1, 1))
     before = (tmp_path / "last.safetensors").read_bytes()
 
     def half_written(tensors: Any, path: Path, metadata: Any) -> None:
@@ -58,24 +72,24 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(checkpoint, "save_file", half_written)
     with pytest.raises(OSError, match="no space left"):
-        checkpoint.save(tmp_path, model, optimizer, progress(2, 2))
+        save(tmp_path, model, optimizer, progress(2, 2))
     assert (tmp_path / "last.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     model, optimizer = make()
-    checkpoint.save(tmp_path, model, optimizer, progress(1, 1))
+    save(tmp_path, model, optimizer, progress(1, 1))
     path = tmp_path / "last.safetensors"
     other, other_optimizer = make(image_size=48)
     before = [value.numpy() for value in other.weights]
     with pytest.raises(UserError, match="is of another model"):
-        checkpoint.load(path, other, other_optimizer)
+        load(path, other, other_optimizer)
     assert all(np.array_equal(kept, now.numpy()) for kept, now in zip(before, other.weights, strict=True))
     with pytest.raises(UserError, match="is of another optimizer"):
-        checkpoint.load(path, *make(optimizer=keras.optimizers.SGD(0.1)))
+        load(path, *make(optimizer=keras.optimizers.SGD(0.1)))
     with pytest.raises(UserError, match="there is no checkpoint"):
-        checkpoint.load(tmp_path / "absent.safetensors", model, optimizer)
+        load(tmp_path / "absent.safetensors", model, optimizer)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\x80\x04pickle"])
@@ -83,13 +97,13 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "last.safetensors"
     path.write_bytes(damage)
     with pytest.raises(UserError, match="is damaged"):
-        checkpoint.load(path, *make())
+        load(path, *make())
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     model, optimizer = make()
-    checkpoint.save(tmp_path, model, optimizer, progress(1, 1))
+    save(tmp_path, model, optimizer, progress(1, 1))
     path = tmp_path / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="is damaged"):
-        checkpoint.load(path, model, optimizer)
+        load(path, model, optimizer)

@@ -58,7 +58,10 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.imagesize", "3"], "there is no option --data.imagesize: did you mean --data.image-size?"),
         (["--epochs", "many"], "epochs is 'many': allowed is a whole number"),
         (["--epochs", "0"], "epochs is 0: give a positive whole number"),
-        (["--strategy", "ring"], "strategy is 'ring': allowed is one of 'allreduce', 'none'"),
+        (
+            ["--strategy", "ring"],
+            "strategy is 'ring': allowed is one of 'allreduce', 'sharded', 'tensor', 'mesh', 'none', 'auto'",
+        ),
         (["--data.validation-fraction", "1.5"], "validation_fraction is 1.5: give a share between 0 and 1"),
         (["--global-batch", "64", "--per-rank-batch", "32"], "give --global-batch for strong scaling or --per-rank"),
         (["--name", "../elsewhere"], "name is '../elsewhere': use up to 128 letters"),

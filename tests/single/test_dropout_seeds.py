@@ -20,7 +20,8 @@ CONFIG = RunConfig(
 
 def seeds_and_weights(rank: int, prepared_folder: Path) -> tuple[list[int], list[np.ndarray]]:
     prepared = prepare(prepared_folder, open_source(CONFIG.data), processes=1)
-    training = Training(CONFIG, Ranks(rank, 1, 0, 1, "single", None), prepared, split(prepared, CONFIG.data))
+    ranks, images = Ranks(rank, 1, 0, 1, "single", None), split(prepared, CONFIG.data)
+    training = Training(CONFIG, ranks, prepared, images, "none", "fp32")
     training.start(RunFolder(prepared_folder / "no-run"))
     weights = {id(weight) for weight in training.model.weights}
     states = [np.asarray(state) for state in training.model.variables if id(state) not in weights]

@@ -50,7 +50,7 @@ def test_a_ratio_without_its_baseline_is_refused_with_the_command_that_makes_it(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = DataConfig(source="folder", path="my photos", augment=True)
-    config = RunConfig(global_batch=64, threads=1, epochs=3, data=data)
+    config = RunConfig(global_batch=64, threads=1, epochs=3, precision="fp32", data=data)
     write_run(runs / "two", 2, [[1, 1], [250, 240]], config=config)
     run_report(tmp_path)
     text = capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.recorded_run import read_run
-from horovod_flowers.runlog import Header, StepRecord, read_lines
+from horovod_flowers.runlog import SCHEMA, Header, StepRecord, read_lines
 from horovod_flowers.scaling import points_of
 from tests.single.recorded_runs import write_run
 
@@ -111,8 +111,8 @@ def test_runs_with_gaps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^unfinished$"):
         read_run(unfinished.path)
     newer = write_run(tmp_path / "newer", 2, steps)
-    newer.result.write_text(newer.result.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(UserError, match="run-log schema 2, this version reads 1"):
+    newer.result.write_text(newer.result.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
+    with pytest.raises(UserError, match="run-log schema 99, this version reads"):
         read_run(newer.path)
 
 

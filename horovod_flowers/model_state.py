@@ -1,0 +1,95 @@
+"""All that training changes in a model and its optimizer, as whole tensors by name, whatever the ranks hold of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
+from horovod_flowers.strategy.replicated import OneRank, Strategy
+
+WEIGHT, OPTIMIZER = "weight", "optimizer"
+
+
+@dataclass(frozen=True)
+class _Held:
+    variable: Any
+    part: Part
+
+
+class ModelState:
+    """Names: `weight.NNNN` in the order of the model's variables as it was built, `optimizer.NNNN` in that of the
+    optimizer's. Both are the same under every strategy at every number of ranks."""
+
+    def __init__(self, model: Any, strategy: Strategy) -> None:
+        """Take the model as built; hands it to the strategy to adopt."""
+        built, trained = list(model.variables), list(model.trainable_variables)
+        self._initial = [np.asarray(variable) for variable in built]
+        self._strategy = strategy
+        strategy.adopt(model)
+        place = {id(variable): number for number, variable in enumerate(trained)}
+        self._held: dict[str, _Held] = {}
+        for number, variable in enumerate(built):
+            if (trained_as := place.get(id(variable))) is None:
+                held = _Held(variable, Part(tuple(variable.shape)))
+            else:
+                held = _Held(strategy.updated[trained_as], strategy.parts[trained_as])
+            self._held[f"{WEIGHT}.{number:04d}"] = held
+
+    @staticmethod
+    def on_one_rank(model: Any, optimizer: Any | None = None) -> "ModelState":
+        """The state of a model on a single rank; of its weights only where no optimizer is given."""
+        state = ModelState(model, OneRank(Groups()))
+        if optimizer is not None:
+            optimizer.build(model.trainable_variables)
+            state.add_optimizer(optimizer)
+        return state
+
+    def add_optimizer(self, optimizer: Any) -> None:
+        """Take in an optimizer that was built over the strategy's variables."""
+        owner = slots_by_weight(optimizer.variables, len(self._strategy.updated))
+        for number, variable in enumerate(optimizer.variables):
+            weight = owner(number)
+            part = Part(tuple(variable.shape)) if weight is None else self._strategy.parts[weight]
+            self._held[f"{OPTIMIZER}.{number:04d}"] = _Held(variable, part)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the whole tensors."""
+        return {name: held.part.shape for name, held in self._held.items()}
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """That this rank keeps of the optimizer's state."""
+        mine = (np.dtype(h.variable.dtype).itemsize * int(np.prod(h.variable.shape)) for h in self._of(OPTIMIZER))
+        return sum(mine)
+
+    def _of(self, kind: str) -> list[_Held]:
+        return [held for name, held in self._held.items() if name.startswith(kind)]
+
+    def collect(self) -> dict[str, np.ndarray] | None:
+        """Whole tensors, on rank 0; None elsewhere. Every rank calls it."""
+        groups = self._strategy.groups
+        whole = {name: groups.collect(held.part, np.asarray(held.variable)) for name, held in self._held.items()}
+        return None if any(value is None for value in whole.values()) else whole  # type: ignore[return-value]
+
+    def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
+        """Give every rank its parts of what rank 0 has: `stored`, else the weights that it was built with.
+
+        Every rank calls it before the first step; all but rank 0 with None.
+        """
+        groups = self._strategy.groups
+        at_root = groups.world is None or groups.world.Get_rank() == 0
+        initial = {f"{WEIGHT}.{number:04d}": value for number, value in enumerate(self._initial)}
+        self._initial = []
+        source = {**initial, **(stored or {})} if at_root else {}
+        has_optimizer = stored is not None and any(name.startswith(OPTIMIZER) for name in stored)
+        if groups.world is not None:
+            has_optimizer = groups.world.bcast(has_optimizer, root=0)
+        for name, held in self._held.items():
+            if name.startswith(OPTIMIZER) and not has_optimizer:
+                continue  # counters and moments begin at zero everywhere
+            value = groups.hand_out(held.part, source.get(name), np.dtype(held.variable.dtype))
+            held.variable.assign(value.reshape(held.variable.shape))
+        self._strategy.publish()

@@ -1,0 +1,42 @@
+"""ReLU behind max pooling instead of before it: the same numbers from a quarter of the work.
+
+The larger of two numbers stays the larger one under a function that never falls, so relu(max(x)) = max(relu(x)), and
+the gradient goes to the same place. Keras models say Conv2D(activation="relu") followed by MaxPooling2D; done in the
+other order, ReLU and its gradient pass over the pooled activations only.
+"""
+
+from typing import Any
+
+import keras
+
+
+class PoolingThenReLU(keras.layers.MaxPooling2D):
+    """Max pooling, then ReLU."""
+
+    def call(self, inputs: Any) -> Any:
+        """[images, height, width, channels] -> the same, pooled."""
+        return keras.ops.relu(super().call(inputs))
+
+
+def move_relu_behind_pooling(model: Any) -> list[str]:
+    """Change, in place, each convolution with ReLU whose output goes to a max pooling and nowhere else; their names.
+
+    Sequential and functional models, nested ones too. In a subclassed model nobody but its own code knows what follows
+    a layer: it stays as it is.
+    """
+    layers = model._flatten_layers()
+    results = keras.tree.flatten([getattr(inner, "outputs", None) or [] for inner in layers])
+    outputs = {id(tensor) for tensor in results}
+    moved = []
+    for layer in layers:
+        if type(layer) is not keras.layers.Conv2D or layer.activation is not keras.activations.relu:
+            continue
+        users = layer._outbound_nodes
+        if len(layer._inbound_nodes) != 1 or len(users) != 1 or id(layer.output) in outputs:
+            continue
+        pooling = users[0].operation
+        if type(pooling) is keras.layers.MaxPooling2D and len(pooling._inbound_nodes) == 1:
+            layer.activation = keras.activations.linear
+            pooling.__class__ = PoolingThenReLU
+            moved.append(layer.name)
+    return moved

@@ -1,0 +1,91 @@
+"""Where the values of a weight lie: whole on every rank, or in slices over a group of ranks.
+
+Checkpoints hold whole weights in the model's own order. A layout turns what lies on the ranks into that and back, so
+that a checkpoint of any strategy at any number of ranks is one of all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive elements of a flattened weight."""
+
+    start: int
+    size: int
+
+
+def equal_slices(elements: int, parts: int, unit: int = 1) -> list[Slice]:
+    """Divide `elements`, in whole units, over `parts`, as equally as possible, the first parts getting more.
+
+    The same division as Horovod's reducescatter makes of a first dimension.
+    """
+    share, more = divmod(elements // unit, parts)
+    sizes = [(share + (part < more)) * unit for part in range(parts)]
+    return [Slice(sum(sizes[:part]), size) for part, size in enumerate(sizes)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one rank holds of one weight."""
+
+    shape: tuple[int, ...]
+    """Of the whole weight."""
+    slices: tuple[Slice, ...] | None = None
+    """Of each member of the rank's group, which together are the whole weight; None where every rank holds all."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """MPI communicators of a layout; both None on a single rank."""
+
+    world: Any = None
+    members: Any = None
+    """The ranks that hold one copy of a divided weight, in the order of its slices."""
+    copies: Any = None
+    """The ranks that hold the same slice, one a group."""
+
+    def collect(self, part: Part, value: np.ndarray) -> np.ndarray | None:
+        """The whole weight, on world rank 0; None elsewhere. Every rank calls it."""
+        if part.slices is None:
+            return value if self.world is None or self.world.Get_rank() == 0 else None
+        value = np.ascontiguousarray(value).reshape(-1)
+        first_group = self.copies.Get_rank() == 0  # that of world rank 0
+        if not first_group:
+            return None
+        at_root = self.members.Get_rank() == 0
+        whole = np.empty(int(np.prod(part.shape)), value.dtype) if at_root else None
+        counts = [item.size for item in part.slices]
+        self.members.Gatherv(value, (whole, counts) if at_root else None, root=0)
+        return whole.reshape(part.shape) if whole is not None else None
+
+    def hand_out(self, part: Part, whole: np.ndarray | None, dtype: Any) -> np.ndarray:
+        """This rank's share of a whole weight that world rank 0 has. Every rank calls it."""
+        if part.slices is None:
+            value = np.empty(part.shape, dtype) if whole is None else np.ascontiguousarray(whole, dtype)
+            if self.world is not None:
+                value = value.reshape(-1)  # contiguous, of at least one dimension
+                self.world.Bcast(value, root=0)
+            return value.reshape(part.shape)
+        own = np.empty(part.slices[self.members.Get_rank()].size, dtype)
+        if self.copies.Get_rank() == 0:
+            counts = [item.size for item in part.slices]
+            root = None if whole is None else (np.ascontiguousarray(whole, dtype).reshape(-1), counts)
+            self.members.Scatterv(root, own, root=0)
+        self.copies.Bcast(own, root=0)
+        return own
+
+
+def slots_by_weight(variables: Sequence[Any], weights: int) -> Callable[[int], int | None]:
+    """Which weight an optimizer's variable belongs to, by its position; None for counters.
+
+    Keras' optimizers hold two counters (iterations, learning rate), then equally many slots a weight, weight by weight.
+    """
+    slots, rest = divmod(len(variables) - 2, max(1, weights))
+    if rest:
+        raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
+    return lambda position: None if position < 2 or not slots else (position - 2) // slots

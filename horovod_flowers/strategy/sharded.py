@@ -1,0 +1,97 @@
+"""Data parallelism with the update divided over ranks (ZeRO stages 1 and 2, Rajbhandari et al. 2020, arXiv 1910.02054,
+section 5): each rank reduces, keeps state for and updates its part of the weights, and gathers the others' parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
+from horovod_flowers.strategy.replicated import OneRank
+from horovod_flowers.strategy.wide_dense import Exchange, GatheredDense
+
+SMALLEST_DIVIDED = 4096
+"""Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""
+
+
+class Sharded(OneRank):
+    """Reduce-scatter of gradients, update of this rank's part, allgather of weights."""
+
+    name = "sharded"
+    publishes = True
+
+    def __init__(self, groups: Groups, exchange: Exchange, factored: Sequence[Any] = ()) -> None:
+        super().__init__(groups)
+        self._exchange, self._factored = exchange, factored
+        self._full: list[Any] = []  # the model's own variable for each of `updated`
+        self._gathered: list[Any] = []
+
+    def adopt(self, model: Any) -> None:
+        """Make a variable of this rank's part of every weight that is not small."""
+        trainable = list(model.trainable_variables)
+        layers = {id(layer.kernel): layer for layer in self._factored}
+        self.updated, self.differentiated, self.parts, early = [], [], [], []
+        for number, variable in enumerate(trainable):
+            if id(variable) in layers:
+                early.append(number)
+                self._adopt_dense(layers[id(variable)])
+            elif variable.value.shape.num_elements() >= SMALLEST_DIVIDED:
+                self._adopt_flat(variable)
+            else:
+                self._full.append(None)
+                self.updated.append(variable)
+                self.differentiated.append(variable.value)
+                self.parts.append(Part(tuple(variable.shape)))
+        self.combined_early = tuple(early)
+        divided = sum(int(np.prod(part.shape)) for part in self.parts if part.slices)
+        self.notes.append(f"{divided:,} weights divided over {self._exchange.size} ranks")
+
+    def _adopt_dense(self, layer: Any) -> None:
+        inputs, units = layer.kernel.shape
+        rows = equal_slices(inputs, self._exchange.size)
+        GatheredDense.take_over_rows(layer, rows, self._exchange, self.waits)
+        self._gathered.append(layer)
+        self._full.append(None)
+        self.updated.append(layer.kernel)
+        self.differentiated.append(layer.kernel.value)
+        self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
+        self.notes.append(f"gradient of {layer.name} by factors")
+
+    def _adopt_flat(self, variable: Any) -> None:
+        shape = tuple(variable.shape)
+        slices = equal_slices(int(np.prod(shape)), self._exchange.size)
+        own = slices[self._exchange.rank]
+        values = np.asarray(variable).reshape(-1)[own.start : own.start + own.size]
+        self._full.append(variable)
+        self.updated.append(keras.Variable(values, name=f"{variable.name}_part"))
+        self.differentiated.append(variable.value)
+        self.parts.append(Part(shape, tuple(slices)))
+
+    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Average over the ranks: this rank's part of the large ones, all of the small ones."""
+        import horovod.tensorflow as hvd
+
+        combined = []
+        for number, gradient in enumerate(gradients):
+            if number in self.combined_early:
+                combined.append(gradient)
+            elif self._full[number] is None:
+                combined.append(hvd.allreduce(gradient, op=hvd.Average, name=f"sharded.gradient.{number}"))
+            else:
+                flat, name = tf.reshape(gradient, [-1]), f"sharded.gradient.{number}"
+                part = hvd.reducescatter(flat, op=hvd.Average, name=name)
+                combined.append(tf.ensure_shape(part, self.updated[number].shape))
+        return combined
+
+    def publish(self) -> None:
+        """Gather every divided weight into the model's own variable."""
+        import horovod.tensorflow as hvd
+
+        for layer in self._gathered:
+            layer.gather_kernel()
+        for number, (full, part) in enumerate(zip(self._full, self.updated, strict=True)):
+            if full is not None:
+                whole = hvd.allgather(tf.convert_to_tensor(part.value), name=f"sharded.weight.{number}")
+                full.value.assign(tf.reshape(whole, full.shape))

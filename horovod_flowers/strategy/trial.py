@@ -1,0 +1,48 @@
+"""Which strategy is fastest here: a few timed steps of each that fits, before training begins ('auto')."""
+
+import gc
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.runlog import Trial
+
+WARMUP_STEPS = 2
+TIMED_STEPS = 5
+
+
+class Timed(Protocol):
+    """What a trial needs of a training."""
+
+    def time_steps(self, steps: int) -> list[float]:
+        """Seconds of the slowest rank in each step."""
+        ...
+
+
+def candidates(world_size: int, group: int) -> list[str]:
+    """Strategies to try at this world size, where a mesh would have groups of `group` ranks."""
+    return ["allreduce", "sharded", "tensor", *(["mesh"] if 1 < group < world_size else [])]
+
+
+def try_out(names: Sequence[str], start: Callable[[str], Timed]) -> list[Trial]:
+    """Time each strategy on a training of its own, made by `start` and thrown away: nothing of it reaches the run.
+
+    A strategy that finds nothing to divide in the model is left out. Every rank calls it and gets the same answer.
+    """
+    trials = []
+    for name in names:
+        try:
+            training: Any = start(name)
+        except UserError:
+            continue
+        seconds = training.time_steps(WARMUP_STEPS + TIMED_STEPS)[WARMUP_STEPS:]
+        trials.append(Trial(strategy=name, steps=TIMED_STEPS, median_step_seconds=statistics.median(seconds)))
+        del training
+        gc.collect()  # the next one needs the memory
+    return trials
+
+
+def fastest(trials: Sequence[Trial]) -> str:
+    """The strategy with the shortest median step."""
+    return min(trials, key=lambda trial: trial.median_step_seconds).strategy

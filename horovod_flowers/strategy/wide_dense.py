@@ -1,0 +1,314 @@
+"""Large Dense layers whose product or gradient is worked out by several ranks.
+
+A Dense layer with kernel W [inputs, units] computes out = a W for activations a [images, inputs]; its gradient is
+dW = a^T g for output gradients g [images, units]. Both a and g are small where W is large, which gives three ways:
+
+- FactorDense keeps W on every rank and gathers a and g of all ranks instead of reducing dW: sufficient factors (Xie et
+  al. 2016, arXiv 1511.08486; chosen by bytes as in Zhang et al. 2017, arXiv 1706.03292, section 3.2).
+- GatheredDense keeps a read-only copy of W on every rank, and the rows of W that a rank updates; dW of these rows comes
+  from the factors, and only W itself is gathered after the update.
+- RowParallelDense keeps a rank's rows of W only. The columns of a that belong to them come by alltoall, partial sums
+  are added by reduce-scatter (Krizhevsky 2014, arXiv 1404.5997, section 3; rows as in Shoeybi et al. 2019,
+  arXiv 1909.08053, section 3).
+
+Layers are taken over in place (the class of a built keras.layers.Dense changes), so that any model that contains one
+works: Sequential, functional or subclassed.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from horovod_flowers.strategy.layout import Slice
+
+
+class Waits:
+    """Times at which a rank waits for others inside its forward and backward pass, collected while a step is traced."""
+
+    def __init__(self) -> None:
+        self._intervals: list[tuple[tf.Tensor, tf.Tensor]] = []
+        self._arrivals: list[tf.Tensor] = []
+        self.recording = False
+
+    def after(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """When these were there, in monotonic nanoseconds: an int64 scalar of the graph."""
+        with tf.control_dependencies(list(tensors)):
+            # Not stateful: TensorFlow would have one timestamp wait for the other in the order of the program. An input
+            # from the step itself keeps its optimizer from taking the time for a constant.
+            something = tf.cast(tf.reshape(tensors[0], [-1])[:1], tf.float32)
+            return tf.numpy_function(lambda _: np.int64(time.monotonic_ns()), [something], tf.int64, stateful=False)
+
+    def waited(self, ready: Sequence[tf.Tensor], arrived: Sequence[tf.Tensor]) -> None:
+        """From the moment that all of `ready` were computed (nothing else was left to do) until all `arrived`."""
+        if self.recording:
+            self._intervals.append((self.after(ready), self.after(arrived)))
+
+    def arrives(self, tensors: Sequence[tf.Tensor]) -> None:
+        """Data that the backward pass needs at its end: a wait only where everything else is done before."""
+        if self.recording:
+            self._arrivals.append(self.after(tensors))
+
+    def collect(self, others_ns: tf.Tensor) -> tf.Tensor:
+        """Sum of the waits of the step being traced, in nanoseconds, given when all other gradients were computed."""
+        none = tf.zeros([], tf.int64)
+        waited = tf.reduce_sum(tf.stack([none, *(tf.maximum(end - start, 0) for start, end in self._intervals)]))
+        late = tf.reduce_max(tf.stack([none, *(arrived - others_ns for arrived in self._arrivals)]))
+        self._intervals, self._arrivals = [], []
+        return waited + late
+
+
+class Exchange:
+    """Collective calls of the layers, over one process set, in the format that products are computed in.
+
+    Under bf16 both factors of a product are rounded to bfloat16 whatever happens. Rounding before sending halves the
+    bytes and changes nothing; Horovod knows no bfloat16, so its 16 bits travel as uint16. Sums are sent in fp32.
+    """
+
+    def __init__(self, size: int, rank: int, bf16: bool, process_set: Any = None) -> None:
+        self.size, self.rank, self._bf16 = size, rank, bf16
+        # Without the scopes of Keras' layer names, which count the models that a process has built.
+        self._options: dict[str, Any] = {"ignore_name_scope": True}
+        if process_set is not None:
+            self._options["process_set"] = process_set
+        self._calls = 0
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes of one activation on its way."""
+        return 2 if self._bf16 else 4
+
+    @property
+    def dtype(self) -> tf.DType:
+        """In which factors are kept and sent."""
+        return tf.bfloat16 if self._bf16 else tf.float32
+
+    def narrow(self, values: tf.Tensor) -> tf.Tensor:
+        """To the format of factors."""
+        return tf.cast(values, self.dtype)
+
+    def gather(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """[n, ...] of each rank -> [sum of n, ...] on all."""
+        import horovod.tensorflow as hvd
+
+        return self._narrowed(hvd.allgather(self._bits(values), name=name, **self._options))
+
+    def sum_scatter(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """fp32 [size * n, ...] of each rank -> the sum over ranks of this rank's [n, ...]."""
+        import horovod.tensorflow as hvd
+
+        return hvd.reducescatter(values, op=hvd.Sum, name=name, **self._options)
+
+    def columns_to_owners(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+        """[n, inputs] of each rank -> [size * n, own inputs]: this rank's columns of everybody's values."""
+        widths = [part.size for part in rows]
+        images = tf.shape(values)[0]
+        blocks = [tf.reshape(block, [-1]) for block in tf.split(values, widths, axis=1)]
+        received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(widths), name)
+        return tf.reshape(received, [self.size * images, widths[self.rank]])
+
+    def columns_to_images(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+        """The way back: [size * n, own inputs] -> [n, inputs]."""
+        widths = [part.size for part in rows]
+        images = tf.shape(values)[0] // self.size
+        sent = tf.fill([self.size], images * widths[self.rank])
+        received = self._all_to_all(tf.reshape(values, [-1]), sent, name)
+        blocks = tf.split(received, images * tf.constant(widths), num=self.size)
+        return tf.concat([tf.reshape(block, [images, w]) for block, w in zip(blocks, widths, strict=True)], 1)
+
+    def _all_to_all(self, flat: tf.Tensor, splits: tf.Tensor, name: str) -> tf.Tensor:
+        import horovod.tensorflow as hvd
+
+        received, _ = hvd.alltoall(self._bits(flat), splits=splits, name=name, **self._options)
+        return self._narrowed(received)
+
+    def _bits(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.bitcast(values, tf.uint16) if self._bf16 else values
+
+    def _narrowed(self, bits: tf.Tensor) -> tf.Tensor:
+        return tf.bitcast(bits, tf.bfloat16) if self._bf16 else bits
+
+    def call_name(self, what: str) -> str:
+        """A name that no other call has, the same on every rank."""
+        self._calls += 1
+        return f"dense.{self._calls}.{what}"
+
+
+class WideDense(keras.layers.Dense):
+    """A Dense layer taken over; subclasses say how the product and its gradient are worked out."""
+
+    _kernel: Any
+    _exchange: Exchange
+    _waits: Waits
+
+    @classmethod
+    def take_over(cls, layer: Any, exchange: Exchange, waits: Waits) -> None:
+        """Turn a built keras.layers.Dense into one of this class."""
+        layer.__class__ = cls
+        layer._exchange, layer._waits = exchange, waits
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """[..., inputs] -> [..., units], as keras.layers.Dense computes it."""
+        flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
+        outputs = tf.reshape(self._product(flat), tf.concat([tf.shape(inputs)[:-1], [self.units]], 0))
+        outputs = tf.ensure_shape(outputs, [*inputs.shape[:-1], self.units])
+        if self.bias is not None:
+            outputs = outputs + self.bias
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _product(self, inputs: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def _replace_kernel(self, rows: Slice) -> None:
+        """Keep these rows of the kernel only."""
+        old = self._kernel
+        values = np.asarray(old)[rows.start : rows.start + rows.size]
+        self._untrack_variable(old)
+        self._tracker.unlock()
+        self._kernel = self.add_weight(
+            name="kernel", shape=values.shape, initializer="zeros", regularizer=self.kernel_regularizer
+        )
+        self._tracker.lock()
+        self._kernel.assign(values)
+
+
+class FactorDense(WideDense):
+    """The whole kernel on every rank; its gradient, already that of the global batch, from gathered factors."""
+
+    def _product(self, inputs: tf.Tensor) -> tf.Tensor:
+        exchange, waits = self._exchange, self._waits
+        names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
+
+        @tf.custom_gradient
+        def product(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
+            a, w = exchange.narrow(inputs), exchange.narrow(kernel)
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                g = exchange.narrow(upstream)
+                all_g, all_a = exchange.gather(g, names["gradients"]), exchange.gather(a, names["inputs"])
+                waits.arrives([all_a, all_g])
+                d_inputs = tf.matmul(g, w, transpose_b=True)
+                with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
+                    d_kernel = _outer(all_a, all_g, exchange.size)
+                return tf.cast(d_inputs, tf.float32), d_kernel
+
+            return tf.cast(tf.matmul(a, w), tf.float32), gradient
+
+        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+
+
+class GatheredDense(WideDense):
+    """This rank's rows of the kernel to update, and a copy of all rows to compute with."""
+
+    _rows: Sequence[Slice]
+    _copy: tf.Variable
+    _gathering: str
+
+    @classmethod
+    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, waits: Waits) -> None:
+        """Take over a built keras.layers.Dense of which rank r is to update rows[r]."""
+        cls.take_over(layer, exchange, waits)
+        layer._rows, layer._gathering = tuple(rows), exchange.call_name("kernel")
+        layer._copy = tf.Variable(exchange.narrow(layer._kernel.value), trainable=False, name=f"{layer.name}_copy")
+        layer._replace_kernel(rows[exchange.rank])
+
+    def gather_kernel(self) -> None:
+        """Bring the updated rows of all ranks into this rank's copy."""
+        exchange = self._exchange
+        rows = exchange.narrow(tf.convert_to_tensor(self._kernel.value))
+        self._copy.assign(exchange.gather(rows, self._gathering))
+
+    def _product(self, inputs: tf.Tensor) -> tf.Tensor:
+        exchange, waits, rows = self._exchange, self._waits, self._rows
+        names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
+        w = tf.convert_to_tensor(self._copy)
+
+        @tf.custom_gradient
+        def product(inputs: tf.Tensor, own_rows: tf.Tensor) -> Any:
+            a = exchange.narrow(inputs)
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                g = exchange.narrow(upstream)
+                all_g = exchange.gather(g, names["gradients"])
+                own_a = exchange.columns_to_owners(a, rows, names["inputs"])
+                waits.arrives([own_a, all_g])
+                d_inputs = tf.matmul(g, w, transpose_b=True)
+                with tf.control_dependencies([d_inputs]):
+                    d_rows = _outer(own_a, all_g, exchange.size)
+                return tf.cast(d_inputs, tf.float32), d_rows
+
+            return tf.cast(tf.matmul(a, w), tf.float32), gradient
+
+        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+
+
+class RowParallelDense(WideDense):
+    """This rank's rows of the kernel only; activations and partial sums move instead of weights and gradients."""
+
+    _rows: Sequence[Slice]
+
+    @classmethod
+    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, waits: Waits) -> None:
+        """Take over a built keras.layers.Dense of which member r of the group keeps rows[r]."""
+        cls.take_over(layer, exchange, waits)
+        layer._rows = tuple(rows)
+        layer._replace_kernel(rows[exchange.rank])
+
+    def _product(self, inputs: tf.Tensor) -> tf.Tensor:
+        exchange, waits, rows = self._exchange, self._waits, self._rows
+        whats = ("inputs", "sums", "gradients", "input_gradients")
+        names = {what: exchange.call_name(what) for what in whats}
+
+        @tf.custom_gradient
+        def product(inputs: tf.Tensor, own_rows: tf.Tensor) -> Any:
+            a, w = exchange.narrow(inputs), exchange.narrow(own_rows)
+            own_a = exchange.columns_to_owners(a, rows, names["inputs"])
+            waits.waited([a, w], [own_a])
+            partial = tf.cast(tf.matmul(own_a, w), tf.float32)
+            outputs = exchange.sum_scatter(partial, names["sums"])
+            waits.waited([partial], [outputs])
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                g = exchange.narrow(upstream)
+                all_g = exchange.gather(g, names["gradients"])
+                waits.waited([g], [all_g])
+                d_own_a = tf.matmul(all_g, w, transpose_b=True)
+                d_inputs = exchange.columns_to_images(d_own_a, rows, names["input_gradients"])
+                with tf.control_dependencies([d_own_a]):  # while that travels
+                    d_rows = _outer(own_a, all_g, exchange.size)
+                waits.waited([d_own_a, d_rows], [d_inputs])
+                return tf.cast(d_inputs, tf.float32), d_rows
+
+            return outputs, gradient
+
+        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+
+
+def _outer(a: tf.Tensor, g: tf.Tensor, ranks: int) -> tf.Tensor:
+    """fp32 a^T g / ranks. The ranks' losses are scaled so that their mean counts; the factors hold their sum."""
+    scaled = tf.cast(tf.cast(g, tf.float32) / ranks, g.dtype)
+    return tf.cast(tf.matmul(a, scaled, transpose_a=True), tf.float32)
+
+
+ELEMENTWISE_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+def dense_layers(model: Any) -> list[Any]:
+    """The plain Dense layers of a model that can be taken over, in its order, nested models included.
+
+    Left out: subclasses (their product may be another), layers with constraints or regularizers that look at more than
+    one weight at a time, frozen and adapted (LoRA) or quantized layers, and reduced-precision policies of the user's.
+    """
+    found: list[Any] = []
+    for layer in model._flatten_layers():
+        if type(layer) is not keras.layers.Dense or not layer.built or not layer.trainable:
+            continue
+        plain = layer.kernel_constraint is None and not layer.lora_enabled and layer.quantization_mode is None
+        regularizer = layer.kernel_regularizer
+        plain = plain and (regularizer is None or type(regularizer) in ELEMENTWISE_REGULARIZERS)
+        if plain and layer.compute_dtype == "float32" and all(layer is not other for other in found):
+            found.append(layer)
+    return found

@@ -1,0 +1,124 @@
+"""A program for N ranks: trains models for some steps under every strategy and, on rank 0, alone on the same global
+batches; writes by how much the weights and the optimizer's state differ, and what comes of a checkpoint that is handed
+out and collected again.
+
+    mpirun -np N python -m tests.parallel.strategies_against_one_rank OUTPUT.json
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from horovod_flowers.config import ModelConfig, OptimizerConfig, RunConfig
+from horovod_flowers.data.batches import Batch
+from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow
+
+SIZE, CLASSES, STEPS, IMAGES = 21, 5, 3, 12
+MODELS = ("uneven", "functional", "subclassed")
+STRATEGIES = (
+    {"strategy": "allreduce", "dense_gradients": "reduced"},
+    {"strategy": "allreduce", "dense_gradients": "factors"},
+    {"strategy": "sharded", "dense_gradients": "reduced"},
+    {"strategy": "sharded", "dense_gradients": "factors"},
+    {"strategy": "tensor"},
+    {"strategy": "mesh"},
+)
+
+
+def batch_of(step: int, rank: int, size: int) -> Batch:
+    """A rank's part of a global batch of IMAGES images, the last of which does not count."""
+    random = np.random.default_rng(step)
+    images = random.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = random.integers(0, CLASSES, IMAGES).astype(np.int32)
+    weights = (np.arange(IMAGES) < IMAGES - 1).astype(np.float32)
+    part = slice(rank * IMAGES // size, (rank + 1) * IMAGES // size)
+    return Batch(images[part], labels[part], weights[part], IMAGES - 1)
+
+
+def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:
+    """The state after some steps; collected on rank 0."""
+    import keras
+
+    from horovod_flowers.model import build_model
+    from horovod_flowers.model_state import ModelState
+    from horovod_flowers.optimizer import make_optimizer
+    from horovod_flowers.step import TrainingStep, Update
+    from horovod_flowers.strategy.choice import make_strategy
+
+    keras.utils.set_random_seed(0)
+    model = build_model(config.model.name, SIZE, CLASSES)
+    strategy = make_strategy(config.strategy, config, ranks, "fp32", model)
+    state, optimizer = ModelState(model, strategy), make_optimizer(config.optimizer)
+    optimizer.build(strategy.updated)
+    state.add_optimizer(optimizer)
+    state.share(None)
+    step = TrainingStep(model, optimizer, strategy, ranks.size, "fp32")
+    for number in range(steps):
+        last = (number + 1) % config.accumulate == 0
+        update = Update((IMAGES - 1) * config.accumulate, config.accumulate, last)
+        step(batch_of(number, ranks.rank, ranks.size), 0.01, update)
+    return state, state.collect()
+
+
+def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray], kind: str) -> float:
+    """The largest relative difference of a tensor of that kind."""
+    norms = [
+        (np.linalg.norm(one[name].astype(np.float64) - other[name]), np.linalg.norm(one[name].astype(np.float64)))
+        for name in one
+        if name.startswith(kind)
+    ]
+    return max(float(difference / norm) for difference, norm in norms if norm > 0)
+
+
+def main() -> None:
+    with error_boundary("strategies"):
+        ranks = connect(Launch.from_environment(os.environ), 1, "auto")
+        start_tensorflow(ranks, 1)
+        base = RunConfig(shard_above=1000)
+        ranks = start_horovod(ranks, base.horovod, base.model_parallel_size_for(ranks.size, ranks.size // 2))
+        alone = Ranks(0, 1, 0, 1, "single", None)
+        found = []
+        for model in MODELS:
+            for optimizer in ("adam", "sgd"):
+                optimizing = OptimizerConfig(name=optimizer)
+                named = ModelConfig(f"tests.parallel.model_zoo:{model}")
+                config = dataclasses.replace(base, model=named, optimizer=optimizing)
+                accumulates = (1, 3) if model == "uneven" and optimizer == "adam" else (1,)
+                for accumulate in accumulates:
+                    config = dataclasses.replace(config, accumulate=accumulate)
+                    expected = train(config, alone, STEPS)[1] if ranks.rank == 0 else None
+                    for options in STRATEGIES:
+                        if accumulate > 1 and options.get("dense_gradients") == "factors":
+                            continue
+                        if optimizer == "sgd" and options["strategy"] == "mesh":
+                            continue  # no other slots than tensor's
+                        chosen = dataclasses.replace(config, **options)  # type: ignore[arg-type]
+                        state, collected = train(chosen, ranks, STEPS)
+                        optimizer_bytes = ranks.gather(state.optimizer_bytes)
+                        state.share(collected)
+                        again = state.collect()
+                        if ranks.rank == 0:
+                            assert expected is not None
+                            assert expected.keys() == collected.keys()
+                            found.append(
+                                {
+                                    "case": f"{model} {optimizer} x{accumulate} {' '.join(options.values())}",
+                                    "weights": differences(expected, collected, "weight"),
+                                    "optimizer": differences(expected, collected, "optimizer"),
+                                    "exactly_restored": all(np.array_equal(collected[n], again[n]) for n in again),
+                                    "optimizer_bytes": optimizer_bytes,
+                                }
+                            )
+        if ranks.rank == 0:
+            Path(sys.argv[1]).write_text(json.dumps(found))
+        ranks.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Every strategy trains what one rank trains, its checkpoints are one, and it sends what its formula says."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from horovod_flowers.recorded_run import read_run
+from horovod_flowers.runlog import Environment, RunFolder, read_json
+from tests.conftest import Workplace, mpirun, run_command
+
+# Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
+OPTIONS = ("--global-batch", "20", "--warmup-steps", "1", "--epochs", "2")
+CASES = {
+    2: ("allreduce", "allreduce --dense-gradients reduced", "sharded", "tensor", "auto"),
+    4: ("allreduce", "sharded --dense-gradients reduced", "tensor", "mesh --model-parallel-size 2"),
+}
+
+
+def relative_difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one.astype(np.float64) - other) / np.linalg.norm(one.astype(np.float64)))
+
+
+def run_name(ranks: int, options: str) -> str:
+    return f"n{ranks}-{options.replace(' ', '').replace('--', '-')}"
+
+
+@pytest.fixture(scope="module")
+def runs(shared_workplace: Workplace) -> Path:
+    """Ten steps of one rank, and of every strategy at two and four."""
+    reference = ("--dense-gradients", "reduced")
+    ended = shared_workplace.train(*OPTIONS, *reference, "--name", "reference", ranks=1)
+    assert ended.status == 0, ended.output
+    for ranks, strategies in CASES.items():
+        for options in strategies:
+            name = run_name(ranks, options)
+            ended = shared_workplace.train(*OPTIONS, "--strategy", *options.split(), "--name", name, ranks=ranks)
+            assert ended.status == 0, ended.output
+    return shared_workplace.folder / "runs"
+
+
+@pytest.mark.parametrize(("ranks", "options"), [(ranks, options) for ranks in CASES for options in CASES[ranks]])
+def test_ten_steps_end_with_the_weights_and_losses_of_one_rank(runs: Path, ranks: int, options: str) -> None:
+    one, many = runs / "reference", runs / run_name(ranks, options)
+    expected, found = (load_file(path / "checkpoints" / "last.safetensors") for path in (one, many))
+    assert expected.keys() == found.keys()
+    # All weights as one vector: a unit of the network that is exactly at the bend of its ReLU in one summation order
+    # and not in the other changes a single bias by more than rounding.
+    weights = [np.concatenate([t[n].ravel() for n in expected if n.startswith("weight.")]) for t in (expected, found)]
+    assert relative_difference(*weights) < 1e-4
+    assert int(found["optimizer.0000"]) == 10
+    for before, after in zip(read_run(one).epochs, read_run(many).epochs, strict=True):
+        assert after.training_loss == pytest.approx(before.training_loss, rel=1e-4)
+        assert after.validation_loss == pytest.approx(before.validation_loss, rel=1e-4)
+        assert after.validation_images == 24
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) -> None:
+    output = tmp_path / "found.json"
+    words = ["python", "-m", "tests.parallel.strategies_against_one_rank", str(output)]
+    ended = run_command(mpirun(ranks, *words), tmp_path)
+    assert ended.status == 0, ended.output
+    found = json.loads(output.read_text())
+    assert len(found) == 37
+    for case in found:
+        assert case["weights"] < 2e-5, case
+        assert case["optimizer"] < 2e-5, case
+        assert case["exactly_restored"], case
+    whole = {
+        case["case"].rsplit(" ", 2)[0]: case["optimizer_bytes"][0] for case in found if "allreduce" in case["case"]
+    }
+    for case in found:
+        divided = {"sharded": ranks, "tensor": ranks, "mesh": ranks // 2}
+        parts = next((n for name, n in divided.items() if name in case["case"]), 1)
+        model = next(name for name in whole if case["case"].startswith(name))
+        # What stays whole are small tensors: a tenth at most of these small models.
+        assert max(case["optimizer_bytes"]) < whole[model] * (1 / parts + 0.1), case
+
+
+def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
+    shared_workplace: Workplace, runs: Path
+) -> None:
+    """One training handed on four times ends where an uninterrupted one ends."""
+    chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (4, "allreduce"), (1, "tensor"))
+    options = ("--global-batch", "20", "--warmup-steps", "1")
+    for epoch, (ranks, strategy) in enumerate(chain, 1):
+        more = ("--resume",) if epoch > 1 else ()
+        words = (*options, "--strategy", *strategy.split(), "--name", "chain", "--epochs", str(epoch), *more)
+        ended = shared_workplace.train(*words, ranks=ranks)
+        assert ended.status == 0, ended.output
+    ended = shared_workplace.train(*options, "--name", "whole", "--epochs", "5")
+    assert ended.status == 0, ended.output
+    expected, found = (load_file(runs / name / "checkpoints" / "last.safetensors") for name in ("whole", "chain"))
+    assert expected.keys() == found.keys()
+    assert int(found["optimizer.0000"]) == 25
+    for kind in ("weight.", "optimizer."):
+        flat = [np.concatenate([t[n].ravel() for n in expected if n.startswith(kind)]) for t in (expected, found)]
+        assert relative_difference(*flat) < 1e-3  # 25 steps of rounding apart
+
+
+def test_the_optimizers_state_is_divided_by_the_number_of_ranks(runs: Path) -> None:
+    whole = read_run(runs / "n4-allreduce").result.optimizer_bytes
+    assert len(set(whole)) == 1
+    for strategy, parts in (("sharded -dense-gradientsreduced", 4), ("tensor", 4), ("mesh -model-parallel-size2", 2)):
+        result = read_run(runs / f"n4-{strategy.replace(' ', '')}").result
+        assert len(result.peak_memory_bytes) == 4
+        # The Dense layer holds 73 % of the weights of this small model; 'sharded' divides all but the small tensors.
+        share = 1 / parts if strategy.startswith("sharded") else 1 - 262_144 / 358_469 * (1 - 1 / parts)
+        assert max(result.optimizer_bytes) / whole[0] == pytest.approx(share, abs=0.01)
+
+
+def environment(run: Path) -> Environment:
+    return read_json(RunFolder(run).environment, Environment)
+
+
+def test_auto_takes_the_fastest_of_what_it_measured_and_leaves_training_alone(runs: Path) -> None:
+    """That its weights are those of one rank is seen above: the trial's steps have not moved them."""
+    recorded = environment(runs / "n2-auto")
+    seconds = {trial.strategy: trial.median_step_seconds for trial in recorded.trials}
+    assert set(seconds) == {"allreduce", "sharded", "tensor"}
+    assert all(value > 0 for value in seconds.values())
+    assert recorded.strategy == min(seconds, key=lambda name: seconds[name])
+
+
+def test_the_log_says_what_was_done(runs: Path) -> None:
+    assert environment(runs / "n4-tensor").strategy_notes == ["dense divided over 4 ranks, 128 inputs each"]
+    assert environment(runs / "n2-allreduce").strategy_notes == ["gradient of dense by factors"]
+    assert environment(runs / "n2-allreduce-dense-gradientsreduced").strategy_notes == []
+    assert environment(runs / "n2-tensor").precision == "fp32"
+    assert environment(runs / "reference").strategy == "one rank"
+
+
+def test_steps_that_wait_for_others_inside_the_passes_say_so(runs: Path) -> None:
+    for name in ("n4-tensor", "n4-allreduce", "n2-tensor"):
+        run = read_run(runs / name)
+        assert np.array_equal(run.part_ns.sum(axis=2), run.step_ns)
+        assert (run.part_ns >= 0).all()
+    # Four collective calls in a row, each waited for, of four ranks that take turns on two cores.
+    assert read_run(runs / "n4-tensor").part_shares["communication"] > 0.02
+
+
+def test_accumulated_steps_are_one_larger_step(shared_workplace: Workplace) -> None:
+    """Twelve images in one step, or four in each of three: the last update of an epoch is smaller in both."""
+    common = ("--optimizer.scaling", "none", "--epochs", "2", "--shard-above", "1000")
+    for name, options in (
+        ("at-once", ("--global-batch", "36")),
+        ("in-three", ("--global-batch", "12", "--accumulate", "3", "--strategy", "tensor")),
+    ):
+        ended = shared_workplace.train(*common, *options, "--name", name, ranks=2)
+        assert ended.status == 0, ended.output
+    folder = shared_workplace.folder / "runs"
+    expected, found = (load_file(folder / n / "checkpoints" / "last.safetensors") for n in ("at-once", "in-three"))
+    assert int(expected["optimizer.0000"]) == int(found["optimizer.0000"]) == 6
+    flat = [np.concatenate([t[n].ravel() for n in expected if n.startswith("weight.")]) for t in (expected, found)]
+    assert relative_difference(*flat) < 1e-4
+
+
+def test_half_precision_on_the_way_changes_little(shared_workplace: Workplace, runs: Path) -> None:
+    options = (*OPTIONS, "--compression", "fp16", "--horovod.cycle-time-ms", "2", "--horovod.fusion-threshold-mb", "32")
+    ended = shared_workplace.train(*options, "--name", "fp16", ranks=2)
+    assert ended.status == 0, ended.output
+    assert "gradients sent as fp16" in ended.stdout
+    recorded = environment(runs / "fp16").horovod_settings
+    assert recorded["HOROVOD_CYCLE_TIME"] == "2.0"
+    assert recorded["HOROVOD_FUSION_THRESHOLD"] == str(32 * 2**20)
+    losses = [read_run(runs / name).epochs[1].training_loss for name in ("reference", "fp16")]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def counted(ranks: int, tmp_path: Path) -> list[dict[str, Any]]:
+    output = tmp_path / "bytes.json"
+    # Over TCP on the loopback device, whose counters the kernel keeps, instead of shared memory.
+    words = mpirun(ranks, "python", "-m", "tests.parallel.bytes_sent", str(output))
+    words[1:1] = ["--mca", "btl", "tcp,self", "--mca", "pml", "ob1", "--mca", "btl_tcp_if_include", "lo"]
+    namespace = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    alone = run_command([*namespace, "true"], tmp_path).status == 0 if shutil.which("unshare") else False
+    ended = run_command([*(namespace if alone else []), *words], tmp_path)
+    assert ended.status == 0, ended.output
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_bytes_sent_are_those_of_the_formula(tmp_path: Path, ranks: int) -> None:
+    found = counted(ranks, tmp_path)
+    assert {case["strategy"] for case in found} == {"allreduce", "sharded", "tensor", "none"} | (
+        {"mesh"} if ranks > 2 else set()
+    )
+    for case in found:
+        if case["strategy"] == "none":
+            assert case["counted"] < 20_000
+        else:
+            assert case["counted"] == pytest.approx(case["formula"], rel=0.05), case

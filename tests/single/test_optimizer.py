@@ -1,0 +1,58 @@
+"""The fused optimizers are Keras' own, in fewer passes over memory."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from horovod_flowers.config import OptimizerConfig
+from horovod_flowers.optimizer import FusedAdam, FusedSGD, make_optimizer
+
+SHAPES = ((300, 40), (40,), (3, 3, 8, 16), (1,))
+
+
+def train(optimizer: Any, graph: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Twenty steps with gradients and learning rates that change."""
+    random = np.random.default_rng(0)
+    variables = [keras.Variable(random.normal(size=shape).astype(np.float32)) for shape in SHAPES]
+    optimizer.build(variables)
+    apply = tf.function(lambda gradients: optimizer.apply(gradients, variables)) if graph else None
+    for step in range(20):
+        optimizer.learning_rate.assign(0.01 / (1 + step % 3))
+        gradients = [tf.constant(random.normal(size=shape).astype(np.float32)) for shape in SHAPES]
+        if apply is None:
+            optimizer.apply(gradients, variables)
+        else:
+            apply(gradients)
+    return [v.numpy() for v in variables], [np.asarray(v) for v in optimizer.variables]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize(
+    ("fused", "stock", "options"),
+    [
+        (FusedAdam, keras.optimizers.Adam, {}),
+        (FusedAdam, keras.optimizers.Adam, {"beta_1": 0.8, "epsilon": 1e-3, "weight_decay": 0.01, "clipnorm": 1.0}),
+        (FusedAdam, keras.optimizers.Adam, {"amsgrad": True}),
+        (FusedSGD, keras.optimizers.SGD, {"momentum": 0.9}),
+        (FusedSGD, keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        (FusedSGD, keras.optimizers.SGD, {}),
+    ],
+)
+def test_twenty_steps_equal_keras_own(fused: Any, stock: Any, options: dict[str, Any], graph: bool) -> None:
+    weights, state = train(fused(0.01, **options), graph)
+    expected_weights, expected_state = train(stock(0.01, **options), graph)
+    assert len(state) == len(expected_state)
+    for found, expected in zip(weights + state, expected_weights + expected_state, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_update_is_one_operation_a_variable() -> None:
+    optimizer = make_optimizer(OptimizerConfig())
+    variables = [keras.Variable(np.ones(shape, np.float32)) for shape in SHAPES]
+    optimizer.build(variables)
+    gradients = [tf.ones(shape) for shape in SHAPES]
+    graph = tf.function(lambda: optimizer.apply(gradients, variables)).get_concrete_function().graph
+    assert [node.type for node in graph.get_operations()].count("ResourceApplyAdam") == len(SHAPES)

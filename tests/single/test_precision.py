@@ -1,0 +1,66 @@
+"""Which number format is chosen, and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags, reason, switch_on
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags", "gpu", "chosen", "why"),
+    [
+        ("auto", {"avx512_bf16"}, False, "bf16", "auto: the CPU has avx512_bf16"),
+        ("auto", {"amx_bf16", "avx512_bf16"}, False, "bf16", "auto: the CPU has amx_bf16"),
+        ("auto", {"avx2"}, False, "fp32", "auto: the CPU has neither amx_bf16 nor avx512_bf16"),
+        ("auto", {"avx512_bf16"}, True, "fp32", "auto: on a GPU"),
+        ("fp32", {"avx512_bf16"}, False, "fp32", "as asked"),
+        ("bf16", {"avx512_bf16"}, False, "bf16", "as asked"),
+        ("fp16", set(), True, "fp16", "as asked"),
+    ],
+)
+def test_what_the_machine_can_do_decides(asked: str, flags: set[str], gpu: bool, chosen: str, why: str) -> None:
+    assert choose(asked, flags, gpu) == chosen  # type: ignore[arg-type]
+    assert reason(asked, chosen, flags, gpu) == why
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags", "gpu", "sentence"),
+    [
+        ("bf16", {"avx2"}, False, "needs a CPU with amx_bf16 or avx512_bf16, which this one lacks: use --precision"),
+        ("bf16", {"avx512_bf16"}, True, "bf16 is for CPUs, and this rank computes on a GPU: use --precision fp16"),
+        ("fp16", {"avx512_bf16"}, False, "fp16 is for GPUs, and this rank computes on a CPU: use --precision bf16"),
+    ],
+)
+def test_what_is_not_there_is_refused(asked: str, flags: set[str], gpu: bool, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        choose(asked, flags, gpu)  # type: ignore[arg-type]
+    assert sentence in str(error.value)
+
+
+@pytest.mark.skipif(not set(BF16_FEATURES) & cpu_flags(), reason="this CPU has no bfloat16 instructions")
+def test_bf16_rounds_products_but_not_weights() -> None:
+    """A product of graphs traced while bf16 is on has bfloat16's 8 bits; a sum keeps all of fp32's 24."""
+    values = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+
+    def relative_error() -> float:
+        weights = tf.Variable(values)
+
+        @tf.function
+        def product(x: tf.Tensor) -> tf.Tensor:
+            result = tf.nn.relu(tf.matmul(x, weights))
+            weights.assign_add(tf.fill([64, 64], 2.0**-20))
+            return result
+
+        found = product(tf.constant(values)).numpy()
+        assert np.array_equal(weights.numpy(), values + np.float32(2.0**-20))
+        expected = np.maximum(values.astype(np.float64) @ values, 0)
+        return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+    try:
+        switch_on("bf16")
+        assert 1e-4 < relative_error() < 1e-2
+    finally:
+        switch_on("fp32")
+    assert relative_error() < 1e-5
