@@ -1,0 +1,223 @@
+"""Measure every strategy and precision, and the peers that are installed, in turn and in one run.
+
+    python -m horovod_flowers.bench
+    python -m horovod_flowers.bench --ranks 1,2 --repetitions 7 --torch-python /path/to/python
+
+Each repetition runs all contenders once, in an order drawn anew, each in processes of its own: what a shared machine
+does to one it does to its neighbours, and ratios are taken within a repetition. Writes bench.json and bench.csv.
+"""
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from horovod_flowers.bench_table import print_costs, print_ratios, print_table
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import DataConfig, option
+from horovod_flowers.contenders import Contender, Measurement, Timing, Workload, installed_peers, our_contenders
+from horovod_flowers.data.prepared import find
+from horovod_flowers.data.sources import open_source
+from horovod_flowers.errors import UserError
+from horovod_flowers.files import writable_folder, write_whole
+from horovod_flowers.launch import error_boundary
+from horovod_flowers.precision import BF16_FEATURES, cpu_flags
+from horovod_flowers.prepare import prepare_with_progress
+from horovod_flowers.progress import Steps, say
+
+SCHEMA = 1
+STRATEGIES = ("none", "allreduce", "sharded", "tensor", "mesh")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Options of the bench."""
+
+    ranks: str = option("1,2", "numbers of ranks, separated by commas")
+    strategies: str = option(",".join(STRATEGIES), "strategies to measure, separated by commas (mesh from 4 ranks on)")
+    precisions: str = option("auto", "of fp32, bf16, fp16, separated by commas; auto: fp32, and bf16 where there is it")
+    per_rank_batch: int = option(32, "images a rank and step")
+    repetitions: int = option(7, "runs of each contender")
+    steps: int = option(10, "timed steps a run")
+    warmup_steps: int = option(4, "steps before them")
+    peers: bool = option(True, "measure the programs of the benchmarks folder too (--no-peers)")
+    torch_python: str | None = option(None, "the Python of an environment with PyTorch (default: this one)")
+    seed: int = option(0, "of the order of the contenders")
+    timeout_seconds: int = option(600, "after which a run is ended and counts as failed")
+    output: str = option("bench", "folder to write bench.json and bench.csv into")
+    prepared_dir: str = option("data/prepared", "where prepared images are kept")
+
+    def __post_init__(self) -> None:
+        for name in ("per_rank_batch", "repetitions", "steps", "warmup_steps", "timeout_seconds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a positive whole number")
+        if not all(word.isdigit() and int(word) for word in self.ranks.split(",")):
+            raise UserError(f"ranks is {self.ranks!r}: give positive whole numbers separated by commas, such as 1,2")
+        for name, allowed in (("strategies", STRATEGIES), ("precisions", ("auto", "fp32", "bf16", "fp16"))):
+            for word in getattr(self, name).split(","):
+                if word not in allowed:
+                    raise UserError(f"{name} names {word!r}: allowed are {', '.join(allowed)}, separated by commas")
+
+    @property
+    def rank_counts(self) -> list[int]:
+        """In ascending order."""
+        return sorted({int(word) for word in self.ranks.split(",")})
+
+    @property
+    def precision_names(self) -> list[str]:
+        """With 'auto' resolved by this machine's CPU."""
+        if self.precisions != "auto":
+            return self.precisions.split(",")
+        return ["fp32", "bf16"] if set(BF16_FEATURES) & cpu_flags() else ["fp32"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.bench`."""
+    with error_boundary("horovod_flowers.bench"):
+        config = parse(BenchConfig, "horovod_flowers.bench", (__doc__ or "").splitlines()[0], arguments)
+        output = writable_folder(Path(config.output), "choose another folder with --output")
+        work = Workload(config.per_rank_batch, config.steps, config.warmup_steps)
+        strategies = config.strategies.split(",")
+        ours = our_contenders(strategies, config.precision_names, config.rank_counts, work, config.prepared_dir)
+        peers, absent = installed_peers(config.rank_counts, work, config.torch_python) if config.peers else ([], [])
+        for line in absent:
+            say(f"not measured: {line}")
+        source = open_source(DataConfig(prepared_dir=config.prepared_dir))
+        if find(Path(config.prepared_dir), source) is None:
+            prepare_with_progress(Path(config.prepared_dir), source)
+        measurements = measure([*ours, *peers], config)
+        costs = measure_communication(config) if max(config.rank_counts) > 1 else None
+        write_files(output, config, measurements, costs, absent)
+        print_table(measurements)
+        print_ratios(measurements)
+        if costs is not None:
+            print_costs(costs)
+        for measurement in measurements:
+            if measurement.failures:
+                say(f"failed {measurement.failures} times: {measurement.contender}: {measurement.reason}")
+        say(f"written: {output}/bench.json, bench.csv")
+
+
+def measure(contenders: Sequence[Contender], config: BenchConfig) -> list[Measurement]:
+    """Run every contender once a repetition, in an order drawn anew each time."""
+    timings: dict[int, dict[int, Timing]] = {number: {} for number in range(len(contenders))}
+    failures: dict[int, list[str]] = {number: [] for number in range(len(contenders))}
+    shuffler = random.Random(config.seed)
+    with Steps("bench", config.repetitions * len(contenders), "runs") as progress:
+        for repetition in range(config.repetitions):
+            for number in shuffler.sample(range(len(contenders)), len(contenders)):
+                try:
+                    timings[number][repetition] = run_once(contenders[number], config.timeout_seconds)
+                except UserError as error:
+                    failures[number].append(str(error))
+                progress.advance(detail=contenders[number].name)
+    return [
+        Measurement(
+            contender.name,
+            contender.ranks,
+            timings[number],
+            len(failures[number]),
+            failures[number][-1] if failures[number] else None,
+            peer=contender.peer,
+        )
+        for number, contender in enumerate(contenders)
+    ]
+
+
+def run_once(contender: Contender, timeout_seconds: int) -> Timing:
+    """One run in a folder of its own. Raises UserError, with the end of its output, where it fails."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        run_job(contender.command(Path(folder)), contender.variables(), timeout_seconds)
+        return contender.read(Path(folder))
+
+
+def run_job(words: list[str], variables: dict[str, str], timeout_seconds: int) -> None:
+    """Run a job to its end, or end it with all that it started. Raises UserError where it fails."""
+    process = subprocess.Popen(
+        words,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"took more than {timeout_seconds} s") from error
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode != 0:
+        lines = [line for line in output.splitlines() if line.strip()]
+        told = next((line for line in lines if "rror:" in line), lines[-1] if lines else "no output")
+        raise UserError(f"status {process.returncode}: {told.strip()[:300]}")
+
+
+def measure_communication(config: BenchConfig) -> dict[str, Any]:
+    """Run the microbenchmark on the largest number of ranks."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file = Path(folder) / "microbenchmark.json"
+        words = ["mpirun", "-np", str(max(config.rank_counts)), "--oversubscribe", "--bind-to", "none"]
+        words += [sys.executable, "-m", "horovod_flowers.microbenchmark", "--output", str(file)]
+        run_job(words, {}, config.timeout_seconds)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_files(
+    output: Path,
+    config: BenchConfig,
+    measurements: Sequence[Measurement],
+    costs: dict[str, Any] | None,
+    absent: Sequence[str],
+) -> None:
+    """Write every timing, each file whole or not at all."""
+    rows = [
+        {
+            "contender": measurement.contender,
+            "ranks": measurement.ranks,
+            "repetition": repetition,
+            "images_per_second": timing.images_per_second,
+            "median_step_seconds": timing.median_step_seconds,
+            "oversubscribed": timing.oversubscribed,
+            **{f"{part}_seconds": seconds for part, seconds in (timing.parts or {}).items()},
+        }
+        for measurement in measurements
+        for repetition, timing in measurement.by_repetition.items()
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(output / "bench.csv", table.getvalue())
+    failed = [
+        {"contender": m.contender, "ranks": m.ranks, "failures": m.failures, "reason": m.reason}
+        for m in measurements
+        if m.failures
+    ]
+    document = {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "command": sys.orig_argv,
+        "timings": rows,
+        "failed": failed,
+        "absent": list(absent),
+        "communication": costs,
+    }
+    write_whole(output / "bench.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
