@@ -5,6 +5,7 @@ the broadcast callback, under tf-keras (Keras 2), which it needs.
 """
 
 import os
+import sys
 
 import peer
 
@@ -14,9 +15,12 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 def main():
     options = peer.arguments(__doc__)
     rank, size = peer.place()
-    import horovod.tensorflow.keras as hvd
     import tensorflow as tf
     import tf_keras as keras
+
+    # Horovod imports its callbacks' backend from the package keras, which is Keras 3 here and lacks what they call.
+    sys.modules["keras"] = keras
+    import horovod.tensorflow.keras as hvd
 
     hvd.init()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -28,7 +32,7 @@ def main():
     steps = options.warmup_steps + options.steps
     dataset = tf.data.Dataset.from_tensors(peer.images(rank, options.batch)).cache().repeat()
     clock = peer.Clock()
-    timing = keras.callbacks.LambdaCallback(on_batch_end=lambda *_: clock.step())
+    timing = keras.callbacks.LambdaCallback(on_batch_end=lambda *_, **__: clock.step())
     callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), hvd.callbacks.MetricAverageCallback(), timing]
     model.fit(dataset, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0)
     clock.write(options, rank, size, {"tf-keras": keras.__version__, "tensorflow": tf.__version__})

@@ -24,7 +24,7 @@ def main():
     steps = options.warmup_steps + options.steps
     dataset = tf.data.Dataset.from_tensors(peer.images(0, options.batch)).cache().repeat()
     clock = peer.Clock()
-    timing = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: clock.step())
+    timing = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: clock.step())
     model.fit(dataset, steps_per_epoch=steps, epochs=1, callbacks=[timing], verbose=0)
     clock.write(options, 0, 1, {"keras": keras.__version__, "tensorflow": tf.__version__})
 

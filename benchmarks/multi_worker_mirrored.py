@@ -35,7 +35,7 @@ def main():
     own = tf.data.Dataset.from_tensors(peer.images(rank, options.batch)).cache().repeat()
     distributed = strategy.distribute_datasets_from_function(lambda _: own)
     clock = peer.Clock()
-    timing = keras.callbacks.LambdaCallback(on_batch_end=lambda *_: clock.step())
+    timing = keras.callbacks.LambdaCallback(on_batch_end=lambda *_, **__: clock.step())
     model.fit(distributed, steps_per_epoch=steps, epochs=1, callbacks=[timing], verbose=0)
     clock.write(options, rank, size, {"tf-keras": keras.__version__, "tensorflow": tf.__version__})
 

@@ -121,7 +121,10 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
         return config
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     folder.check(overwrite=False, resume=True)
-    return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
+    stored = flat_options(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    if any(word.split("=")[0] == "--strategy" for word in words) and stored.get("strategy") != config.strategy:
+        stored = {name: value for name, value in stored.items() if name not in OPTIONS_OF_A_STRATEGY}
+    return parse(RunConfig, command, description, words, rank, defaults=stored)
 
 
 def check_before_mpi(config: RunConfig, launch: Launch) -> None:
@@ -152,11 +155,14 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     config.check_against(launch.size, boundary, source.images - boundary)
 
 
+# Those of the strategy before say nothing about another one.
+OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size", "shard_layers")
+
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "epochs", "checkpoint", "tensorboard", "warmup_steps"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
-    *("strategy", "model_parallel_size", "shard_layers", "shard_above", "dense_gradients"),
+    *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
     *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),
     *("data.path", "data.tfds_dir", "data.prepared_dir"),
 )

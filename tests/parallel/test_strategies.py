@@ -16,8 +16,8 @@ from tests.conftest import Workplace, mpirun, run_command
 # Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
 OPTIONS = ("--global-batch", "20", "--warmup-steps", "1", "--epochs", "2")
 CASES = {
-    2: ("allreduce", "allreduce --dense-gradients reduced", "sharded", "tensor", "auto"),
-    4: ("allreduce", "sharded --dense-gradients reduced", "tensor", "mesh --model-parallel-size 2"),
+    2: ("allreduce", "sharded", "tensor", "auto"),
+    4: ("allreduce --dense-gradients reduced", "sharded", "tensor", "mesh --model-parallel-size 2"),
 }
 
 
@@ -85,32 +85,32 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
 def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
     shared_workplace: Workplace, runs: Path
 ) -> None:
-    """One training handed on four times ends where an uninterrupted one ends."""
-    chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (4, "allreduce"), (1, "tensor"))
+    """One training handed on three times ends where an uninterrupted one ends."""
+    chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (1, "allreduce"))
     options = ("--global-batch", "20", "--warmup-steps", "1")
     for epoch, (ranks, strategy) in enumerate(chain, 1):
         more = ("--resume",) if epoch > 1 else ()
         words = (*options, "--strategy", *strategy.split(), "--name", "chain", "--epochs", str(epoch), *more)
         ended = shared_workplace.train(*words, ranks=ranks)
         assert ended.status == 0, ended.output
-    ended = shared_workplace.train(*options, "--name", "whole", "--epochs", "5")
+    ended = shared_workplace.train(*options, "--name", "unbroken", "--epochs", "4")
     assert ended.status == 0, ended.output
-    expected, found = (load_file(runs / name / "checkpoints" / "last.safetensors") for name in ("whole", "chain"))
+    expected, found = (load_file(runs / name / "checkpoints" / "last.safetensors") for name in ("unbroken", "chain"))
     assert expected.keys() == found.keys()
-    assert int(found["optimizer.0000"]) == 25
+    assert int(found["optimizer.0000"]) == 20
     for kind in ("weight.", "optimizer."):
         flat = [np.concatenate([t[n].ravel() for n in expected if n.startswith(kind)]) for t in (expected, found)]
-        assert relative_difference(*flat) < 1e-3  # 25 steps of rounding apart
+        assert relative_difference(*flat) < 1e-3  # 20 steps of rounding apart
 
 
 def test_the_optimizers_state_is_divided_by_the_number_of_ranks(runs: Path) -> None:
-    whole = read_run(runs / "n4-allreduce").result.optimizer_bytes
+    whole = read_run(runs / "n4-allreduce-dense-gradientsreduced").result.optimizer_bytes
     assert len(set(whole)) == 1
-    for strategy, parts in (("sharded -dense-gradientsreduced", 4), ("tensor", 4), ("mesh -model-parallel-size2", 2)):
+    for strategy, parts in (("sharded", 4), ("tensor", 4), ("mesh -model-parallel-size2", 2)):
         result = read_run(runs / f"n4-{strategy.replace(' ', '')}").result
         assert len(result.peak_memory_bytes) == 4
         # The Dense layer holds 73 % of the weights of this small model; 'sharded' divides all but the small tensors.
-        share = 1 / parts if strategy.startswith("sharded") else 1 - 262_144 / 358_469 * (1 - 1 / parts)
+        share = 1 / parts if strategy == "sharded" else 1 - 262_144 / 358_469 * (1 - 1 / parts)
         assert max(result.optimizer_bytes) / whole[0] == pytest.approx(share, abs=0.01)
 
 
@@ -130,13 +130,13 @@ def test_auto_takes_the_fastest_of_what_it_measured_and_leaves_training_alone(ru
 def test_the_log_says_what_was_done(runs: Path) -> None:
     assert environment(runs / "n4-tensor").strategy_notes == ["dense divided over 4 ranks, 128 inputs each"]
     assert environment(runs / "n2-allreduce").strategy_notes == ["gradient of dense by factors"]
-    assert environment(runs / "n2-allreduce-dense-gradientsreduced").strategy_notes == []
+    assert environment(runs / "n4-allreduce-dense-gradientsreduced").strategy_notes == []
     assert environment(runs / "n2-tensor").precision == "fp32"
     assert environment(runs / "reference").strategy == "one rank"
 
 
 def test_steps_that_wait_for_others_inside_the_passes_say_so(runs: Path) -> None:
-    for name in ("n4-tensor", "n4-allreduce", "n2-tensor"):
+    for name in ("n4-tensor", "n4-sharded", "n2-tensor"):
         run = read_run(runs / name)
         assert np.array_equal(run.part_ns.sum(axis=2), run.step_ns)
         assert (run.part_ns >= 0).all()

@@ -49,8 +49,9 @@ def direct(project: dict[str, Any]) -> dict[str, str]:
 
 
 def every(project: dict[str, Any]) -> dict[str, str]:
-    """Versions of the direct dependencies, those for development, and all that these bring."""
-    indirect = project["dependency-groups"]["dev"] + project["tool"]["uv"]["constraint-dependencies"]
+    """Versions of the direct dependencies, those of all groups, and all that these bring."""
+    groups = [requirement for group in project["dependency-groups"].values() for requirement in group]
+    indirect = groups + project["tool"]["uv"]["constraint-dependencies"]
     return direct(project) | dict(name_and_version(requirement) for requirement in indirect)
 
 
