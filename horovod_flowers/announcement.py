@@ -77,7 +77,9 @@ def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
         yield f"one rank: nothing to divide{same}; {chosen}"
         return
     notes = "".join(f", {note}" for note in environment.strategy_notes)
-    settings = "".join(f", {name} {value}" for name, value in environment.horovod_settings.items())
+    knobs = {"HOROVOD_CYCLE_TIME": "ms cycle time", "HOROVOD_FUSION_THRESHOLD": "bytes fusion threshold"}
+    given = environment.horovod_settings
+    settings = "".join(f", {given[name]} {what}" for name, what in knobs.items() if name in given)
     extras = f", {config.accumulate} steps an update" if config.accumulate > 1 else ""
     if config.compression != "none" and environment.strategy == "allreduce":
         extras += f", gradients sent as {config.compression}"

@@ -107,7 +107,7 @@ def timestamp_seconds() -> float:
     """What one timestamp inside a step's graph costs: a chain of them against the same chain without."""
     import tensorflow as tf
 
-    from horovod_flowers.strategy.wide_dense import Waits
+    from horovod_flowers.strategy.waits import Waits
 
     waits = Waits()
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
-from horovod_flowers.strategy.replicated import OneRank, Strategy
+from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.strategy.replicated import OneRank
 
 WEIGHT, OPTIMIZER = "weight", "optimizer"
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
-from horovod_flowers.strategy.replicated import Strategy
+from horovod_flowers.strategy.protocol import Strategy
 
 FP16_LOSS_SCALE = 1024.0
 """Keeps small gradients above fp16's smallest number (Micikevicius et al. 2018, section 3.2). Fixed, a power of two."""

@@ -6,12 +6,14 @@ from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
+from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups
-from horovod_flowers.strategy.replicated import Allreduce, Independent, OneRank, Strategy
+from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.strategy.replicated import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor import TensorParallel
 from horovod_flowers.strategy.traffic import DenseShape, factors_send_less
-from horovod_flowers.strategy.wide_dense import Exchange, dense_layers
+from horovod_flowers.strategy.wide_dense import dense_layers
 
 
 def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any) -> Strategy:

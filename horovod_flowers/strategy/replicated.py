@@ -1,51 +1,14 @@
 """Strategies that keep all weights on every rank: one rank, ranks that train apart, and allreduce."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import tensorflow as tf
 
+from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
-from horovod_flowers.strategy.wide_dense import Exchange, FactorDense, Waits
-
-
-class Strategy(Protocol):
-    """One way to divide the work of a step. Every rank calls every method in the same order."""
-
-    name: str
-    trains_one_model: bool
-    """Whether all ranks train one model, so that evaluating and saving it means something."""
-    groups: Groups
-    differentiated: list[Any]
-    """tf.Variables with respect to which each rank differentiates its loss, in the model's order."""
-    updated: list[Any]
-    """Keras variables that this rank's optimizer updates, one for each that is trained, in the model's order."""
-    parts: list[Part]
-    """What each of `updated` is of the whole."""
-    publishes: bool
-    """Whether updated weights have to travel before the model can read them."""
-    waits: Waits
-    """Times in which this rank could do nothing but wait for others, inside the forward and backward pass."""
-    combined_early: tuple[int, ...]
-    """Positions of gradients that are those of the global batch already when the backward pass yields them."""
-    notes: list[str]
-    """What was done to which layers, for the log."""
-
-    def adopt(self, model: Any) -> None:
-        """Prepare a built model, in place, before its optimizer is built."""
-        ...
-
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Turn the gradients of this rank's part into those of the global batch, one for each of `updated`.
-
-        Each rank's loss is scaled so that the *mean* over ranks is the gradient of the global batch's mean loss.
-        Called inside tf.function.
-        """
-        ...
-
-    def publish(self) -> None:
-        """Bring updated weights to where the model reads them. Every rank calls it, inside tf.function or not."""
-        ...
+from horovod_flowers.strategy.waits import Waits
+from horovod_flowers.strategy.wide_dense import FactorDense
 
 
 class OneRank:

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.wide_dense import Exchange, GatheredDense
+from horovod_flowers.strategy.wide_dense import GatheredDense
 
 SMALLEST_DIVIDED = 4096
 """Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.wide_dense import Exchange, RowParallelDense
+from horovod_flowers.strategy.wide_dense import RowParallelDense
 
 
 class TensorParallel(OneRank):

@@ -29,17 +29,21 @@ def try_out(names: Sequence[str], start: Callable[[str], Timed]) -> list[Trial]:
     """Time each strategy on a training of its own, made by `start` and thrown away: nothing of it reaches the run.
 
     A strategy that finds nothing to divide in the model is left out. Every rank calls it and gets the same answer.
+    Raises the UserError of the last one where none fits: the mistake is then not the strategy's.
     """
-    trials = []
+    trials, refusal = [], None
     for name in names:
         try:
             training: Any = start(name)
-        except UserError:
+        except UserError as error:
+            refusal = error
             continue
         seconds = training.time_steps(WARMUP_STEPS + TIMED_STEPS)[WARMUP_STEPS:]
         trials.append(Trial(strategy=name, steps=TIMED_STEPS, median_step_seconds=statistics.median(seconds)))
         del training
         gc.collect()  # the next one needs the memory
+    if refusal is not None and not trials:
+        raise refusal
     return trials
 
 

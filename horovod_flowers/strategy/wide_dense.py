@@ -15,7 +15,6 @@ Layers are taken over in place (the class of a built keras.layers.Dense changes)
 works: Sequential, functional or subclassed.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,118 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
-
-
-class Waits:
-    """Times at which a rank waits for others inside its forward and backward pass, collected while a step is traced."""
-
-    def __init__(self) -> None:
-        self._intervals: list[tuple[tf.Tensor, tf.Tensor]] = []
-        self._arrivals: list[tf.Tensor] = []
-        self.recording = False
-
-    def after(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """When these were there, in monotonic nanoseconds: an int64 scalar of the graph."""
-        with tf.control_dependencies(list(tensors)):
-            # Not stateful: TensorFlow would have one timestamp wait for the other in the order of the program. An input
-            # from the step itself keeps its optimizer from taking the time for a constant.
-            something = tf.cast(tf.reshape(tensors[0], [-1])[:1], tf.float32)
-            return tf.numpy_function(lambda _: np.int64(time.monotonic_ns()), [something], tf.int64, stateful=False)
-
-    def waited(self, ready: Sequence[tf.Tensor], arrived: Sequence[tf.Tensor]) -> None:
-        """From the moment that all of `ready` were computed (nothing else was left to do) until all `arrived`."""
-        if self.recording:
-            self._intervals.append((self.after(ready), self.after(arrived)))
-
-    def arrives(self, tensors: Sequence[tf.Tensor]) -> None:
-        """Data that the backward pass needs at its end: a wait only where everything else is done before."""
-        if self.recording:
-            self._arrivals.append(self.after(tensors))
-
-    def collect(self, others_ns: tf.Tensor) -> tf.Tensor:
-        """Sum of the waits of the step being traced, in nanoseconds, given when all other gradients were computed."""
-        none = tf.zeros([], tf.int64)
-        waited = tf.reduce_sum(tf.stack([none, *(tf.maximum(end - start, 0) for start, end in self._intervals)]))
-        late = tf.reduce_max(tf.stack([none, *(arrived - others_ns for arrived in self._arrivals)]))
-        self._intervals, self._arrivals = [], []
-        return waited + late
-
-
-class Exchange:
-    """Collective calls of the layers, over one process set, in the format that products are computed in.
-
-    Under bf16 both factors of a product are rounded to bfloat16 whatever happens. Rounding before sending halves the
-    bytes and changes nothing; Horovod knows no bfloat16, so its 16 bits travel as uint16. Sums are sent in fp32.
-    """
-
-    def __init__(self, size: int, rank: int, bf16: bool, process_set: Any = None) -> None:
-        self.size, self.rank, self._bf16 = size, rank, bf16
-        # Without the scopes of Keras' layer names, which count the models that a process has built.
-        self._options: dict[str, Any] = {"ignore_name_scope": True}
-        if process_set is not None:
-            self._options["process_set"] = process_set
-        self._calls = 0
-
-    @property
-    def bytes_per_value(self) -> int:
-        """Bytes of one activation on its way."""
-        return 2 if self._bf16 else 4
-
-    @property
-    def dtype(self) -> tf.DType:
-        """In which factors are kept and sent."""
-        return tf.bfloat16 if self._bf16 else tf.float32
-
-    def narrow(self, values: tf.Tensor) -> tf.Tensor:
-        """To the format of factors."""
-        return tf.cast(values, self.dtype)
-
-    def gather(self, values: tf.Tensor, name: str) -> tf.Tensor:
-        """[n, ...] of each rank -> [sum of n, ...] on all."""
-        import horovod.tensorflow as hvd
-
-        return self._narrowed(hvd.allgather(self._bits(values), name=name, **self._options))
-
-    def sum_scatter(self, values: tf.Tensor, name: str) -> tf.Tensor:
-        """fp32 [size * n, ...] of each rank -> the sum over ranks of this rank's [n, ...]."""
-        import horovod.tensorflow as hvd
-
-        return hvd.reducescatter(values, op=hvd.Sum, name=name, **self._options)
-
-    def columns_to_owners(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
-        """[n, inputs] of each rank -> [size * n, own inputs]: this rank's columns of everybody's values."""
-        widths = [part.size for part in rows]
-        images = tf.shape(values)[0]
-        blocks = [tf.reshape(block, [-1]) for block in tf.split(values, widths, axis=1)]
-        received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(widths), name)
-        return tf.reshape(received, [self.size * images, widths[self.rank]])
-
-    def columns_to_images(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
-        """The way back: [size * n, own inputs] -> [n, inputs]."""
-        widths = [part.size for part in rows]
-        images = tf.shape(values)[0] // self.size
-        sent = tf.fill([self.size], images * widths[self.rank])
-        received = self._all_to_all(tf.reshape(values, [-1]), sent, name)
-        blocks = tf.split(received, images * tf.constant(widths), num=self.size)
-        return tf.concat([tf.reshape(block, [images, w]) for block, w in zip(blocks, widths, strict=True)], 1)
-
-    def _all_to_all(self, flat: tf.Tensor, splits: tf.Tensor, name: str) -> tf.Tensor:
-        import horovod.tensorflow as hvd
-
-        received, _ = hvd.alltoall(self._bits(flat), splits=splits, name=name, **self._options)
-        return self._narrowed(received)
-
-    def _bits(self, values: tf.Tensor) -> tf.Tensor:
-        return tf.bitcast(values, tf.uint16) if self._bf16 else values
-
-    def _narrowed(self, bits: tf.Tensor) -> tf.Tensor:
-        return tf.bitcast(bits, tf.bfloat16) if self._bf16 else bits
-
-    def call_name(self, what: str) -> str:
-        """A name that no other call has, the same on every rank."""
-        self._calls += 1
-        return f"dense.{self._calls}.{what}"
+from horovod_flowers.strategy.waits import Waits
 
 
 class WideDense(keras.layers.Dense):

@@ -1,0 +1,84 @@
+"""The collective calls of the large Dense layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from horovod_flowers.strategy.layout import Slice
+
+
+class Exchange:
+    """Collective calls of the layers, over one process set, in the format that products are computed in.
+
+    Under bf16 both factors of a product are rounded to bfloat16 whatever happens. Rounding before sending halves the
+    bytes and changes nothing; Horovod knows no bfloat16, so its 16 bits travel as uint16. Sums are sent in fp32.
+    """
+
+    def __init__(self, size: int, rank: int, bf16: bool, process_set: Any = None) -> None:
+        self.size, self.rank, self._bf16 = size, rank, bf16
+        # Without the scopes of Keras' layer names, which count the models that a process has built.
+        self._options: dict[str, Any] = {"ignore_name_scope": True}
+        if process_set is not None:
+            self._options["process_set"] = process_set
+        self._calls = 0
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes of one activation on its way."""
+        return 2 if self._bf16 else 4
+
+    @property
+    def dtype(self) -> tf.DType:
+        """In which factors are kept and sent."""
+        return tf.bfloat16 if self._bf16 else tf.float32
+
+    def narrow(self, values: tf.Tensor) -> tf.Tensor:
+        """To the format of factors."""
+        return tf.cast(values, self.dtype)
+
+    def gather(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """[n, ...] of each rank -> [sum of n, ...] on all."""
+        import horovod.tensorflow as hvd
+
+        return self._narrowed(hvd.allgather(self._bits(values), name=name, **self._options))
+
+    def sum_scatter(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """fp32 [size * n, ...] of each rank -> the sum over ranks of this rank's [n, ...]."""
+        import horovod.tensorflow as hvd
+
+        return hvd.reducescatter(values, op=hvd.Sum, name=name, **self._options)
+
+    def columns_to_owners(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+        """[n, inputs] of each rank -> [size * n, own inputs]: this rank's columns of everybody's values."""
+        widths = [part.size for part in rows]
+        images = tf.shape(values)[0]
+        blocks = [tf.reshape(block, [-1]) for block in tf.split(values, widths, axis=1)]
+        received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(widths), name)
+        return tf.reshape(received, [self.size * images, widths[self.rank]])
+
+    def columns_to_images(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+        """The way back: [size * n, own inputs] -> [n, inputs]."""
+        widths = [part.size for part in rows]
+        images = tf.shape(values)[0] // self.size
+        sent = tf.fill([self.size], images * widths[self.rank])
+        received = self._all_to_all(tf.reshape(values, [-1]), sent, name)
+        blocks = tf.split(received, images * tf.constant(widths), num=self.size)
+        return tf.concat([tf.reshape(block, [images, w]) for block, w in zip(blocks, widths, strict=True)], 1)
+
+    def _all_to_all(self, flat: tf.Tensor, splits: tf.Tensor, name: str) -> tf.Tensor:
+        import horovod.tensorflow as hvd
+
+        received, _ = hvd.alltoall(self._bits(flat), splits=splits, name=name, **self._options)
+        return self._narrowed(received)
+
+    def _bits(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.bitcast(values, tf.uint16) if self._bf16 else values
+
+    def _narrowed(self, bits: tf.Tensor) -> tf.Tensor:
+        return tf.bitcast(bits, tf.bfloat16) if self._bf16 else bits
+
+    def call_name(self, what: str) -> str:
+        """A name that no other call has, the same on every rank."""
+        self._calls += 1
+        return f"dense.{self._calls}.{what}"
