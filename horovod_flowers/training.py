@@ -54,6 +54,7 @@ class Training:
         Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
         """
         self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
+        keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
         self.parameters = self.model.count_params()

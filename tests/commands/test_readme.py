@@ -29,7 +29,7 @@ def test_the_first_screen_holds_exactly_two_commands() -> None:
 def test_every_option_in_the_readme_exists() -> None:
     """Each `python -m horovod_flowers.X --flags` in the documents parses, so that no document outlives an option."""
     found = []
-    for document in ("README.md", "docs/run-log.md"):
+    for document in ("README.md", "docs/run-log.md", "docs/strategies.md"):
         text = (PROJECT / document).read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"python -m horovod_flowers\.(\w+)((?:[ \t]+[^\s`|#&;)]+)*)", text)
     assert len(found) > 5
@@ -90,6 +90,26 @@ def test_eight_ranks_run_anywhere_and_are_marked_where_oversubscribed(studied: P
     reported = run_command(["python", "-m", "horovod_flowers.report"], studied)
     assert reported.status == 0, reported.output
     assert ("oversubscribed" in reported.stdout) == run.environment.oversubscribed
+
+
+def test_the_bench_measures_strategies_and_communication(studied: Path) -> None:
+    options = ["--ranks", "1,2", "--strategies", "none,tensor", "--precisions", "fp32", "--repetitions", "1"]
+    options += ["--steps", "2", "--warmup-steps", "1", "--no-peers"]
+    ended = run_command(["python", "-m", "horovod_flowers.bench", *options], studied, timeout=900)
+    assert ended.status == 0, ended.output
+    assert re.search(r"2 ranks: tensor fp32 / none fp32: \d+\.\d\d\n", ended.stdout)
+    assert re.search(r"alltoall over 2 ranks: \d+\.\d\d ms \+ bytes / \d+\.\d\d GB/s", ended.stdout)
+    document = json.loads((studied / "bench" / "bench.json").read_text())
+    assert {(row["contender"], row["ranks"]) for row in document["timings"]} == {
+        ("one rank fp32", 1),
+        ("none fp32", 2),
+        ("tensor fp32", 2),
+    }
+    assert document["failed"] == []
+    for row in document["timings"]:
+        parts = sum(row[f"{part}_seconds"] for part in ("input_wait", "compute", "communication", "update"))
+        assert parts == pytest.approx(row["median_step_seconds"], rel=0.5)
+    assert not [path for path in (studied / "runs").iterdir() if path.name == "run"]  # a bench adds nothing to them
 
 
 def test_plain_lines_where_there_is_no_terminal(studied: Path) -> None:

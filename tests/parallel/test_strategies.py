@@ -38,7 +38,10 @@ def runs(shared_workplace: Workplace) -> Path:
     for ranks, strategies in CASES.items():
         for options in strategies:
             name = run_name(ranks, options)
-            ended = shared_workplace.train(*OPTIONS, "--strategy", *options.split(), "--name", name, ranks=ranks)
+            named = ("--shard-layers", "dense") if options == "auto" else ()
+            ended = shared_workplace.train(
+                *OPTIONS, "--strategy", *options.split(), *named, "--name", name, ranks=ranks
+            )
             assert ended.status == 0, ended.output
     return shared_workplace.folder / "runs"
 
