@@ -16,7 +16,7 @@ from tests.conftest import Workplace, mpirun, run_command
 # Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
 OPTIONS = ("--global-batch", "20", "--warmup-steps", "1", "--epochs", "2")
 CASES = {
-    2: ("allreduce", "sharded", "tensor", "auto"),
+    2: ("allreduce", "tensor", "auto"),
     4: ("allreduce --dense-gradients reduced", "sharded", "tensor", "mesh --model-parallel-size 2"),
 }
 
@@ -69,7 +69,7 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
     ended = run_command(mpirun(ranks, *words), tmp_path)
     assert ended.status == 0, ended.output
     found = json.loads(output.read_text())
-    assert len(found) == 37
+    assert len(found) == {2: 37, 4: 22}[ranks]
     for case in found:
         assert case["weights"] < 2e-5, case
         assert case["optimizer"] < 2e-5, case
@@ -88,9 +88,13 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
 def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
     shared_workplace: Workplace, runs: Path
 ) -> None:
-    """One training handed on three times ends where an uninterrupted one ends."""
+    """One training handed on three times ends where an uninterrupted one ends.
+
+    Of a smooth model: where a ReLU bends, rounding alone drives two trainings apart within some ten steps.
+    """
     chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (1, "allreduce"))
-    options = ("--global-batch", "20", "--warmup-steps", "1")
+    options = ("--global-batch", "20", "--warmup-steps", "1", "--shard-above", "1000")
+    options += ("--model.name", "tests.parallel.model_zoo:functional")
     for epoch, (ranks, strategy) in enumerate(chain, 1):
         more = ("--resume",) if epoch > 1 else ()
         words = (*options, "--strategy", *strategy.split(), "--name", "chain", "--epochs", str(epoch), *more)
@@ -103,7 +107,7 @@ def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
     assert int(found["optimizer.0000"]) == 20
     for kind in ("weight.", "optimizer."):
         flat = [np.concatenate([t[n].ravel() for n in expected if n.startswith(kind)]) for t in (expected, found)]
-        assert relative_difference(*flat) < 1e-3  # 20 steps of rounding apart
+        assert relative_difference(*flat) < 1e-4
 
 
 def test_the_optimizers_state_is_divided_by_the_number_of_ranks(runs: Path) -> None:
