@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
@@ -47,15 +47,8 @@ def _nearest(flag: str, known: typing.Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists them"
 
 
-def parse(
-    kind: type[Config],
-    command: str,
-    description: str,
-    arguments: Sequence[str] | None,
-    rank: int = 0,
-    defaults: Mapping[str, Any] | None = None,
-) -> Config:
-    """Read flags and `--config` YAML into a `kind` instance; flags override the file, both override `defaults`.
+def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
+    """Read flags and `--config` YAML into a `kind` instance; flags override the file.
 
     --help and --print-config answer on rank 0 alone. Raises UserError for an unknown flag or key, or a value of the
     wrong type; the dataclasses raise it for values out of range.
@@ -73,11 +66,6 @@ def parse(
         "--config", action="config", help="YAML file of these options, keys as in --print-config; flags override it"
     )
     add_options(parser, kind)
-    if defaults is not None:
-        try:
-            parser.set_defaults(dict(defaults))
-        except KeyError as error:
-            raise UserError(f"a configuration has an option that this version does not know: {error}") from error
     quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
     with quiet:
         given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))

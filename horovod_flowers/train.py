@@ -11,9 +11,11 @@ then the run folder is made and training begins. TensorFlow is imported late: a 
 import datetime
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -121,10 +123,25 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
         return config
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     folder.check(overwrite=False, resume=True)
-    stored = flat_options(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    if any(word.split("=")[0] == "--strategy" for word in words) and stored.get("strategy") != config.strategy:
-        stored = {name: value for name, value in stored.items() if name not in OPTIONS_OF_A_STRATEGY}
-    return parse(RunConfig, command, description, words, rank, defaults=stored)
+    stored = _stored_options(folder.config)
+    if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
+        return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
+    # Another strategy: what the one before was told says nothing about it.
+    kept = {name: value for name, value in stored.items() if name not in OPTIONS_OF_A_STRATEGY}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(yaml.safe_dump(kept))
+        file.flush()
+        return parse(RunConfig, command, description, ["--config", file.name, *words], rank)
+
+
+def _stored_options(path: Path) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): start another run") from error
+    if not isinstance(options, dict):
+        raise UserError(f"{path} does not hold a run's options: start another run")
+    return options
 
 
 def check_before_mpi(config: RunConfig, launch: Launch) -> None:
@@ -155,7 +172,6 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     config.check_against(launch.size, boundary, source.images - boundary)
 
 
-# Those of the strategy before say nothing about another one.
 OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size", "shard_layers")
 
 # What may differ between a run and its continuation, without making it another training.

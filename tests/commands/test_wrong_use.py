@@ -99,6 +99,17 @@ def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
     assert snapshot(runs) == before
 
 
+@pytest.mark.parametrize("contents", ["epochs: [", "nothing", "epocks: 3\n", "epochs: many\n"])
+def test_a_run_whose_configuration_is_damaged_is_not_resumed(workplace: Workplace, contents: str) -> None:
+    run = workplace.folder / "runs" / "d"
+    run.mkdir(parents=True)
+    (run / "environment.json").write_text("{}")
+    (run / "config.yaml").write_text(contents)
+    ended = workplace.run("python", "-m", "horovod_flowers.train", "--name", "d", "--resume", "--epochs", "2")
+    assert_one_sentence(ended, "horovod_flowers.train: error: ")
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "environment.json"]
+
+
 def test_more_ranks_than_images_are_refused(workplace: Workplace) -> None:
     ended = workplace.train("--data.synthetic-images", "10", "--data.validation-fraction", "0.75", ranks=4)
     assert_one_sentence(ended, "4 ranks are more than the 2 training images: start fewer ranks")

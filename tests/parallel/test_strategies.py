@@ -93,8 +93,8 @@ def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
     Of a smooth model: where a ReLU bends, rounding alone drives two trainings apart within some ten steps.
     """
     chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (1, "allreduce"))
-    options = ("--global-batch", "20", "--warmup-steps", "1", "--shard-above", "1000")
-    options += ("--model.name", "tests.parallel.model_zoo:functional")
+    options = [*("--global-batch", "20", "--warmup-steps", "1", "--shard-above", "1000")]
+    options += ["--model.name", "tests.parallel.model_zoo:functional"]
     for epoch, (ranks, strategy) in enumerate(chain, 1):
         more = ("--resume",) if epoch > 1 else ()
         words = (*options, "--strategy", *strategy.split(), "--name", "chain", "--epochs", str(epoch), *more)
