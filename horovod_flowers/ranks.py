@@ -180,10 +180,10 @@ def _silence_notices() -> None:
 
     tf.get_logger().setLevel("ERROR")
     library = ctypes.CDLL(str(Path(tf.sysconfig.get_lib()) / "libtensorflow_framework.so.2"))
-    # absl::SetStderrThreshold(LogSeverityAtLeast), in the one version of TensorFlow that we run on; errors are shown.
-    threshold = getattr(library, "_ZN4absl12lts_2023080218SetStderrThresholdENS0_18LogSeverityAtLeastE", None)
-    if threshold is not None:
-        threshold(ctypes.c_int(2))
+    # absl::SetMinLogLevel(LogSeverityAtLeast), in the one version of TensorFlow that we run on; errors are shown.
+    least = getattr(library, "_ZN4absl12lts_2023080214SetMinLogLevelENS0_18LogSeverityAtLeastE", None)
+    if least is not None:
+        least(ctypes.c_int(2))
 
 
 def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:

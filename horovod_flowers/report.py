@@ -147,9 +147,9 @@ def print_table(points: Sequence[Point]) -> None:
         table.add_column(name, justify="right" if name in numbers else "left")
     for point in points:
         values = row(point)
-        batch = "global batch" if values["scaling"] == "strong" else "batch a rank"
+        batch = f"batch {values['batch']}" if values["scaling"] == "strong" else f"{values['batch']} a rank"
         table.add_row(
-            f"{values['scaling']}, {batch} {values['batch']}, {values['precision']}",
+            f"{values['scaling']}, {batch}, {values['precision']}",
             values["strategy"],
             f"{point.ranks}{'*' if point.oversubscribed else ''}",
             values["threads"],
