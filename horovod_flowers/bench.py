@@ -49,7 +49,10 @@ class BenchConfig:
     repetitions: int = option(7, "runs of each contender")
     steps: int = option(10, "timed steps a run")
     warmup_steps: int = option(4, "steps before them")
-    peers: bool = option(True, "measure the programs of the benchmarks folder too (--no-peers)")
+    peers: str = option(
+        "all",
+        "programs of the benchmarks folder to measure too: all, none, or words of names, separated by commas",
+    )
     torch_python: str | None = option(None, "the Python of an environment with PyTorch (default: this one)")
     seed: int = option(0, "of the order of the contenders")
     timeout_seconds: int = option(600, "after which a run is ended and counts as failed")
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = Workload(config.per_rank_batch, config.steps, config.warmup_steps)
         strategies = config.strategies.split(",")
         ours = our_contenders(strategies, config.precision_names, config.rank_counts, work, config.prepared_dir)
-        peers, absent = installed_peers(config.rank_counts, work, config.torch_python) if config.peers else ([], [])
+        peers, absent = chosen_peers(config, work)
         for line in absent:
             say(f"not measured: {line}")
         source = open_source(DataConfig(prepared_dir=config.prepared_dir))
@@ -105,6 +108,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if measurement.failures:
                 say(f"failed {measurement.failures} times: {measurement.contender}: {measurement.reason}")
         say(f"written: {output}/bench.json, bench.csv")
+
+
+def chosen_peers(config: BenchConfig, work: Workload) -> tuple[list[Contender], list[str]]:
+    """The peers asked for that can run here, and why others cannot. Raises UserError for a name that none has."""
+    if config.peers == "none":
+        return [], []
+    found, absent = installed_peers(config.rank_counts, work, config.torch_python)
+    if config.peers == "all":
+        return found, absent
+    words = [word.strip().lower() for word in config.peers.split(",")]
+    for word in words:
+        if not any(word in name.lower() for name in [*(peer.name for peer in found), *absent]):
+            known = ", ".join(peer.name for peer in found)
+            raise UserError(f"peers names {word!r}: installed are {known}; give words of these names, all or none")
+    absent = [line for line in absent if any(word in line.lower() for word in words)]
+    return [peer for peer in found if any(word in peer.name.lower() for word in words)], absent
 
 
 def measure(contenders: Sequence[Contender], config: BenchConfig) -> list[Measurement]:

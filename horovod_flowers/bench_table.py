@@ -88,7 +88,8 @@ def print_ratios(measurements: Sequence[Measurement]) -> None:
         rivals = [measurement for measurement in ours if measurement.ranks == size]
         if rivals:
             best = max(rivals, key=lambda m: statistics.median(m.rates))
-            say(f"{size} ranks: {best.contender} / {peer.contender}: {described(ratios(best, peer), 2)}")
+            ranks = "1 rank" if size == 1 else f"{size} ranks"
+            say(f"{ranks}: {best.contender} / {peer.contender}: {described(ratios(best, peer), 2)}")
 
 
 def print_costs(costs: dict[str, Any]) -> None:

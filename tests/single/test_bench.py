@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horovod_flowers.bench import BenchConfig, Measurement, run_job
+from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, run_job
 from horovod_flowers.bench_table import described, interval, print_ratios, print_table, ratios
 from horovod_flowers.contenders import Peer, Timing, Workload, installed_peers, our_contenders
 from horovod_flowers.cost_model import fit_linear_cost
@@ -62,6 +62,14 @@ def test_peers_that_are_not_there_are_named_with_what_to_do() -> None:
     found, absent = installed_peers([1, 2], WORK, "/no/such/python")
     assert [peer.name for peer in found[:2]] == ["Keras fit, one core", "Keras fit, all cores"]
     assert any("give --torch-python" in line for line in absent)
+
+
+def test_peers_are_chosen_by_words_of_their_names() -> None:
+    found, absent = chosen_peers(BenchConfig(peers="one core", torch_python="/no/such/python"), WORK)
+    assert ([peer.name for peer in found], absent) == (["Keras fit, one core"], [])
+    assert chosen_peers(BenchConfig(peers="none"), WORK) == ([], [])
+    with pytest.raises(UserError, match="peers names 'caffe': installed are Keras fit, one core"):
+        chosen_peers(BenchConfig(peers="caffe", torch_python="/no/such/python"), WORK)
 
 
 def test_a_peer_is_as_fast_as_its_slowest_rank(tmp_path: Path) -> None:
