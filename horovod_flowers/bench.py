@@ -25,12 +25,13 @@ from horovod_flowers.bench_table import print_costs, print_ratios, print_table
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, option
 from horovod_flowers.contenders import Contender, Measurement, Timing, Workload, installed_peers, our_contenders
+from horovod_flowers.data.order import steps_per_epoch, validation_boundary
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder, write_whole
 from horovod_flowers.launch import error_boundary
-from horovod_flowers.precision import BF16_FEATURES, cpu_flags
+from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags
 from horovod_flowers.prepare import prepare_with_progress
 from horovod_flowers.progress import Steps, say
 
@@ -94,11 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peers, absent = chosen_peers(config, work)
         for line in absent:
             say(f"not measured: {line}")
+        refuse_what_cannot_run(config)
         source = open_source(DataConfig(prepared_dir=config.prepared_dir))
         if find(Path(config.prepared_dir), source) is None:
             prepare_with_progress(Path(config.prepared_dir), source)
-        measurements = measure([*ours, *peers], config)
+        # First: it fails within seconds where ranks cannot talk, instead of after half an hour of runs.
         costs = measure_communication(config) if max(config.rank_counts) > 1 else None
+        measurements = measure([*ours, *peers], config)
         write_files(output, config, measurements, costs, absent)
         print_table(measurements)
         print_ratios(measurements)
@@ -108,6 +111,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if measurement.failures:
                 say(f"failed {measurement.failures} times: {measurement.contender}: {measurement.reason}")
         say(f"written: {output}/bench.json, bench.csv")
+        if not any(measurement.by_repetition for measurement in measurements):
+            raise UserError("no run of the bench succeeded: mend what the lines above name")
+
+
+def refuse_what_cannot_run(config: BenchConfig) -> None:
+    """Refuse a precision that this machine lacks, and steps that an epoch of the drawn images lacks (UserError)."""
+    for name in config.precision_names:
+        choose(name, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())  # type: ignore[arg-type]
+    data, most = DataConfig(), max(config.rank_counts)
+    images = validation_boundary(data.synthetic_images, data.validation_fraction)
+    there, asked = steps_per_epoch(images, config.per_rank_batch * most), config.warmup_steps + config.steps
+    if asked > there:
+        raise UserError(
+            f"{asked} steps ({config.warmup_steps} to warm up) of {config.per_rank_batch} images on {most} ranks are "
+            f"more than the {there} of an epoch of {images} images: lower --steps or --per-rank-batch"
+        )
 
 
 def chosen_peers(config: BenchConfig, work: Workload) -> tuple[list[Contender], list[str]]:

@@ -88,16 +88,19 @@ class Training:
         self.state.share(tensors)
         self._give_each_rank_its_own_dropout()
 
-    def time_steps(self, steps: int) -> list[float]:
-        """Seconds of the slowest rank in each of the first `steps` steps of an epoch. Every rank calls it."""
-        seconds = []
-        batches = itertools.islice(itertools.cycle(self._batches(1)), steps)
-        for batch in batches:
+    def time_steps(self, updates: int) -> list[float]:
+        """Seconds a step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
+        seconds, accumulate = [], self.config.accumulate
+        batches = itertools.cycle(self._batches(1))
+        for _ in range(updates):
+            own = list(itertools.islice(batches, accumulate))
+            images = sum(batch.global_images for batch in own)
             self.ranks.barrier()
             self.ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
             started = time.monotonic()
-            self._step(batch, self.schedule.at(0), Update(batch.global_images))
-            seconds.append(self.ranks.largest(time.monotonic() - started))
+            for number, batch in enumerate(own, 1):
+                self._step(batch, self.schedule.at(0), Update(images, accumulate, last=number == accumulate))
+            seconds.append(self.ranks.largest(time.monotonic() - started) / accumulate)
         return seconds
 
     def run(self, folder: RunFolder) -> None:

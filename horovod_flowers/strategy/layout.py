@@ -19,13 +19,13 @@ class Slice:
     size: int
 
 
-def equal_slices(elements: int, parts: int, unit: int = 1) -> list[Slice]:
-    """Divide `elements`, in whole units, over `parts`, as equally as possible, the first parts getting more.
+def equal_slices(elements: int, parts: int) -> list[Slice]:
+    """Divide `elements` over `parts`, as equally as possible, the first parts getting more.
 
     The same division as Horovod's reducescatter makes of a first dimension.
     """
-    share, more = divmod(elements // unit, parts)
-    sizes = [(share + (part < more)) * unit for part in range(parts)]
+    share, more = divmod(elements, parts)
+    sizes = [share + (part < more) for part in range(parts)]
     return [Slice(sum(sizes[:part]), size) for part, size in enumerate(sizes)]
 
 

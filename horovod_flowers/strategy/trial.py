@@ -15,8 +15,8 @@ TIMED_STEPS = 5
 class Timed(Protocol):
     """What a trial needs of a training."""
 
-    def time_steps(self, steps: int) -> list[float]:
-        """Seconds of the slowest rank in each step."""
+    def time_steps(self, updates: int) -> list[float]:
+        """Seconds a step of the slowest rank, in each of some updates."""
         ...
 
 

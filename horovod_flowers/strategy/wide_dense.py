@@ -15,8 +15,9 @@ Layers are taken over in place (the class of a built keras.layers.Dense changes)
 works: Sequential, functional or subclassed.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -25,6 +26,9 @@ import tensorflow as tf
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
 from horovod_flowers.strategy.waits import Waits
+
+GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
+"""This rank's inputs, and a name for the call -> the inputs that its part of the gradient needs."""
 
 
 class WideDense(keras.layers.Dense):
@@ -49,8 +53,31 @@ class WideDense(keras.layers.Dense):
             outputs = outputs + self.bias
         return outputs if self.activation is None else self.activation(outputs)
 
+    @abstractmethod
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
+        """[images, inputs] -> [images, units], with its gradient."""
+
+    def _product_by_factors(self, inputs: tf.Tensor, weights: tf.Tensor, gather_inputs: GatherInputs) -> tf.Tensor:
+        """The product with whole weights; the gradient of what this rank updates of them from gathered factors."""
+        exchange, waits = self._exchange, self._waits
+        names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
+
+        @tf.custom_gradient
+        def product(inputs: tf.Tensor, updated: tf.Tensor) -> Any:
+            a = exchange.narrow(inputs)
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                g = exchange.narrow(upstream)
+                all_g, all_a = exchange.gather(g, names["gradients"]), gather_inputs(a, names["inputs"])
+                waits.arrives([all_a, all_g])
+                d_inputs = tf.matmul(g, weights, transpose_b=True)
+                with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
+                    d_updated = _outer(all_a, all_g, exchange.size)
+                return tf.cast(d_inputs, tf.float32), d_updated
+
+            return tf.cast(tf.matmul(a, weights), tf.float32), gradient
+
+        return product(inputs, tf.convert_to_tensor(self._kernel.value))
 
     def _replace_kernel(self, rows: Slice) -> None:
         """Keep these rows of the kernel only."""
@@ -69,25 +96,8 @@ class FactorDense(WideDense):
     """The whole kernel on every rank; its gradient, already that of the global batch, from gathered factors."""
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        exchange, waits = self._exchange, self._waits
-        names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
-
-        @tf.custom_gradient
-        def product(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
-            a, w = exchange.narrow(inputs), exchange.narrow(kernel)
-
-            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                g = exchange.narrow(upstream)
-                all_g, all_a = exchange.gather(g, names["gradients"]), exchange.gather(a, names["inputs"])
-                waits.arrives([all_a, all_g])
-                d_inputs = tf.matmul(g, w, transpose_b=True)
-                with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
-                    d_kernel = _outer(all_a, all_g, exchange.size)
-                return tf.cast(d_inputs, tf.float32), d_kernel
-
-            return tf.cast(tf.matmul(a, w), tf.float32), gradient
-
-        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+        weights = self._exchange.narrow(tf.convert_to_tensor(self._kernel.value))
+        return self._product_by_factors(inputs, weights, self._exchange.gather)
 
 
 class GatheredDense(WideDense):
@@ -112,27 +122,10 @@ class GatheredDense(WideDense):
         self._copy.assign(exchange.gather(rows, self._gathering))
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        exchange, waits, rows = self._exchange, self._waits, self._rows
-        names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
-        w = tf.convert_to_tensor(self._copy)
+        def own_inputs(a: tf.Tensor, name: str) -> tf.Tensor:
+            return self._exchange.columns_to_owners(a, self._rows, name)
 
-        @tf.custom_gradient
-        def product(inputs: tf.Tensor, own_rows: tf.Tensor) -> Any:
-            a = exchange.narrow(inputs)
-
-            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                g = exchange.narrow(upstream)
-                all_g = exchange.gather(g, names["gradients"])
-                own_a = exchange.columns_to_owners(a, rows, names["inputs"])
-                waits.arrives([own_a, all_g])
-                d_inputs = tf.matmul(g, w, transpose_b=True)
-                with tf.control_dependencies([d_inputs]):
-                    d_rows = _outer(own_a, all_g, exchange.size)
-                return tf.cast(d_inputs, tf.float32), d_rows
-
-            return tf.cast(tf.matmul(a, w), tf.float32), gradient
-
-        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+        return self._product_by_factors(inputs, tf.convert_to_tensor(self._copy), own_inputs)
 
 
 class RowParallelDense(WideDense):

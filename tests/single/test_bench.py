@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, run_job
+from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, refuse_what_cannot_run, run_job
 from horovod_flowers.bench_table import described, interval, print_ratios, print_table, ratios
 from horovod_flowers.contenders import Peer, Timing, Workload, installed_peers, our_contenders
 from horovod_flowers.cost_model import fit_linear_cost
@@ -70,6 +70,19 @@ def test_peers_are_chosen_by_words_of_their_names() -> None:
     assert chosen_peers(BenchConfig(peers="none"), WORK) == ([], [])
     with pytest.raises(UserError, match="peers names 'caffe': installed are Keras fit, one core"):
         chosen_peers(BenchConfig(peers="caffe", torch_python="/no/such/python"), WORK)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (BenchConfig(steps=48), "52 steps (4 to warm up) of 32 images on 2 ranks are more than the 49 of an epoch"),
+        (BenchConfig(precisions="fp16"), "precision fp16 is for GPUs"),
+    ],
+)
+def test_a_bench_that_cannot_run_is_refused_before_it_runs(config: BenchConfig, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        refuse_what_cannot_run(config)
+    assert sentence in str(error.value)
 
 
 def test_a_peer_is_as_fast_as_its_slowest_rank(tmp_path: Path) -> None:

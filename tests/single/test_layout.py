@@ -8,7 +8,6 @@ from horovod_flowers.strategy.traffic import DenseShape, bytes_per_step, factors
 
 def test_slices_are_whole_and_nearly_equal() -> None:
     assert equal_slices(10, 4) == [Slice(0, 3), Slice(3, 3), Slice(6, 2), Slice(8, 2)]
-    assert equal_slices(12, 2, unit=4) == [Slice(0, 8), Slice(8, 4)]
     assert equal_slices(2, 3) == [Slice(0, 1), Slice(1, 1), Slice(2, 0)]
 
 
