@@ -1,4 +1,4 @@
-"""Which cores each rank of a node gets, and how many threads: arithmetic on affinity masks, no side effect.
+"""Which cores each rank of a node gets, and how many threads: affinity masks read and divided, nothing changed.
 
 TensorFlow takes all cores in every rank unless told otherwise, and mpirun's default binding puts all threads of a rank
 on one core; both are set right from the masks of the ranks on one node. Two hyperthreads of one core are one core here:
@@ -7,6 +7,7 @@ they share the units that do a network's arithmetic.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,17 @@ def should_yield_when_idle(mask: int, online: int, ranks: int, most: int | None 
     """
     own = mask if mask < online else mask // ranks
     return min(own, most or own) < 2
+
+
+def core_of(cpu: int) -> tuple[int, ...]:
+    """Socket and core of a logical CPU, as Linux tells them; a CPU of unknown place counts as a core of its own."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())
+    except (OSError, ValueError):
+        return -1, cpu
+
+
+def machine_id() -> str:
+    """The same for all processes under one Linux kernel, however many nodes or containers it is divided into."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""What a run says before it starts: on what it runs, how the work is divided, what is trained."""
+"""What a run says: before it starts, on what it runs, how the work is divided, what is trained; then each epoch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +6,7 @@ from horovod_flowers.config import RunConfig
 from horovod_flowers.data.order import Split
 from horovod_flowers.precision import reason
 from horovod_flowers.progress import say
-from horovod_flowers.runlog import Environment, RankEnvironment
+from horovod_flowers.runlog import Environment, EpochRecord, RankEnvironment
 
 NAMED_RANKS = 8
 
@@ -46,7 +46,7 @@ def announcement(
 
 
 def _affinity(config: RunConfig, ranks: Sequence[RankEnvironment]) -> str:
-    named = "; ".join(f"rank {rank.rank} CPU {_spans(rank.cores)}" for rank in ranks[:NAMED_RANKS])
+    named = "; ".join(f"rank {rank.rank} CPU {spans(rank.cores)}" for rank in ranks[:NAMED_RANKS])
     more = f"; and {len(ranks) - NAMED_RANKS} more" if len(ranks) > NAMED_RANKS else ""
     how = "each its share of its node's cores" if config.bind == "auto" else "as the launcher bound them"
     threaded = any(len(rank.cores) > rank.physical_cores for rank in ranks)
@@ -54,7 +54,7 @@ def _affinity(config: RunConfig, ranks: Sequence[RankEnvironment]) -> str:
     return f"affinity ({how}{word}): {named}{more}"
 
 
-def _spans(cpus: Sequence[int]) -> str:
+def spans(cpus: Sequence[int]) -> str:
     """0-3,8 for 0, 1, 2, 3 and 8."""
     spans: list[list[int]] = []
     for cpu in cpus:
@@ -89,3 +89,12 @@ def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
 def _count(number: int, noun: str) -> str:
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number} {noun if number == 1 else plural}"
+
+
+def describe_epoch(record: EpochRecord, epochs: int) -> str:
+    """One line for the log."""
+    parts = [f"loss {record.training_loss:.3f}", f"accuracy {record.training_accuracy:.3f}"]
+    if record.validation_loss is not None and record.validation_accuracy is not None:
+        parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
+    parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
+    return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"

@@ -19,7 +19,19 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file
 from horovod_flowers.model_state import OPTIMIZER, WEIGHT
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = ("1", "2")  # 1 has no interrupted epochs
+
+
+@dataclass(frozen=True)
+class PartialEpoch:
+    """The steps that an interrupted epoch has done: sums over all ranks."""
+
+    steps: int
+    images: int
+    loss_sum: float
+    correct: int
+    training_seconds: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Progress:
     validation_accuracy: float | None
     best_validation_accuracy: float | None
     best_epoch: int | None
+    partial: PartialEpoch | None = None
+    """Of the epoch after `epochs_done`, where the checkpoint was written in the middle of it."""
 
 
 def save(folder: Path, tensors: Mapping[str, np.ndarray], progress: Progress) -> None:
@@ -47,7 +61,7 @@ def save(folder: Path, tensors: Mapping[str, np.ndarray], progress: Progress) ->
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     with whole_file(folder / "last.safetensors") as temporary:
         save_file(contiguous, temporary, metadata=metadata)
-        if progress.best_epoch == progress.epochs_done:
+        if progress.best_epoch == progress.epochs_done and progress.partial is None:
             # First, so that a crash in between never leaves a last checkpoint that speaks of a best one not there.
             with whole_file(folder / "best.safetensors") as second:
                 _same_contents(temporary, second)
@@ -70,7 +84,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, n
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != "horovod_flowers" or metadata.get("schema") != str(SCHEMA):
+            if metadata.get("format") != "horovod_flowers" or metadata.get("schema") not in READABLE:
                 raise UserError(f"{path} is not a checkpoint of this version of horovod_flowers")
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except FileNotFoundError as error:
@@ -78,7 +92,9 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, n
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}): use the other checkpoint beside it") from error
     values = json.loads(metadata["progress"])
-    progress = Progress(**{**values, "class_names": tuple(values["class_names"])})
+    partial = values.get("partial")
+    converted = {"class_names": tuple(values["class_names"]), "partial": PartialEpoch(**partial) if partial else None}
+    progress = Progress(**{**values, **converted})
     _refuse_mismatch(path, progress, shapes, stored)
     return {name: stored[name] for name in shapes}, progress
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
@@ -55,7 +55,7 @@ def parse(kind: type[Config], command: str, description: str, arguments: Sequenc
     """
     parser = _Parser(
         prog=f"python -m {command}",
-        usage=f"python -m {command} [--config FILE] [options]",
+        usage=f"python -m {command} [--config FILE] [options]{_positionals(kind)}",
         allow_abbrev=False,  # a mistyped flag must not become another one
         description=description,
         print_config="--print-config",
@@ -74,6 +74,11 @@ def parse(kind: type[Config], command: str, description: str, arguments: Sequenc
     return build(kind, values)
 
 
+def _positionals(kind: type) -> str:
+    found = [item.name.upper() for item in dataclasses.fields(kind) if item.metadata.get("positional")]
+    return "".join(f" {name}..." for name in found)
+
+
 def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "") -> None:
     """Add one flag for each field of the dataclass tree: --seed, --data.image-size, --resume and --no-resume."""
     hints = typing.get_type_hints(kind)
@@ -84,7 +89,9 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
             continue
         flag = f"--{prefix}{item.name.replace('_', '-')}"
         text, hint = item.metadata["help"], hints[item.name]
-        if hint is bool:
+        if item.metadata.get("positional"):
+            group.add_argument(item.name, nargs="+", type=str, help=text)
+        elif hint is bool:
             group.add_argument(
                 flag,
                 action=jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-"),
@@ -95,6 +102,19 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
             group.add_argument(flag, type=hint, default=item.default, help=text)
     for item in nested:
         add_options(parser, hints[item.name], f"{prefix}{item.name}.")
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Words for the command line from options by dotted name: --steps 4 --no-validate --data.image-size 64."""
+    words = []
+    for name, value in options.items():
+        spelled = name.replace("_", "-")
+        if isinstance(value, bool):
+            section, dot, leaf = spelled.rpartition(".")
+            words.append(f"--{spelled}" if value else f"--no-{section}{dot}{leaf}")
+        else:
+            words += [f"--{spelled}", str(value)]
+    return words
 
 
 def build(kind: type[Config], values: Any, name: str = "config") -> Config:

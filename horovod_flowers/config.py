@@ -15,6 +15,11 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def positional(text: str) -> Any:
+    """A dataclass field, a tuple of words, for what stands on the command line without a flag; at least one."""
+    return field(default=(), metadata={"help": text, "positional": True})
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the photos come from, and how they are prepared."""
@@ -123,6 +128,11 @@ class RunConfig:
     runs_dir: str = option("runs", "folder that holds the runs")
     overwrite: bool = option(False, "replace a run of the same name")
     resume: bool = option(False, "continue the run of this --name from its last checkpoint, up to --epochs")
+    resume_or_start: bool = option(
+        False,
+        "whatever brings the run of this --name to its end: nothing where it has ended, --resume where it has a "
+        "checkpoint, else a fresh start (for job scripts that are put back in the queue)",
+    )
     epochs: int = option(1, "passes over the training images")
     steps: int | None = option(None, "end each epoch after this many steps (for timing studies)")
     global_batch: int | None = option(None, "images a step over all ranks: strong scaling, the work stays the same")
@@ -186,9 +196,10 @@ class RunConfig:
                 raise UserError(f"{name} is {value}: give a positive whole number")
         for name in ("seed", "warmup_steps", "threads"):
             _not_negative(name, getattr(self, name))
-        if self.resume and self.name is None:
-            raise UserError("resume needs to know which run: add --name RUN")
-        if self.resume and self.overwrite:
+        for name in ("resume", "resume_or_start"):
+            if getattr(self, name) and self.name is None:
+                raise UserError(f"{name} needs to know which run: add --name RUN")
+        if self.overwrite and (self.resume or self.resume_or_start):
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
         self._check_strategy()
 

@@ -67,7 +67,7 @@ def gather_environment(
         oversubscribed=any(rank.oversubscribed for rank, _ in gathered),
         hosts=[host for _, host in gathered if host is not None],
         ranks=[rank for rank, _ in gathered],
-        versions=_versions(),
+        versions=versions(),
         mpi_library=mpi_library,
         horovod_features=horovod_features(),
         horovod_settings={
@@ -103,14 +103,15 @@ def _host(ranks_on_it: int) -> HostEnvironment:
     )
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run does."""
+    found = {"python": sys.version.split()[0]}
     for package in ("horovod-flowers", *PACKAGES):
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _commit() -> str | None:

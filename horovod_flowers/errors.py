@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""The exceptions that are no defects: what a user can put right, and a job that was asked to end."""
 
 
 class UserError(Exception):
@@ -6,4 +6,12 @@ class UserError(Exception):
 
     The message is one sentence: what was given, what is allowed, what to try. Commands print it without a
     traceback and exit with status 2 (`launch.error_boundary`).
+    """
+
+
+class Stopped(Exception):
+    """The job was asked to stop before its end, and did so with everything in its place.
+
+    The message says how far it got. Commands print it and exit with status 75, which tells a job script to put the
+    job back in the queue.
     """

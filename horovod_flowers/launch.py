@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import Stopped, UserError
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: starting the same again goes on from here
 EXIT_INTERRUPTED = 130
 # How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
 GRACE_SECONDS = 5.0
@@ -83,12 +84,17 @@ class Launch:
         return Launch("single", 0, 1, 0, 1)
 
 
-def _tasks_on_node(layout: str, node: int) -> int:
-    """Slurm's run-length layout, '2(x3),1' for nodes with 2, 2, 2 and 1 tasks, at position `node`."""
+def slurm_layout(layout: str) -> list[int]:
+    """Slurm's run-length list of tasks a node: '2(x3),1' is 2, 2, 2, 1."""
     counts: list[int] = []
     for part in layout.split(","):
         count, _, repeat = part.partition("(x")
         counts += [int(count)] * int(repeat.rstrip(")") or 1)
+    return counts
+
+
+def _tasks_on_node(layout: str, node: int) -> int:
+    counts = slurm_layout(layout)
     return counts[node] if node < len(counts) else counts[-1]
 
 
@@ -96,13 +102,18 @@ def _tasks_on_node(layout: str, node: int) -> int:
 def error_boundary(command: str) -> Iterator[None]:
     """End the process, and the whole job with it, on any error inside the block.
 
-    A UserError becomes one sentence on one rank and exit status 2; Ctrl-C status 130; anything else is a defect of
+    A UserError becomes one sentence on one rank and exit status 2; a job that stopped because it was asked to status
+    75 (every rank of it: nothing is wrong); Ctrl-C status 130; anything else is a defect of
     ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
     """
     try:
         yield
     except UserError as error:
         _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
+    except Stopped as stop:
+        if _own_rank() == 0:
+            print(f"{command}: {stop}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_STOPPED) from stop
     except KeyboardInterrupt:
         _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
     except Exception as error:

@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start_tensorflow(ranks, config.threads)
         ranks = start_horovod(ranks, HorovodConfig(), 1)
         measured = [
-            {"operation": operation, "bytes": size, "median_seconds": time_call(operation, size, ranks, config)}
+            {
+                "operation": operation,
+                "bytes": size,
+                "median_seconds": time_call(operation, size, ranks, config.repetitions),
+            }
             for operation in OPERATIONS
             for size in sizes(config.largest_mb)
         ]
@@ -79,8 +83,8 @@ def sizes(largest_mb: int) -> list[int]:
     return found
 
 
-def time_call(operation: str, size: int, ranks: Ranks, config: MicrobenchmarkConfig) -> float:
-    """Median over calls of the slowest rank's seconds; `size` is the bytes of each rank's input."""
+def time_call(operation: str, size: int, ranks: Ranks, repetitions: int) -> float:
+    """Median over calls of the slowest rank's seconds, after three more; `size` is the bytes of each rank's input."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -94,7 +98,7 @@ def time_call(operation: str, size: int, ranks: Ranks, config: MicrobenchmarkCon
     }
     call = tf.function(calls[operation])
     seconds = []
-    for _ in range(config.repetitions + 3):
+    for _ in range(repetitions + 3):
         ranks.barrier()
         ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
         started = time.monotonic()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from horovod_flowers.affinity import Cores, share_out, should_yield_when_idle, unbound
+from horovod_flowers.affinity import Cores, core_of, machine_id, share_out, should_yield_when_idle, unbound
 from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch
@@ -128,30 +128,24 @@ def _set_unless_given(name: str, value: str) -> None:
 
 
 def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cores:
-    """Pin this rank to its share of the node's cores (bind 'auto'), at most `threads` of them; 0 sets no limit."""
-    own = frozenset(os.sched_getaffinity(0))
-    masks = [own]
-    if ranks.mpi is not None:
-        from mpi4py import MPI
+    """Pin this rank to its share of the machine's cores (bind 'auto'), at most `threads` of them; 0 sets no limit.
 
-        node = ranks.mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        masks = node.allgather(own)
-        node.Free()
-    core_of = {cpu: _core_of(cpu) for mask in masks for cpu in mask}
+    Shared out among the ranks of a machine rather than of a node: what a scheduler or a container calls two nodes may
+    be one machine, whose cores are there once.
+    """
+    own = frozenset(os.sched_getaffinity(0))
+    masks, place = [own], 0
+    if ranks.mpi is not None:
+        machines = ranks.mpi.allgather(machine_id())
+        machine = ranks.mpi.Split(machines.index(machines[ranks.rank]))
+        masks, place = machine.allgather(own), machine.Get_rank()
+        machine.Free()
+    cores_of_cpus = {cpu: core_of(cpu) for mask in masks for cpu in mask}
     if bind == "none":
-        return unbound(masks, core_of, ranks.local_rank)
-    cores = share_out(masks, core_of, threads or None)[ranks.local_rank]
+        return unbound(masks, cores_of_cpus, place)
+    cores = share_out(masks, cores_of_cpus, threads or None)[place]
     os.sched_setaffinity(0, cores.cpus)
     return cores
-
-
-def _core_of(cpu: int) -> tuple[int, ...]:
-    """Socket and core of a logical CPU, as Linux tells them; a CPU of unknown place counts as a core of its own."""
-    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-    try:
-        return int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())
-    except (OSError, ValueError):
-        return -1, cpu
 
 
 def start_tensorflow(ranks: Ranks, threads: int) -> bool:

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from horovod_flowers.command_line import parse
+from horovod_flowers.command_line import flags, parse
 from horovod_flowers.config import RunConfig, flat_options, option
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file, writable_folder, write_whole
@@ -202,17 +202,12 @@ def baseline_command(point: Point) -> str:
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
     words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
     words += ["--precision", work["precision"]]
-    for name, value in flat_options(point.runs[0].config).items():
-        if name in _NOT_REPEATED or value == defaults.get(name):
-            continue
-        option_name = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            section, _, leaf = option_name[2:].rpartition(".")
-            negated = f"--no-{section}.{leaf}" if section else f"--no-{leaf}"
-            words.append(option_name if value else negated)
-        else:
-            words += [option_name, str(value)]
-    return shlex.join(words)
+    differing = {
+        name: value
+        for name, value in flat_options(point.runs[0].config).items()
+        if name not in _NOT_REPEATED and value != defaults.get(name)
+    }
+    return shlex.join([*words, *flags(differing)])
 
 
 if __name__ == "__main__":

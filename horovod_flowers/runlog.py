@@ -186,6 +186,7 @@ class RunFolder:
         self.epochs = path / "epochs.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.safetensors"
         self.tensorboard = path / "tensorboard"
         self._steps = path / "steps"
 

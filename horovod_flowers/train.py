@@ -27,21 +27,26 @@ from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
+from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.model import check_name
 from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
-from horovod_flowers.runlog import Environment, RunFolder, Trial, read_json
+from horovod_flowers.runlog import Environment, Result, RunFolder, Trial, read_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.train`."""
-    with error_boundary("horovod_flowers.train"):
+    with error_boundary("horovod_flowers.train"), StopRequest() as request:
         launch = Launch.from_environment(os.environ)
         config = read_config(arguments, launch.rank)
         check_before_mpi(config, launch)
+        if config.resume_or_start and has_ended(config):
+            if launch.rank == 0:
+                say(f"run {Path(config.runs_dir) / str(config.name)} has ended already: nothing to do")
+            return
 
         ranks = connect(launch, config.threads, config.bind)
         config = ranks.broadcast(with_name(config, ranks.size))
@@ -67,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training.start(folder)
         if environment is not None:
             folder.create(config.overwrite, config.resume)
-            folder.write_start(to_yaml(replace(config, overwrite=False, resume=False)), environment)
+            folder.write_start(
+                to_yaml(replace(config, overwrite=False, resume=False, resume_or_start=False)), environment
+            )
             announce(config, environment, training.parameters, prepared.class_names, images)
         ranks.barrier()
-        training.run(folder)
+        training.run(folder, request)
 
 
 def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
@@ -119,9 +126,15 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
     config = parse(RunConfig, command, description, words, rank)
+    folder = RunFolder(Path(config.runs_dir) / str(config.name))
+    if config.resume_or_start and folder.path.exists():
+        # Decided by every rank before MPI starts, and so before rank 0 changes anything.
+        if not (folder.last_checkpoint.exists() or folder.result.exists()):
+            return replace(config, overwrite=True, resume_or_start=False)
+        words.append("--resume")
+        config = replace(config, resume=True)
     if not config.resume:
         return config
-    folder = RunFolder(Path(config.runs_dir) / str(config.name))
     folder.check(overwrite=False, resume=True)
     stored = _stored_options(folder.config)
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
@@ -132,6 +145,12 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
         file.write(yaml.safe_dump(kept))
         file.flush()
         return parse(RunConfig, command, description, ["--config", file.name, *words], rank)
+
+
+def has_ended(config: RunConfig) -> bool:
+    """Whether the run has trained all of its epochs."""
+    result = RunFolder(Path(config.runs_dir) / str(config.name)).result
+    return config.resume and result.exists() and read_json(result, Result).epochs >= config.epochs
 
 
 def _stored_options(path: Path) -> dict[str, Any]:
@@ -176,7 +195,17 @@ OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size"
 
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
-    *("name", "runs_dir", "overwrite", "resume", "epochs", "checkpoint", "tensorboard", "warmup_steps"),
+    *(
+        "name",
+        "runs_dir",
+        "overwrite",
+        "resume",
+        "resume_or_start",
+        "epochs",
+        "checkpoint",
+        "tensorboard",
+        "warmup_steps",
+    ),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
     *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),

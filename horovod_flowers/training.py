@@ -6,18 +6,19 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from horovod_flowers import checkpoint, runlog
+from horovod_flowers.announcement import describe_epoch
+from horovod_flowers.board import Board
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import Split, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import Stopped, UserError
+from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
 from horovod_flowers.model import build_model
 from horovod_flowers.model_state import ModelState
@@ -37,10 +38,31 @@ class _Standing:
 
     epochs_done: int = 0
     steps_done: int = 0
+    """Steps of the epochs done; those of an interrupted epoch are in `partial`."""
+    partial: checkpoint.PartialEpoch | None = None
     training_seconds: float = 0.0
     last_validation_accuracy: float | None = None
     best_validation_accuracy: float | None = None
     best_epoch: int | None = None
+
+    @property
+    def steps_into_epoch(self) -> int:
+        """Steps of the next epoch that are done already."""
+        return self.partial.steps if self.partial else 0
+
+
+@dataclass
+class _Sums:
+    """What one rank adds up over the steps of an epoch."""
+
+    steps: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    learning_rate: float = 0.0
+    stopped_by: str | None = None
+    """The signal after which all ranks stopped in the middle of the epoch."""
 
 
 class Training:
@@ -103,22 +125,30 @@ class Training:
             seconds.append(self.ranks.largest(time.monotonic() - started) / accumulate)
         return seconds
 
-    def run(self, folder: RunFolder) -> None:
-        """Train up to the last epoch, logging into a run folder that rank 0 has made. Every rank calls it."""
+    def run(self, folder: RunFolder, request: StopRequest) -> None:
+        """Train up to the last epoch, logging into a run folder that rank 0 has made. Every rank calls it.
+
+        Raises Stopped, with a checkpoint written, after the update in which the `request` to stop came.
+        """
         standing = self._standing
         ranks, first = self.ranks, self.ranks.rank == 0
         step_log = self._open_step_log(folder)
         epoch_log = LineLog(folder.epochs) if first else None
-        board = tf.summary.create_file_writer(str(folder.tensorboard)) if first and self.config.tensorboard else None
+        board = Board(folder.tensorboard) if first and self.config.tensorboard else None
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
-            record = self._epoch(epoch, standing, step_log)
+            sums = self._train_epoch(epoch, standing, step_log, request)
+            if sums.stopped_by is not None:
+                step_log.close()
+                self._stop(folder, standing, sums)
+            record = self._finish_epoch(epoch, standing, sums)
             if self.config.checkpoint and self.strategy.trains_one_model:
                 self._save(folder, standing)
             if epoch_log is not None:
                 epoch_log.write(record)
                 say(describe_epoch(record, self.config.epochs))
             if board is not None:
-                _write_board(board, record)
+                board.write(record)
+        request.agreed_now(ranks)  # too late to stop: this only receives what is under way
         step_log.close()
         memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
         if epoch_log is not None and memory is not None:
@@ -149,7 +179,7 @@ class Training:
                 state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
 
     def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], _Standing]:
-        tensors, saved = checkpoint.load(folder.checkpoints / "last.safetensors", self.state.shapes)
+        tensors, saved = checkpoint.load(folder.last_checkpoint, self.state.shapes)
         if saved.epochs_done >= self.config.epochs:
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
@@ -159,10 +189,12 @@ class Training:
                 f"run {folder.path} was trained on other images (classes {', '.join(saved.class_names)}): give it the "
                 "same photos, or start another run"
             )
-        say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done}")
+        into_epoch = saved.partial.steps if saved.partial else 0
+        say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done + into_epoch}")
         standing = _Standing(
             saved.epochs_done,
             saved.steps_done,
+            saved.partial,
             saved.training_seconds,
             saved.validation_accuracy,
             saved.best_validation_accuracy,
@@ -170,18 +202,36 @@ class Training:
         )
         return tensors, standing
 
-    def _epoch(self, epoch: int, standing: _Standing, step_log: LineLog) -> EpochRecord:
-        """Train one epoch, evaluate, and bring `standing` up to date. The record is the same on every rank."""
+    def _train_epoch(self, epoch: int, standing: _Standing, step_log: LineLog, request: StopRequest) -> _Sums:
+        """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
-        self.ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
-        loss_sum, correct, images, seconds, rate = self._train_epoch(epoch, standing.steps_done, step_log)
+        stopped_by = request.agreed_now(self.ranks)  # aligns the ranks more finely than the patient barrier, too
+        own = (
+            self._run_steps(epoch, standing, step_log, request) if stopped_by is None else _Sums(stopped_by=stopped_by)
+        )
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
         by_rank = np.zeros(self.ranks.size)
-        by_rank[self.ranks.rank] = seconds
-        totals = self.ranks.total(np.concatenate([[loss_sum, correct, images], by_rank]))
+        by_rank[self.ranks.rank] = own.seconds
+        stopped = own.stopped_by is not None
+        totals = self.ranks.total(np.concatenate([[own.loss_sum, own.correct, own.images, stopped], by_rank]))
+        before = standing.partial or checkpoint.PartialEpoch(0, 0, 0.0, 0, 0.0)
+        return _Sums(
+            steps=before.steps + own.steps,
+            loss_sum=before.loss_sum + float(totals[0]),
+            correct=before.correct + round(totals[1]),
+            images=before.images + round(totals[2]),
+            seconds=before.training_seconds + float(totals[4:].max()),
+            learning_rate=own.learning_rate,
+            # Ranks that train apart may have been told at different times.
+            stopped_by=request.agreed_now(self.ranks) if totals[3] else None,
+        )
+
+    def _finish_epoch(self, epoch: int, standing: _Standing, sums: _Sums) -> EpochRecord:
+        """Evaluate, and bring `standing` up to date. The record is the same on every rank."""
         standing.epochs_done = epoch
         standing.steps_done += self.steps_per_epoch
-        standing.training_seconds += float(totals[3:].max())
+        standing.partial = None
+        standing.training_seconds += sums.seconds
         if self.strategy.trains_one_model:
             self._average_statistics()
         started = time.monotonic()
@@ -193,43 +243,65 @@ class Training:
         return EpochRecord(
             epoch=epoch,
             steps=self.steps_per_epoch,
-            images=round(totals[2]),
-            learning_rate=rate,
-            training_seconds=float(totals[3:].max()),
-            training_loss=float(totals[0] / totals[2]),
-            training_accuracy=float(totals[1] / totals[2]),
+            images=sums.images,
+            learning_rate=sums.learning_rate,
+            training_seconds=sums.seconds,
+            training_loss=sums.loss_sum / sums.images,
+            training_accuracy=sums.correct / sums.images,
             validation_images=evaluation.images if evaluation else None,
             validation_loss=evaluation.loss if evaluation else None,
             validation_accuracy=evaluation.accuracy if evaluation else None,
             validation_seconds=time.monotonic() - started if evaluation else None,
         )
 
-    def _train_epoch(self, epoch: int, first_step: int, step_log: LineLog) -> tuple[float, int, int, float, float]:
-        """Run one epoch's steps: loss sum, hits and images of this rank, its seconds, the last learning rate."""
-        loss_sum, correct, images, rate = 0.0, 0, 0, 0.0
+    def _stop(self, folder: RunFolder, standing: _Standing, sums: _Sums) -> None:
+        """Write a checkpoint of where the run stands, and raise Stopped. Every rank calls it."""
+        if sums.steps:
+            standing.partial = checkpoint.PartialEpoch(
+                sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds
+            )
+        where = f"stopped on request ({sums.stopped_by}) after epoch {standing.epochs_done}"
+        if sums.steps:
+            where += f" and {sums.steps} of {self.steps_per_epoch} steps"
+        if not (self.config.checkpoint and self.strategy.trains_one_model):
+            raise Stopped(f"{where}, without a checkpoint; starting run {folder.path} again begins anew")
+        self._average_statistics()  # running averages of averages: the same once the epoch is done
+        self._save(folder, standing)
+        self.ranks.barrier()  # a launcher may end the others as soon as one has gone
+        raise Stopped(f"{where}; checkpoint written, --resume --name {folder.path.name} goes on from there")
+
+    def _run_steps(self, epoch: int, standing: _Standing, step_log: LineLog, request: StopRequest) -> _Sums:
+        """This rank's sums over the steps that it ran."""
+        sums, done = _Sums(), standing.steps_into_epoch
         label = f"epoch {epoch}/{self.config.epochs}"
-        batches = self._batches(epoch)
+        batches = itertools.islice(self._batches(epoch, done), self.steps_per_epoch - done)
         with (
-            Prefetcher(itertools.islice(batches, self.steps_per_epoch)) as ready,
-            Steps(label, self.steps_per_epoch, "steps", muted=self.ranks.rank != 0) as progress,
+            Prefetcher(batches) as ready,
+            Steps(label, self.steps_per_epoch - done, "steps", muted=self.ranks.rank != 0) as progress,
         ):
             started_ns = previous_ns = time.monotonic_ns()
-            for step, batch in enumerate(ready, first_step):
+            for place, batch in enumerate(ready, done):
                 batch_ns = time.monotonic_ns()
-                rate = self.schedule.at(step)
-                outcome = self._step(batch, rate, self._update_of(step - first_step))
+                step, update = standing.steps_done + place, self._update_of(place)
+                sums.learning_rate = self.schedule.at(step)
+                outcome = self._step(batch, sums.learning_rate, update)
                 step_log.write(self._record(epoch, step, batch, outcome, previous_ns, batch_ns))
                 previous_ns = outcome.end_ns
                 self._steps_here += 1
-                loss_sum, correct, images = (
-                    loss_sum + outcome.loss_sum,
-                    correct + outcome.correct,
-                    images + batch.rank_images,
-                )
-                progress.advance(detail=f"loss {loss_sum / images:.3f}" if images else "")
-        return loss_sum, correct, images, (previous_ns - started_ns) / 1e9, rate
+                sums.steps += 1
+                sums.loss_sum += outcome.loss_sum
+                sums.correct += outcome.correct
+                sums.images += batch.rank_images
+                progress.advance(detail=f"loss {sums.loss_sum / sums.images:.3f}" if sums.images else "")
+                # Not after the last step: the epoch's end comes first.
+                if update.last and place + 1 < self.steps_per_epoch:
+                    sums.stopped_by = request.agreed(self.ranks, self.strategy.trains_one_model)
+                    if sums.stopped_by is not None:
+                        break
+        sums.seconds = (previous_ns - started_ns) / 1e9
+        return sums
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         return training_batches(
             self.prepared,
             self.images.training,
@@ -239,6 +311,7 @@ class Training:
             seed=self.config.seed,
             epoch=epoch,
             augmented=self.config.data.augment,
+            first_step=first_step,
         )
 
     def _update_of(self, step: int) -> Update:
@@ -298,6 +371,7 @@ class Training:
         progress = checkpoint.Progress(
             epochs_done=standing.epochs_done,
             steps_done=standing.steps_done,
+            partial=standing.partial,
             training_seconds=standing.training_seconds,
             model=self.config.model.name,
             class_names=self.prepared.class_names,
@@ -334,22 +408,3 @@ class Training:
 
 def _peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
-
-
-def describe_epoch(record: EpochRecord, epochs: int) -> str:
-    """One line for the log."""
-    parts = [f"loss {record.training_loss:.3f}", f"accuracy {record.training_accuracy:.3f}"]
-    if record.validation_loss is not None and record.validation_accuracy is not None:
-        parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
-    parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
-    return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
-
-
-def _write_board(board: Any, record: EpochRecord) -> None:
-    with board.as_default(step=record.epoch):
-        for name in ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy", "learning_rate"):
-            value = getattr(record, name)
-            if value is not None:
-                tf.summary.scalar(name, value)
-        tf.summary.scalar("images_per_second", record.images / record.training_seconds)
-    board.flush()

@@ -43,13 +43,17 @@ def training_batches(
     seed: int,
     epoch: int,
     augmented: bool,
+    first_step: int = 0,
 ) -> Iterator[Batch]:
-    """One epoch's batches of one rank: a full permutation of the training indices, every image exactly once."""
+    """One epoch's batches of one rank: a full permutation of the training indices, every image exactly once.
+
+    `first_step` leaves out the steps before it, where an interrupted epoch goes on.
+    """
     images, steps = len(training), steps_per_epoch(len(training), global_batch)
     # Filled up with the epoch's first images rather than blanks, which would enter batch-normalisation statistics.
     order = np.resize(epoch_order(images, seed, epoch), steps * global_batch)
     draws = augmentation_draws(images, seed, epoch, DRAWS) if augmented else None
-    for step in range(steps):
+    for step in range(first_step, steps):
         place = rank_slice(step, global_batch, rank, size)
         part = order[place]
         yield _assemble(

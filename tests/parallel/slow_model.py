@@ -1,0 +1,27 @@
+"""A user's model whose steps take long enough that a signal finds it in the middle of an epoch."""
+
+import time
+from typing import Any
+
+
+def slow(image_size: int, classes: int) -> Any:
+    """A small network with dropout, behind a layer that sleeps while it trains."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    def pause(images: Any) -> Any:
+        time.sleep(0.15)
+        return images
+
+    class Slow(layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if not training:
+                return inputs
+            return tf.ensure_shape(tf.numpy_function(pause, [inputs], tf.float32), inputs.shape)
+
+        def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+            return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
+    return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *rest])

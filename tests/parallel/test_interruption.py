@@ -1,0 +1,119 @@
+"""A run that is asked to stop keeps what it has, says so by its exit status, and goes on from there."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from horovod_flowers.checkpoint import PartialEpoch
+from horovod_flowers.recorded_run import read_run
+from horovod_flowers.runlog import EpochRecord, read_lines
+from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun
+
+# One thread a rank: sums in the same order, so that the weights can be compared bit by bit.
+OPTIONS = ("--global-batch", "16", "--threads", "1", "--data.augment", "--model.name", "tests.parallel.slow_model:slow")
+STOPPED = 75
+
+
+def stop_once_it_trains(workplace: Workplace, name: str, number: int, ranks: int | None, *options: str) -> Ended:
+    """Start a run, send its launcher (or itself, without one) a signal in the middle of an epoch, wait for its end."""
+    words: list[str | Path] = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", workplace.prepared]
+    words += [*TINY, *OPTIONS, "--name", name, *options]
+    job = subprocess.Popen(
+        [str(word) for word in (words if ranks is None else mpirun(ranks, *words))],
+        cwd=workplace.folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        steps = workplace.folder / "runs" / name / "steps" / "rank-00000.jsonl"
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not steps.exists() or steps.read_bytes().count(b'"epoch":2') < 2:  # into the second epoch
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        job.send_signal(number)
+        stdout, stderr = job.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    return Ended(job.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="module")
+def whole(shared_workplace: Workplace) -> dict[str, np.ndarray]:
+    """The last checkpoint of two ranks that were left alone."""
+    ended = shared_workplace.train(*OPTIONS, "--name", "whole", "--epochs", "3", ranks=2)
+    assert ended.status == 0, ended.output
+    return load_file(shared_workplace.folder / "runs" / "whole" / "checkpoints" / "last.safetensors")
+
+
+def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
+    shared_workplace: Workplace, whole: dict[str, np.ndarray]
+) -> None:
+    stopped = stop_once_it_trains(shared_workplace, "stopped", signal.SIGUSR1, 2, "--epochs", "3")
+    assert stopped.status == STOPPED, stopped.output
+    assert stopped.stderr.count("stopped on request (SIGUSR1) after epoch 1 and ") == 1
+    folder = shared_workplace.folder / "runs" / "stopped"
+    assert not (folder / "result.json").exists()
+    options = (*OPTIONS, "--name", "stopped", "--resume-or-start", "--epochs", "3")
+    resumed = shared_workplace.train(*options, ranks=2)
+    assert resumed.status == 0, resumed.output
+    assert "resuming after epoch 1, step " in resumed.stdout
+    for name, value in load_file(folder / "checkpoints" / "last.safetensors").items():
+        assert np.array_equal(value, whole[name]), name
+    assert (folder / "checkpoints" / "best.safetensors").exists()
+    # The epoch that was interrupted counts as a whole one.
+    unbroken = shared_workplace.folder / "runs" / "whole" / "epochs.jsonl"
+    for record, expected in zip(
+        read_lines(folder / "epochs.jsonl", EpochRecord), read_lines(unbroken, EpochRecord), strict=True
+    ):
+        assert (record.epoch, record.steps, record.images) == (expected.epoch, expected.steps, expected.images)
+        assert record.training_loss == pytest.approx(expected.training_loss, rel=1e-6)
+        assert record.training_accuracy == expected.training_accuracy
+        assert record.validation_loss == expected.validation_loss
+    run = read_run(folder)
+    assert run.result.steps == read_run(unbroken.parent).result.steps
+    # Started once more, as a job script would, it has nothing left to do.
+    again = shared_workplace.train(*options, ranks=2)
+    assert again.status == 0, again.output
+    assert again.stdout.count("has ended already: nothing to do") == 1
+
+
+def test_a_process_without_a_launcher_stops_on_sigterm(workplace: Workplace) -> None:
+    stopped = stop_once_it_trains(workplace, "alone", signal.SIGTERM, None, "--epochs", "3", "--accumulate", "3")
+    assert stopped.status == STOPPED, stopped.output
+    found = PartialEpoch(**read_partial(workplace.folder / "runs" / "alone"))
+    assert found.steps % 3 == 0  # an update is never broken up
+    assert found.images == 16 * found.steps
+    resumed = workplace.train(*OPTIONS, "--name", "alone", "--resume", "--epochs", "3", "--accumulate", "3")
+    assert resumed.status == 0, resumed.output
+
+
+def test_ranks_that_train_apart_stop_too(workplace: Workplace) -> None:
+    stopped = stop_once_it_trains(workplace, "apart", signal.SIGUSR1, 2, "--epochs", "3", "--strategy", "none")
+    assert stopped.status == STOPPED, stopped.output
+    assert "without a checkpoint; starting run runs/apart again begins anew" in stopped.stderr
+    again = workplace.train(
+        *OPTIONS, "--name", "apart", "--resume-or-start", "--epochs", "3", "--strategy", "none", ranks=2
+    )
+    assert again.status == 0, again.output
+    assert len(read_run(workplace.folder / "runs" / "apart").epochs) == 3
+
+
+def read_partial(run: Path) -> dict[str, Any]:
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(run / "checkpoints" / "last.safetensors", framework="numpy") as file:
+        return json.loads(file.metadata()["progress"])["partial"]
