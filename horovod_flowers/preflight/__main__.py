@@ -1,0 +1,162 @@
+"""Look at the ranks, nodes, data and links of a job before it starts, and say what will go wrong.
+
+    mpirun -np 4 --bind-to none python -m horovod_flowers.preflight
+    srun --mpi=pmix python -m horovod_flowers.preflight --global-batch 64 --data.source tf_flowers
+
+Takes the options of train too: start it as the job will be started. Ends with 'ready' and status 0, or with every
+problem, its remedy and status 1.
+"""
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import RunConfig, option
+from horovod_flowers.data.prepared import Prepared, find, open_prepared
+from horovod_flowers.errors import UserError
+from horovod_flowers.files import writable_folder
+from horovod_flowers.launch import EXIT_FAILURE, Launch, error_boundary
+from horovod_flowers.model import check_name
+from horovod_flowers.precision import choose, cpu_flags
+from horovod_flowers.preflight import problems, table
+from horovod_flowers.preflight.link import measure_link
+from horovod_flowers.preflight.look import Look, interfaces_used, look_around
+from horovod_flowers.prepare import command_for
+from horovod_flowers.progress import say
+from horovod_flowers.ranks import Ranks, connect, horovod_features, start_horovod, start_tensorflow, take_cores
+from horovod_flowers.train import open_training_source, split_checked
+
+
+@dataclass(frozen=True)
+class PreflightConfig(RunConfig):
+    """Options of the preflight: those of train, and what is accepted."""
+
+    oversubscribe: bool = option(False, "preflight: ranks that share cores are meant to, and only noted")
+    least_bandwidth: float = option(0.1, "preflight: GB/s that an allreduce has to move (0.1: a Gigabit Ethernet)")
+    most_latency_ms: float = option(5.0, "preflight: milliseconds that a small allreduce may take")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("least_bandwidth", "most_latency_ms"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}: give 0 or a positive number")
+
+    @property
+    def limits(self) -> problems.Limits:
+        """In bytes and seconds."""
+        return problems.Limits(self.oversubscribe, self.least_bandwidth * 1e9, self.most_latency_ms / 1e3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.preflight`; every rank calls it."""
+    with error_boundary("horovod_flowers.preflight"):
+        launch = Launch.from_environment(os.environ)
+        description = (__doc__ or "").splitlines()[0]
+        config = parse(PreflightConfig, "horovod_flowers.preflight", description, arguments, launch.rank)
+        check_name(config.model.name)
+        config.global_batch_for(launch.size)
+        config.model_parallel_size_for(launch.size, launch.local_size)
+        ranks = connect(launch, config.threads, config.bind)
+        bound_to = frozenset(os.sched_getaffinity(0))
+        cores = take_cores(ranks, config.bind, config.threads)
+        threads = config.threads or ranks.smallest(cores.physical)
+        fields: dict[str, Any] = look_around(ranks, bound_to, cores, threads)
+        digest, data = look_at_data(config, ranks)
+        fields |= {"digest": digest, "data": data, "runs_dir": look_at_runs_dir(config, ranks)}
+        gpu = start_tensorflow(ranks, threads)
+        if ranks.size > 1:
+            ranks = start_horovod(ranks, config.horovod, 1)
+        link = measure_link(ranks)
+        fields |= {"gpus": int(gpu), "interfaces": interfaces_used() if reaches_others(ranks) else ()}
+        looks = ranks.gather(Look(**fields))
+        ready = True
+        if looks is not None:
+            precision = choose(config.precision, cpu_flags(), gpu)
+            for line in table.facts(looks, launch.launcher, mpi_library(ranks), horovod_features(), precision):
+                say(line)
+            table.print_nodes(looks)
+            if link is not None:
+                say(table.describe_link(link))
+            found = problems.find(looks, link, horovod_features(), config.limits)
+            for line in table.findings(found):
+                say(line)
+            ready = all(finding.remedy is None for finding in found)
+        ready = ranks.broadcast(ready)
+        ranks.barrier()
+        if not ready:
+            raise SystemExit(EXIT_FAILURE)
+
+
+def reaches_others(ranks: Ranks) -> bool:
+    """Whether the ranks are on more than one node."""
+    return ranks.size > ranks.smallest(ranks.local_size)
+
+
+def mpi_library(ranks: Ranks) -> str | None:
+    """Name and version of MPI; None where it was not started."""
+    if ranks.mpi is None:
+        return None
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().split(",")[0].strip()
+
+
+def look_at_data(config: RunConfig, ranks: Ranks) -> tuple[str | None, str | None]:
+    """Digest of the prepared images, and what is wrong with them here, as 'what: remedy'. Every rank calls it.
+
+    Drawn flowers that are not there yet are nothing wrong: the first run draws them.
+    """
+    found, told = None, None
+    root = Path(config.data.prepared_dir)
+    if ranks.rank == 0:
+        try:
+            found = find(root, open_training_source(config))
+            if found is not None:
+                split_checked(found, config, ranks.size)
+            elif config.data.source != "synthetic":
+                told = f"the photos are not prepared: run {command_for(config.data)} on the login node"
+        except UserError as error:
+            told = str(error)
+    digest, told = ranks.broadcast((found.digest if found is not None else None, told))
+    if told is not None or digest is None:
+        return digest, told
+    try:
+        read_ends(open_prepared(root / "objects" / digest))
+    except (OSError, ValueError, KeyError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        remedy = "choose a --data.prepared-dir that all nodes share"
+        return digest, f"cannot read the prepared images in {root} ({reason}): {remedy}"
+    return digest, None
+
+
+def read_ends(prepared: Prepared) -> None:
+    """Read the first and the last image and every label: they are there, and whole."""
+    prepared.image(0).sum()
+    prepared.image(len(prepared) - 1).sum()
+    if len(prepared.labels) != len(prepared):
+        raise ValueError(f"{len(prepared.labels)} labels of {len(prepared)} images")
+
+
+def look_at_runs_dir(config: RunConfig, ranks: Ranks) -> str | None:
+    """Whether a file that rank 0 writes into the folder of the runs can be seen here. Every rank calls it."""
+    folder, token, error = Path(config.runs_dir), None, None
+    if ranks.rank == 0:
+        try:
+            token = writable_folder(folder, "choose another with --runs-dir") / f".preflight-{secrets.token_hex(8)}"
+            token.touch()
+        except (UserError, OSError) as found:
+            error = str(found)
+    token, error = ranks.broadcast((token, error))
+    seen = token is not None and token.exists()
+    ranks.barrier()
+    if ranks.rank == 0 and token is not None:
+        token.unlink()
+    return error or (None if seen else f"does not see the runs folder {folder} of rank 0")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What the ranks measure together: Horovod's allreduce, and the way from each node to the next."""
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from horovod_flowers.microbenchmark import time_call
+from horovod_flowers.ranks import Ranks
+
+SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 1024, 2**20, 2**24
+# A medium message that takes longer than this tells enough: a large one would take minutes.
+SLOW_SECONDS = 0.1
+CALLS = 7
+PING_BYTES, PINGS = 2**20, 3
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The way between two nodes, measured by one rank of each with nobody else on it but other pairs."""
+
+    first: str
+    second: str
+    latency_seconds: float
+    """Half of a small message's way there and back."""
+    bytes_per_second: float
+    """Of a message of a megabyte."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What communication costs in this job."""
+
+    latency_seconds: float
+    """Of an allreduce of 1 KiB by Horovod, median of the slowest rank."""
+    bytes_per_second: float
+    """Bytes of a large allreduce over the seconds that it takes longer than the small one."""
+    neighbours: tuple[Neighbours, ...]
+    """Each node and the next one, in rank order."""
+
+
+def measure_link(ranks: Ranks) -> Link | None:
+    """Measure; None for one rank. Horovod has started. Every rank calls it, and gets the same."""
+    if ranks.mpi is None or ranks.size == 1:
+        return None
+    latency = time_call("allreduce", SMALL_BYTES, ranks, CALLS)
+    size = MEDIUM_BYTES
+    seconds = time_call("allreduce", size, ranks, CALLS)
+    if seconds < SLOW_SECONDS:
+        size = LARGE_BYTES
+        seconds = time_call("allreduce", size, ranks, CALLS)
+    return Link(latency, size / max(seconds - latency, 1e-9), _neighbours(ranks))
+
+
+def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
+    hosts = ranks.mpi.allgather(os.uname().nodename)
+    leaders = [hosts.index(host) for host in dict.fromkeys(hosts)]
+    found = []
+    for parity in (0, 1):  # first each even node with the next, then each odd one: no node talks to two at once
+        ranks.barrier()
+        for place in range(parity, len(leaders) - 1, 2):
+            pair = leaders[place], leaders[place + 1]
+            if ranks.rank in pair:
+                latency, seconds = (_ping(ranks, pair, size) for size in (1, PING_BYTES))
+                if ranks.rank == pair[0]:
+                    rate = PING_BYTES / max(seconds - latency, 1e-9)
+                    found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, rate))
+    gathered = ranks.mpi.allgather(found)
+    return tuple(neighbours for of_rank in gathered for neighbours in of_rank)
+
+
+def _ping(ranks: Ranks, pair: tuple[int, int], size: int) -> float:
+    """Half of the median seconds there and back."""
+    buffer, seconds = np.zeros(size, np.uint8), []
+    for _ in range(PINGS + 1):
+        started = time.monotonic()
+        if ranks.rank == pair[0]:
+            ranks.mpi.Send(buffer, dest=pair[1])
+            ranks.mpi.Recv(buffer, source=pair[1])
+        else:
+            ranks.mpi.Recv(buffer, source=pair[0])
+            ranks.mpi.Send(buffer, dest=pair[0])
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds[1:]) / 2

@@ -1,0 +1,216 @@
+"""From what the ranks saw and measured to problems, each with its remedy: rules only, no MPI and no TensorFlow."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from horovod_flowers.preflight.link import Link
+from horovod_flowers.preflight.look import Look
+
+LEAST_MEMORY_BYTES = 1.5 * 2**30
+"""What a rank of the flower CNN takes at its peak (32 images a rank; docs/strategies.md)."""
+MOST_CLOCK_SECONDS = 2.0
+FRACTION_OF_OTHERS = 1 / 3
+"""A link that carries less than this share of what the median one does is slow."""
+NAMED = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong, or worth knowing."""
+
+    text: str
+    remedy: str | None
+    """What to try; None for what is only worth knowing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still accepted."""
+
+    oversubscribe: bool = False
+    least_bytes_per_second: float = 0.0
+    most_latency_seconds: float = float("inf")
+
+
+def find(looks: Sequence[Look], link: Link | None, features: Sequence[str], limits: Limits) -> list[Finding]:
+    """All findings, problems first."""
+    found = [
+        *_unlike(looks),
+        *_shared_cores(looks, limits),
+        *_threads(looks),
+        *_narrow(looks),
+        *_quota(looks),
+        *_memory(looks),
+        *_folders(looks),
+        *_clocks(looks),
+        *_gpus(looks, features),
+        *_link(looks, link, limits),
+    ]
+    return sorted(found, key=lambda finding: finding.remedy is None)
+
+
+def _unlike(looks: Sequence[Look]) -> Iterator[Finding]:
+    first = looks[0]
+    same = "activate the same environment on every node (slurm/site.sh), on a file system that all of them see"
+    for name in sorted({name for look in looks for name in look.versions}):
+        by_value: dict[str, list[str]] = {}
+        for look in looks:
+            by_value.setdefault(look.versions.get(name, "missing"), []).append(look.host)
+        if len(by_value) > 1:
+            shown = "; ".join(f"{value} on {_names(hosts)}" for value, hosts in by_value.items())
+            yield Finding(f"{name} differs: {shown}", same)
+    others = [look.host for look in looks if look.sources != first.sources]
+    if others:
+        yield Finding(f"the code of horovod_flowers on {_names(others)} is not that on {first.host}", same)
+    pythons = {look.python for look in looks}
+    if len(pythons) > 1:
+        yield Finding(f"ranks run different Pythons: {', '.join(sorted(pythons))}", same)
+    unlike = [look.host for look in looks if look.cpu_features != first.cpu_features]
+    if unlike:
+        yield Finding(
+            f"{_names(unlike)} and {first.host} have CPUs of different kinds: the slower ones set the pace", None
+        )
+
+
+def _shared_cores(looks: Sequence[Look], limits: Limits) -> Iterator[Finding]:
+    for machine in dict.fromkeys(look.machine for look in looks):
+        here = [look for look in looks if look.machine == machine]
+        sharing = [look for look in here if look.cores.oversubscribed]
+        if not sharing:
+            continue
+        hosts = list(dict.fromkeys(look.host for look in here))
+        where = hosts[0] if len(hosts) == 1 else f"{_names(hosts)}, which are one machine,"
+        text = f"oversubscribed: ranks {_numbers(sharing)} on {where} share cores; their times are no measure of speed"
+        cpus = len({cpu for look in here for cpu in look.bound_to})
+        bound = any(set(look.bound_to) != set(here[0].bound_to) for look in here) or cpus < len(here)
+        remedy = f"start fewer ranks there, or ask for more cores (these have {cpus} CPUs)"
+        if bound and cpus < len(here):
+            remedy += "; if the node has more, the launcher binds ranks: mpirun --bind-to none, srun --cpu-bind=none"
+        elif bound:
+            remedy = "leave binding to the ranks: mpirun --bind-to none, srun --cpu-bind=none"
+        yield Finding(text, None if limits.oversubscribe else f"{remedy}; or say --oversubscribe where it is meant")
+
+
+def _threads(looks: Sequence[Look]) -> Iterator[Finding]:
+    crowded = [look for look in looks if look.threads > look.cores.physical]
+    if crowded:
+        worst = min(crowded, key=lambda look: look.cores.physical)
+        yield Finding(
+            f"more threads than cores: rank {worst.rank} on {worst.host} has {_count(worst.cores.physical, 'core')} and "
+            f"starts {worst.threads} threads",
+            f"give --threads {worst.cores.physical}, or 0 for as many as there are, or start fewer ranks a node",
+        )
+
+
+def _narrow(looks: Sequence[Look]) -> Iterator[Finding]:
+    """Ranks whose launcher bound each to less than it could have: nothing is shared, and cores may idle."""
+    holders = Counter((look.machine, look.bound_to) for look in looks)
+    single = [
+        look
+        for look in looks
+        if look.cores.physical == 1 and not look.cores.oversubscribed and holders[look.machine, look.bound_to] == 1
+    ]
+    if len(looks) > 1 and len(single) == len(looks) and len({look.machine for look in looks}) < len(looks):
+        yield Finding("the launcher bound each rank to one core: where nodes have more, they stay idle", None)
+
+
+def _quota(looks: Sequence[Look]) -> Iterator[Finding]:
+    for machine in dict.fromkeys(look.machine for look in looks):
+        here = [look for look in looks if look.machine == machine]
+        cores = len({cpu for look in here for cpu in look.cores.cpus})
+        quotas = [look.cpu_quota for look in here if look.cpu_quota is not None]
+        if quotas and min(quotas) + 0.01 < cores:
+            yield Finding(
+                f"{here[0].host} may use {min(quotas):g} cores' worth of time, and its ranks take {cores} CPUs",
+                "raise the container's CPU limit, or start fewer ranks or threads",
+            )
+
+
+def _memory(looks: Sequence[Look]) -> Iterator[Finding]:
+    for machine in dict.fromkeys(look.machine for look in looks):
+        here = [look for look in looks if look.machine == machine]
+        left = min(look.memory_bytes for look in here)
+        if left < LEAST_MEMORY_BYTES * len(here):
+            yield Finding(
+                f"{here[0].host} has {left / 2**30:.1f} GiB of memory left for {_count(len(here), 'rank')}, and each "
+                f"needs about {LEAST_MEMORY_BYTES / 2**30:g}",
+                "start fewer ranks a node, or ask for more memory (sbatch --mem)",
+            )
+
+
+def _folders(looks: Sequence[Look]) -> Iterator[Finding]:
+    if all(look.digest is None and look.data is None for look in looks):
+        yield Finding("the flowers are not drawn yet: the first run draws them", None)
+    for text in dict.fromkeys(look.data for look in looks if look.data is not None):
+        hosts = [look.host for look in looks if look.data == text]
+        what, _, remedy = text.partition(": ")
+        yield Finding(f"{_names(hosts)}: {what}", remedy or "run python -m horovod_flowers.prepare first")
+    hosts = [look.host for look in looks if look.runs_dir is not None]
+    if hosts:
+        reason = next(look.runs_dir for look in looks if look.runs_dir is not None)
+        yield Finding(f"{_names(hosts)}: {reason}", "choose a --runs-dir on a file system that all nodes see")
+
+
+def _clocks(looks: Sequence[Look]) -> Iterator[Finding]:
+    worst = max(looks, key=lambda look: abs(look.clock_offset_seconds))
+    if abs(worst.clock_offset_seconds) > MOST_CLOCK_SECONDS:
+        direction = "ahead of" if worst.clock_offset_seconds > 0 else "behind"
+        yield Finding(
+            f"the clock of {worst.host} is {abs(worst.clock_offset_seconds):.1f} s {direction} that of {looks[0].host}",
+            "have the nodes' clocks synchronised (chronyd): logs and file times cannot be compared",
+        )
+
+
+def _gpus(looks: Sequence[Look], features: Sequence[str]) -> Iterator[Finding]:
+    if any(look.gpus for look in looks) and "nccl" not in features and len(looks) > 1:
+        yield Finding(
+            "there are GPUs, but Horovod was built without NCCL: gradients would go through the CPUs",
+            "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL (environment.yml says how)",
+        )
+
+
+def _link(looks: Sequence[Look], link: Link | None, limits: Limits) -> Iterator[Finding]:
+    if link is None:
+        return
+    check = "look at the interface above; choose a faster one with OMPI_MCA_btl_tcp_if_include=NAME in slurm/site.sh"
+    rates = [neighbours.bytes_per_second for neighbours in link.neighbours]
+    if len(rates) > 2:
+        usual = statistics.median(rates)
+        for neighbours in link.neighbours:
+            if neighbours.bytes_per_second < FRACTION_OF_OTHERS * usual:
+                yield Finding(
+                    f"slow link: {neighbours.first} to {neighbours.second} carries "
+                    f"{neighbours.bytes_per_second / 1e9:.3g} GB/s, the median one {usual / 1e9:.3g}",
+                    f"leave out the node that both slow links share (sbatch --exclude), or {check}",
+                )
+    if any(look.cores.oversubscribed for look in looks):
+        return  # ranks that take turns on a core measure the turns
+    if link.bytes_per_second < limits.least_bytes_per_second:
+        yield Finding(
+            f"slow link: allreduce moves {link.bytes_per_second / 1e9:.3g} GB/s, below the "
+            f"{limits.least_bytes_per_second / 1e9:.3g} asked for",
+            f"{check}; --least-bandwidth sets what is accepted",
+        )
+    if link.latency_seconds > limits.most_latency_seconds:
+        yield Finding(
+            f"slow link: a small allreduce takes {link.latency_seconds * 1e3:.3g} ms, more than the "
+            f"{limits.most_latency_seconds * 1e3:.3g} accepted",
+            f"{check}; --most-latency-ms sets what is accepted",
+        )
+
+
+def _names(hosts: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(hosts))
+    more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
+    return ", ".join(unique[:NAMED]) + more
+
+
+def _numbers(looks: Sequence[Look]) -> str:
+    more = f" and {len(looks) - NAMED} more" if len(looks) > NAMED else ""
+    return ", ".join(str(look.rank) for look in looks[:NAMED]) + more
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

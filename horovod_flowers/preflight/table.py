@@ -1,0 +1,82 @@
+"""What the preflight prints: a table of the nodes, the facts of the job, and the findings."""
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from horovod_flowers.announcement import spans
+from horovod_flowers.preflight.link import Link
+from horovod_flowers.preflight.look import Look
+from horovod_flowers.preflight.problems import Finding
+from horovod_flowers.progress import on_terminal
+
+TABLE_WIDTH = 120  # in a log
+NODES_SHOWN, RANKS_SHOWN = 32, 8
+
+
+def print_nodes(looks: Sequence[Look]) -> None:
+    """A row a node."""
+    console = Console() if on_terminal() else Console(width=TABLE_WIDTH, force_terminal=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("node", "ranks", "rank: its CPUs", "threads", "memory GiB", "through", "data", "clock s"):
+        table.add_column(name, justify="right" if name in ("ranks", "threads", "memory GiB", "clock s") else "left")
+    hosts = list(dict.fromkeys(look.host for look in looks))
+    for host in hosts[:NODES_SHOWN]:
+        here = [look for look in looks if look.host == host]
+        more = f"; and {len(here) - RANKS_SHOWN} more" if len(here) > RANKS_SHOWN else ""
+        threads = sorted({look.threads for look in here})
+        data = "not readable" if any(look.data for look in here) else "readable" if here[0].digest else "not drawn yet"
+        table.add_row(
+            host,
+            str(len(here)),
+            "; ".join(f"{look.rank}: {spans(look.cores.cpus)}" for look in here[:RANKS_SHOWN]) + more,
+            "/".join(map(str, threads)),
+            f"{min(look.memory_bytes for look in here) / 2**30:.1f}",
+            ", ".join(sorted({name for look in here for name in look.interfaces})) or "shared memory",
+            data,
+            f"{max((look.clock_offset_seconds for look in here), key=abs):+.3f}",
+        )
+    console.print(table)
+    if len(hosts) > NODES_SHOWN:
+        console.print(f"and {len(hosts) - NODES_SHOWN} more nodes")
+
+
+def facts(
+    looks: Sequence[Look], launcher: str, mpi_library: str | None, features: Sequence[str], precision: str
+) -> Iterator[str]:
+    """The lines above the table."""
+    first, nodes = looks[0], len({look.host for look in looks})
+    yield f"{len(looks)} rank(s) on {nodes} node(s), started by {launcher}; {mpi_library or 'no MPI: one process'}"
+    yield f"Horovod {first.versions.get('horovod', 'missing')} with {', '.join(features) or 'nothing'}"
+    tensorflow = first.versions.get("tensorflow-cpu") or first.versions.get("tensorflow", "missing")
+    named = ", ".join(first.cpu_features) or "none of those that matter"
+    yield f"TensorFlow {tensorflow} on CPUs with {named}; precision {precision}; {first.gpus} GPU(s) a rank"
+
+
+def describe_link(link: Link) -> str:
+    """One line."""
+    text = (
+        f"allreduce: {link.latency_seconds * 1e3:.3g} ms for 1 KiB, {link.bytes_per_second / 1e9:.3g} GB/s for large "
+        "gradients"
+    )
+    if link.neighbours:
+        slowest = min(link.neighbours, key=lambda neighbours: neighbours.bytes_per_second)
+        text += (
+            f"; between nodes at least {slowest.bytes_per_second / 1e9:.3g} GB/s and at most "
+            f"{max(n.latency_seconds for n in link.neighbours) * 1e3:.3g} ms"
+        )
+    return text
+
+
+def findings(found: Sequence[Finding]) -> Iterator[str]:
+    """The last lines: 'ready', or every problem with its remedy."""
+    for finding in found:
+        if finding.remedy is None:
+            yield f"note: {finding.text}"
+    problems = [finding for finding in found if finding.remedy is not None]
+    for number, problem in enumerate(problems, 1):
+        yield f"problem {number}: {problem.text}"
+        yield f"  remedy: {problem.remedy}"
+    yield "ready" if not problems else f"not ready: {len(problems)} problem(s)"
