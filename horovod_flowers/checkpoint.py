@@ -4,12 +4,14 @@ Whole tensors, numbered in the model's and the optimizer's own order: a checkpoi
 or on how many ranks.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -81,22 +83,36 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, n
 
     Raises UserError where the file is missing, damaged, or of another model or optimizer.
     """
+    with _opened(path) as (file, progress):
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    _refuse_mismatch(path, progress, shapes, stored)
+    return {name: stored[name] for name in shapes}, progress
+
+
+def read_progress(path: Path) -> Progress:
+    """Where training stood, without the tensors. Raises UserError where the file is missing or damaged."""
+    with _opened(path) as (_, progress):
+        return progress
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Progress]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != "horovod_flowers" or metadata.get("schema") not in READABLE:
                 raise UserError(f"{path} is not a checkpoint of this version of horovod_flowers")
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            values = json.loads(metadata["progress"])
+            partial = values.get("partial")
+            converted = {
+                "class_names": tuple(values["class_names"]),
+                "partial": PartialEpoch(**partial) if partial else None,
+            }
+            yield file, Progress(**{**values, **converted})
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}: start the run without --resume") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}): use the other checkpoint beside it") from error
-    values = json.loads(metadata["progress"])
-    partial = values.get("partial")
-    converted = {"class_names": tuple(values["class_names"]), "partial": PartialEpoch(**partial) if partial else None}
-    progress = Progress(**{**values, **converted})
-    _refuse_mismatch(path, progress, shapes, stored)
-    return {name: stored[name] for name in shapes}, progress
 
 
 def _refuse_mismatch(

@@ -77,9 +77,13 @@ class Launcher:
     oversubscribe: bool
     options: tuple[str, ...] = ()
 
+    def fits(self, ranks: int) -> bool:
+        """Whether there is room for so many ranks."""
+        return ranks <= self.slots.total or self.oversubscribe
+
     def check(self, ranks: int) -> None:
         """Refuse more ranks than there is room for (UserError)."""
-        if ranks > self.slots.total and not self.oversubscribe:
+        if not self.fits(ranks):
             where = f"{self.slots} ({self.slots.known_by})" if self.slots.known_by != "this machine" else "this machine"
             raise UserError(
                 f"{ranks} ranks do not fit on {where}, which has room for {self.slots.total}: start fewer, ask for "

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {
                 "operation": operation,
                 "bytes": size,
-                "median_seconds": time_call(operation, size, ranks, config.repetitions),
+                "median_seconds": statistics.median(time_calls(operation, size, ranks, config.repetitions)),
             }
             for operation in OPERATIONS
             for size in sizes(config.largest_mb)
@@ -83,8 +83,8 @@ def sizes(largest_mb: int) -> list[int]:
     return found
 
 
-def time_call(operation: str, size: int, ranks: Ranks, repetitions: int) -> float:
-    """Median over calls of the slowest rank's seconds, after three more; `size` is the bytes of each rank's input."""
+def time_calls(operation: str, size: int, ranks: Ranks, repetitions: int) -> list[float]:
+    """The slowest rank's seconds in each call, after three more; `size` is the bytes of each rank's input."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -104,7 +104,7 @@ def time_call(operation: str, size: int, ranks: Ranks, repetitions: int) -> floa
         started = time.monotonic()
         call()
         seconds.append(ranks.largest(time.monotonic() - started))
-    return statistics.median(seconds[3:])
+    return seconds[3:]
 
 
 def timestamp_seconds() -> float:

@@ -27,6 +27,7 @@ from horovod_flowers.launch import error_boundary
 from horovod_flowers.progress import say
 from horovod_flowers.recorded_run import RecordedRun, read_run
 from horovod_flowers.scaling import Point, points_of
+from horovod_flowers.study_record import failures
 
 SCHEMA = 1
 TABLE_WIDTH = 120  # in a log
@@ -65,13 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.report`."""
     with error_boundary("horovod_flowers.report"):
         config = parse(ReportConfig, "horovod_flowers.report", (__doc__ or "").splitlines()[0], arguments)
+        failed = failures(Path(config.runs_dir))
         runs, left_out = read_runs(Path(config.runs_dir))
         points = points_of(runs)
         output = writable_folder(Path(config.output), "choose another folder with --output")
-        write_files(output, points, left_out)
+        write_files(output, points, left_out, failed)
         print_table(points)
         for name, reason in left_out:
             say(f"left out: {name}: {reason}")
+        for name, reason in failed:
+            say(f"failed: {name}: {reason}")
         for line in sentences(points):
             say(line)
         say(f"written: {output}/scaling.csv, scaling.json, scaling.png")
@@ -116,7 +120,9 @@ def row(point: Point) -> dict[str, Any]:
     }
 
 
-def write_files(output: Path, points: Sequence[Point], left_out: Sequence[tuple[str, str]]) -> None:
+def write_files(
+    output: Path, points: Sequence[Point], left_out: Sequence[tuple[str, str]], failed: Sequence[tuple[str, str]]
+) -> None:
     """Write CSV, JSON and picture, each whole or not at all."""
     from horovod_flowers.scaling_picture import draw_scaling  # matplotlib takes a second that a usage error need not
 
@@ -130,6 +136,7 @@ def write_files(output: Path, points: Sequence[Point], left_out: Sequence[tuple[
         "schema": SCHEMA,
         "points": rows,
         "left_out": [{"run": name, "reason": reason} for name, reason in left_out],
+        "failed": [{"point": name, "reason": reason} for name, reason in failed],
     }
     write_whole(output / "scaling.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     with whole_file(output / "scaling.png") as temporary:

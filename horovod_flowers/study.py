@@ -43,6 +43,7 @@ class StudyConfig:
     list: bool = option(False, "print number, ranks, name and state of every point")
     point: int | None = option(None, "run only the point of this number, as --list gives it (for job arrays)")
     ranks: str | None = option(None, "numbers of ranks, separated by commas, instead of the job files'")
+    fit: bool = option(False, "leave out points of more ranks than there is room for")
     repetitions: int | None = option(None, "runs of each combination, instead of the job files'")
     runs_dir: str = option("runs", "folder that holds the runs")
     preflight: bool = option(True, "look at the machine first, at the largest number of ranks (--no-preflight)")
@@ -76,12 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
         missing = [point for point in chosen(points, config.point) if state_of(point, runs_dir) != "finished"]
+        if config.fit:
+            missing = fitting(missing, launcher)
         if config.dry_run:
             print_commands(missing, launcher, config.preflight)
             return
         for point in missing:
             launcher.check(point.ranks)
-        say(f"study: {len(points)} points, {len(missing)} to run" + (" of the one chosen" if config.point else ""))
+        say(f"study: {len(points)} points, {len(missing)} to run")
         if missing:
             writable_folder(runs_dir, "choose another folder with --runs-dir")
             if config.preflight:
@@ -114,6 +117,18 @@ def chosen(points: Sequence[Point], number: int | None) -> list[Point]:
     if not 0 <= number < len(points):
         raise UserError(f"point is {number}: the study has the points 0 to {len(points) - 1}, see --list")
     return [points[number]]
+
+
+def fitting(points: Sequence[Point], launcher: Launcher) -> list[Point]:
+    """The points that there is room for; says how many are left out."""
+    fit = [point for point in points if launcher.fits(point.ranks)]
+    if len(fit) < len(points):
+        print(
+            f"study: {len(points) - len(fit)} points left out, of more than the {launcher.slots.total} ranks that fit",
+            file=sys.stderr,
+            flush=True,
+        )
+    return fit
 
 
 def state_of(point: Point, runs_dir: Path) -> str:

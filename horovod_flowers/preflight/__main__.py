@@ -37,7 +37,7 @@ class PreflightConfig(RunConfig):
 
     oversubscribe: bool = option(False, "preflight: ranks that share cores are meant to, and only noted")
     least_bandwidth: float = option(0.1, "preflight: GB/s that an allreduce has to move (0.1: a Gigabit Ethernet)")
-    most_latency_ms: float = option(5.0, "preflight: milliseconds that a small allreduce may take")
+    most_latency_ms: float = option(20.0, "preflight: milliseconds that a small allreduce may take at its best")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,19 +1,18 @@
 """What the ranks measure together: Horovod's allreduce, and the way from each node to the next."""
 
 import os
-import statistics
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from horovod_flowers.microbenchmark import time_call
+from horovod_flowers.microbenchmark import time_calls
 from horovod_flowers.ranks import Ranks
 
 SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 1024, 2**20, 2**24
 # A medium message that takes longer than this tells enough: a large one would take minutes.
 SLOW_SECONDS = 0.1
-CALLS = 7
+CALLS = 15
 PING_BYTES, PINGS = 2**20, 3
 
 
@@ -34,9 +33,9 @@ class Link:
     """What communication costs in this job."""
 
     latency_seconds: float
-    """Of an allreduce of 1 KiB by Horovod, median of the slowest rank."""
+    """Of an allreduce of 1 KiB by Horovod, of the slowest rank in the best call."""
     bytes_per_second: float
-    """Bytes of a large allreduce over the seconds that it takes longer than the small one."""
+    """Bytes of a large allreduce over its seconds, of the slowest rank in the best call."""
     neighbours: tuple[Neighbours, ...]
     """Each node and the next one, in rank order."""
 
@@ -45,13 +44,18 @@ def measure_link(ranks: Ranks) -> Link | None:
     """Measure; None for one rank. Horovod has started. Every rank calls it, and gets the same."""
     if ranks.mpi is None or ranks.size == 1:
         return None
-    latency = time_call("allreduce", SMALL_BYTES, ranks, CALLS)
+    latency = _best(SMALL_BYTES, ranks)
     size = MEDIUM_BYTES
-    seconds = time_call("allreduce", size, ranks, CALLS)
+    seconds = _best(size, ranks)
     if seconds < SLOW_SECONDS:
         size = LARGE_BYTES
-        seconds = time_call("allreduce", size, ranks, CALLS)
-    return Link(latency, size / max(seconds - latency, 1e-9), _neighbours(ranks))
+        seconds = _best(size, ranks)
+    return Link(latency, size / seconds, _neighbours(ranks))
+
+
+def _best(size: int, ranks: Ranks) -> float:
+    """Seconds of the fastest call: what else goes on there delays some calls, and is no property of the link."""
+    return min(time_calls("allreduce", size, ranks, CALLS))
 
 
 def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
@@ -65,14 +69,13 @@ def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
             if ranks.rank in pair:
                 latency, seconds = (_ping(ranks, pair, size) for size in (1, PING_BYTES))
                 if ranks.rank == pair[0]:
-                    rate = PING_BYTES / max(seconds - latency, 1e-9)
-                    found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, rate))
+                    found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, PING_BYTES / seconds))
     gathered = ranks.mpi.allgather(found)
     return tuple(neighbours for of_rank in gathered for neighbours in of_rank)
 
 
 def _ping(ranks: Ranks, pair: tuple[int, int], size: int) -> float:
-    """Half of the median seconds there and back."""
+    """Half of the fewest seconds there and back."""
     buffer, seconds = np.zeros(size, np.uint8), []
     for _ in range(PINGS + 1):
         started = time.monotonic()
@@ -83,4 +86,4 @@ def _ping(ranks: Ranks, pair: tuple[int, int], size: int) -> float:
             ranks.mpi.Recv(buffer, source=pair[0])
             ranks.mpi.Send(buffer, dest=pair[0])
         seconds.append(time.monotonic() - started)
-    return statistics.median(seconds[1:]) / 2
+    return min(seconds[1:]) / 2

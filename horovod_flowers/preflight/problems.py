@@ -98,8 +98,8 @@ def _threads(looks: Sequence[Look]) -> Iterator[Finding]:
     if crowded:
         worst = min(crowded, key=lambda look: look.cores.physical)
         yield Finding(
-            f"more threads than cores: rank {worst.rank} on {worst.host} has {_count(worst.cores.physical, 'core')} and "
-            f"starts {worst.threads} threads",
+            f"more threads than cores: rank {worst.rank} on {worst.host} has {_count(worst.cores.physical, 'core')} "
+            f"and starts {worst.threads} threads",
             f"give --threads {worst.cores.physical}, or 0 for as many as there are, or start fewer ranks a node",
         )
 

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Sourced by every *.sbatch here: the environment, and a way to run things that can be stopped and put back.
+
+# shellcheck source=jobs/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
+: "${MAX_RESTARTS:=10}"
+say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0} of at most $MAX_RESTARTS"
+
+# Run a command. When the time limit is near or the job is pre-empted (USR1 or TERM to this script), pass it on: the
+# ranks finish their step, write a checkpoint and end with status 75. Then the job goes back into the queue.
+stoppable() {
+  local asked='' status=0 child
+  "$@" &
+  child=$!
+  # shellcheck disable=SC2064  # this child
+  trap "asked=USR1; kill -USR1 $child" USR1
+  # shellcheck disable=SC2064
+  trap "asked=TERM; kill -USR1 $child" TERM
+  while :; do # wait returns early when a signal comes
+    wait "$child" && status=0 || status=$?
+    kill -0 "$child" 2>/dev/null || break
+  done
+  trap - USR1 TERM
+  if [[ -n $asked ]]; then say "asked to stop by $asked: ended with status $status"; fi
+  # 128 and more: the signal came before there was anything to save.
+  if ((status == 75)) || [[ -n $asked && $status -ge 128 ]]; then put_back; fi
+  return "$status"
+}
+
+# The same command, started on every rank of the job.
+on_ranks() {
+  stoppable python -m horovod_flowers.launcher --ranks "$SLURM_NTASKS" -- python -m "$@"
+}
+
+# Back into the queue, unless somebody cancelled the job, or it has been there often enough.
+put_back() {
+  local state
+  state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
+  if [[ $state != RUNNING ]]; then
+    say "the job is $state: not put back"
+  elif ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
+    say "restarted $MAX_RESTARTS times, which is all that MAX_RESTARTS allows: not put back; sbatch it again to go on"
+  else
+    say "putting the job back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
+    say "the job could not be put back: sbatch it again to go on"
+  fi
+  exit 75
+}

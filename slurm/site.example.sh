@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# What differs from site to site: copy to slurm/site.sh and change. Every line may be left out; what stands here are the
+# defaults, or examples. Sourced by the job scripts on the nodes and by submit.sh on the login node.
+
+# Read by sbatch: for a plain 'sbatch slurm/scale.sbatch', 'source slurm/site.sh' first; submit.sh does so itself.
+#export SBATCH_PARTITION=compute
+#export SBATCH_ACCOUNT=my-project
+#export SBATCH_QOS=normal
+#export SBATCH_CONSTRAINT=cascadelake       # the same kind of node for every point
+
+# Modules, and the environment in which horovod_flowers is installed (default: .venv of the project, as ./flowers makes it).
+#module load gcc openmpi/4.1
+#source "$HOME/envs/horovod-flowers/bin/activate"
+
+# How ranks are started: mpirun, horovodrun (needs ssh between nodes) or srun (needs an Open MPI with Slurm's PMIx).
+#export FLOWERS_LAUNCHER=mpirun
+#export FLOWERS_SRUN_MPI=pmix
+#export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher
+
+# Ranks a node, for submit.sh (sbatch itself: --ntasks-per-node).
+#export FLOWERS_TASKS_PER_NODE=2
+
+# The network, where Open MPI does not find the fast one by itself; for NCCL too.
+#export OMPI_MCA_btl_tcp_if_include=ib0
+#export NCCL_SOCKET_IFNAME=ib0
+
+# How often a job that was stopped by its time limit or pre-empted may go back into the queue.
+#export MAX_RESTARTS=10

@@ -1,0 +1,92 @@
+"""Commands that start ranks, from flags, FLOWERS_ variables and what schedulers say."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from horovod_flowers.errors import UserError
+from horovod_flowers.launcher import Launcher, Slots, choose_launcher, find_slots
+from tests.conftest import run_command
+
+HOSTS = Slots((("n1", 2), ("n2", 2), ("n3", 2)), "hosts")
+
+
+def spelled(program: str, ranks: int, slots: Slots = HOSTS, oversubscribe: bool = False, **environment: str) -> str:
+    launcher = Launcher(program, slots, oversubscribe)
+    words = launcher.command(ranks, ["x"], environment)
+    return " ".join([Path(words[0]).name, *words[1:]])
+
+
+def test_mpirun_takes_hosts_and_variables_along() -> None:
+    assert spelled("mpirun", 4, PATH="/p", NCCL_DEBUG="INFO", HOME="/h") == (
+        "mpirun -np 4 --bind-to none --map-by slot -H n1:2,n2:2,n3:2 -x NCCL_DEBUG -x PATH x"
+    )
+
+
+def test_mpirun_reads_slurm_itself() -> None:
+    slots = Slots(HOSTS.nodes, "slurm")
+    assert spelled("mpirun", 4, slots) == "mpirun -np 4 --bind-to none --map-by slot x"
+    assert spelled("mpirun", 7, slots, oversubscribe=True).split()[7] == "--oversubscribe"
+
+
+def test_horovodrun_gets_the_nodes_that_the_ranks_fill() -> None:
+    assert spelled("horovodrun", 3) == "horovodrun -np 3 -H n1:2,n2:1 x"
+    assert spelled("horovodrun", 8, oversubscribe=True) == "horovodrun -np 8 -H n1:3,n2:3,n3:2 x"
+    assert spelled("horovodrun", 2, Slots((("here", 2),), "this machine")) == "horovodrun -np 2 x"
+
+
+def test_srun_takes_just_the_nodes_that_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    slots = Slots(HOSTS.nodes, "slurm")
+    words = spelled("srun", 3, slots, SLURM_CPUS_PER_TASK="4").split()
+    assert words[1:4] == ["--ntasks=3", "--nodes=2", "--ntasks-per-node=2"]
+    assert {"--mpi=pmix", "--kill-on-bad-exit=1", "--cpu-bind=none", "--cpus-per-task=4"} < set(words)
+    assert "--mpi=pmi2" in spelled("srun", 1, slots, FLOWERS_SRUN_MPI="pmi2")
+
+
+def test_ranks_beyond_the_room_are_refused_unless_asked_for() -> None:
+    launcher = Launcher("mpirun", HOSTS, False)
+    launcher.check(6)
+    with pytest.raises(UserError, match=r"7 ranks do not fit on n1:2,n2:2,n3:2 \(hosts\), which has room for 6"):
+        launcher.check(7)
+    Launcher("mpirun", HOSTS, True).check(7)
+
+
+def test_flags_come_before_variables_before_the_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("a\na\nb\nb\n")
+    environment = {"FLOWERS_HOSTS": "v:3", "FLOWERS_LAUNCHER": "horovodrun", "PBS_NODEFILE": str(tmp_path / "nodes")}
+    assert choose_launcher("auto", None, False, environment) == Launcher(
+        "horovodrun", Slots((("v", 3),), "hosts"), False
+    )
+    chosen = choose_launcher("mpirun", "f:1,g", True, environment)
+    assert chosen == Launcher("mpirun", Slots((("f", 1), ("g", 1)), "hosts"), True)
+    assert find_slots(None, environment) == Slots((("a", 2), ("b", 2)), "pbs")
+    options = choose_launcher("auto", "f:1", False, {"FLOWERS_LAUNCHER_OPTIONS": "--mca a 'b c'"}).options
+    assert options == ("--mca", "a", "b c")
+
+
+@pytest.mark.parametrize(
+    ("name", "hosts", "environment", "sentence"),
+    [
+        ("auto", None, {"FLOWERS_LAUNCHER": "mpiexec"}, "FLOWERS_LAUNCHER is 'mpiexec': allowed is one of mpirun"),
+        ("mpirun", "n1:x", {}, "hosts names 'n1:x': give NODE:RANKS"),
+        ("srun", None, {}, "srun needs a Slurm allocation"),
+        ("mpirun", None, {"PBS_NODEFILE": "/no/file"}, "PBS_NODEFILE cannot be read"),
+    ],
+)
+def test_mistakes(name: str, hosts: str | None, environment: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        choose_launcher(name, hosts, False, environment)
+
+
+def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> None:
+    start = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--oversubscribe"]
+    ended = run_command([*start, "--", "sh", "-c", "exit 7"], tmp_path)
+    assert ended.status == 7
+    ended = run_command([*start, "--dry-run", "--", "echo", "a b"], tmp_path)
+    assert ended.stdout == "mpirun -np 2 --bind-to none --map-by slot --oversubscribe echo 'a b'\n"
+    ended = run_command(start, tmp_path)
+    assert (ended.status, "no command is given" in ended.stderr) == (2, True)

@@ -1,0 +1,163 @@
+"""Job files, the points that they stand for, and what becomes of them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from horovod_flowers.config import RunConfig
+from horovod_flowers.errors import UserError
+from horovod_flowers.study import StudyConfig, read_points, state_of
+from horovod_flowers.study_file import in_order, points_of, read_study
+from horovod_flowers.study_record import Attempt, PointFiles, failures, read_record
+from tests.conftest import PROJECT, Ended, Workplace, run_command
+from tests.single.recorded_runs import write_run
+
+
+def job_file(folder: Path, **fields: Any) -> Path:
+    path = folder / "s.yaml"
+    path.write_text(json.dumps({"name": "s", "ranks": [1, 2], **fields}))
+    return path
+
+
+def test_every_combination_is_a_point_and_one_rank_has_no_strategy(tmp_path: Path) -> None:
+    fields = {"strategies": ["allreduce", "tensor"], "precisions": ["fp32", "bf16"], "seeds": [0, 1], "repetitions": 2}
+    path = job_file(tmp_path, ranks=[1, 2, 4], options={"global_batch": 16, "data": {"augment": True}}, **fields)
+    points = points_of(read_study(path), path, "runs")
+    assert Counter(point.ranks for point in points) == {1: 8, 2: 16, 4: 16}
+    assert len({point.name for point in points}) == 40
+    (point,) = [point for point in points if point.name == "s-2ranks-tensor-bf16-seed1-run2"]
+    assert (point.config.strategy, point.config.precision, point.config.seed) == ("tensor", "bf16", 1)
+    assert "--strategy tensor --precision bf16 --data.augment" in " ".join(point.words())
+    assert "--epochs" not in point.words()  # a default
+
+
+def test_the_order_is_random_by_repetition_and_the_same_every_time(tmp_path: Path) -> None:
+    path = job_file(tmp_path, ranks=[1, 2, 4, 8], repetitions=3, options={"global_batch": 16})
+    points = points_of(read_study(path), path, "runs")
+    ordered = in_order(points, 0)
+    assert ordered == in_order(points, 0) != in_order(points, 1)
+    assert [point.repetition for point in ordered] == [1] * 4 + [2] * 4 + [3] * 4
+    sizes = [[point.ranks for point in ordered[start : start + 4]] for start in (0, 4, 8)]
+    assert all(sorted(block) == [1, 2, 4, 8] for block in sizes)
+    assert len({tuple(block) for block in sizes}) > 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"ranks": []}, "s.yaml: .*ranks"),
+        ({"ranks": [0]}, "s.yaml: .*>= 1"),
+        ({"strategy": "tensor"}, "unknown field `strategy`: allowed are name, ranks"),
+        ({"strategies": ["ring"]}, "ring"),
+        ({"options": {"epoch": 1}}, "there is no option --epoch: did you mean --epochs"),
+        ({"options": {"seed": 1}}, "option seed is the study's own"),
+        ({"options": {"global_batch": 15}}, "ranks 2: global_batch 15 cannot be divided equally over 2 ranks"),
+        ({"options": {"compression": "fp16"}, "strategies": ["tensor"]}, "strategy tensor cannot use it"),
+    ],
+)
+def test_mistakes_in_a_job_file_are_told_before_anything_runs(
+    tmp_path: Path, fields: dict[str, Any], sentence: str
+) -> None:
+    path = job_file(tmp_path, **fields)
+    with pytest.raises(UserError, match=sentence):
+        points_of(read_study(path), path, "runs")
+
+
+def test_no_two_points_share_a_name(tmp_path: Path) -> None:
+    path = str(job_file(tmp_path))
+    with pytest.raises(UserError, match="two points are called"):
+        read_points(StudyConfig(files=(path, path)), [])
+
+
+def test_a_finished_run_stands_for_a_point_only_if_it_is_the_same(tmp_path: Path) -> None:
+    path = job_file(tmp_path, options={"global_batch": 64, "threads": 1})
+    point = next(p for p in read_points(StudyConfig(files=(str(path),)), []) if p.ranks == 2)
+    assert state_of(point, tmp_path) == "missing"
+    write_run(tmp_path / point.name, 2, [[9, 9], [9, 9]], config=RunConfig(global_batch=64, threads=1))
+    assert state_of(point, tmp_path) == "finished"
+    (other,) = [p for p in read_points(StudyConfig(files=(str(path),)), ["--threads", "2"]) if p.name == point.name]
+    with pytest.raises(UserError, match="was made with threads 1, and the study says 2: give the study another name"):
+        state_of(other, tmp_path)
+
+
+def test_attempts_are_kept_and_the_last_one_counts(tmp_path: Path) -> None:
+    def attempt(outcome: Any) -> Attempt:
+        return Attempt(
+            outcome=outcome, reason="why", status=1, elapsed_seconds=1.0, started_utc="t", job=None, command=["c"]
+        )
+
+    for point, outcomes in (("a", ["failed"]), ("b", ["failed", "finished"]), ("c", ["stopped"])):
+        files = PointFiles(tmp_path, point)
+        with files.locked_log() as log, files.locked_log() as second:
+            assert log is not None
+            assert second is None  # somebody else would leave the point alone
+            for outcome in outcomes:
+                files.add(attempt(outcome))
+    assert failures(tmp_path) == [("a", "why")]
+    assert [tried.outcome for tried in read_record(PointFiles(tmp_path, "b").record).attempts] == ["failed", "finished"]
+    PointFiles(tmp_path, "b").record.write_text('{"schema": 1}')
+    with pytest.raises(UserError, match="b.json is damaged"):
+        failures(tmp_path)
+
+
+def study(folder: Path, *words: str) -> Ended:
+    return run_command(["python", "-m", "horovod_flowers.study", *words], folder)
+
+
+def test_a_dry_run_prints_every_command_and_does_nothing(tmp_path: Path) -> None:
+    files = [str(PROJECT / "jobs" / name) for name in ("strong.yaml", "weak.yaml")]
+    ended = study(tmp_path, *files, "--dry-run", "--launcher", "horovodrun", "--", "--epochs", "2")
+    assert ended.status == 0, ended.output
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 1 + 2 * 4 * 3
+    assert "-m horovod_flowers.preflight" in lines[0]
+    assert all(line.startswith("horovodrun -np ") and "horovod_flowers.train" in line for line in lines[1:])
+    assert all("--epochs 2" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_that_do_not_fit_are_refused_or_left_out(tmp_path: Path) -> None:
+    path = str(job_file(tmp_path, ranks=[1000], repetitions=1))
+    ended = study(tmp_path, path)
+    assert (ended.status, "1000 ranks do not fit on this machine" in ended.stderr) == (2, True)
+    ended = study(tmp_path, path, "--fit")
+    assert (ended.status, "0 to run" in ended.stdout, "1 points left out" in ended.stderr) == (0, True, True)
+    assert study(tmp_path, path, "--point", "7").stderr.count("the study has the points 0 to 0, see --list") == 1
+
+
+def test_a_study_runs_records_and_skips(workplace: Workplace) -> None:
+    """One point finishes, one takes too long; started again, only the latter is tried again."""
+    slow = job_file(
+        workplace.folder,
+        ranks=[1],
+        repetitions=1,
+        timeout_minutes=0.0005,
+        options={"data": {"image_size": 32, "prepared_dir": str(workplace.prepared)}},
+    )
+    slow = slow.rename(workplace.folder / "slow.yaml")
+    quick = job_file(
+        workplace.folder,
+        name="quick",
+        ranks=[1],
+        repetitions=1,
+        options={
+            "global_batch": 16,
+            "data": {"image_size": 32, "synthetic_images": 120, "prepared_dir": str(workplace.prepared)},
+        },
+    )
+    for to_run in (2, 1):
+        ended = study(workplace.folder, str(slow), str(quick), "--no-preflight")
+        assert ended.status == 1, ended.output
+        assert f"2 points, {to_run} to run" in ended.stdout
+        assert "s-1ranks-alone-auto-seed0-run1: failed after" in ended.stdout
+        assert "took more than 0.0005 minutes" in ended.stdout
+    listed = study(workplace.folder, str(slow), str(quick), "--list").stdout
+    assert "quick-1ranks-alone-auto-seed0-run1\tfinished" in listed
+    assert "s-1ranks-alone-auto-seed0-run1\tfailed" in listed
+    record = read_record(PointFiles(workplace.folder / "runs", "s-1ranks-alone-auto-seed0-run1").record)
+    assert len(record.attempts) == 2
+    reported = run_command(["python", "-m", "horovod_flowers.report"], workplace.folder)
+    assert "failed: s-1ranks-alone-auto-seed0-run1: took more than" in reported.stdout

@@ -1,0 +1,96 @@
+"""A job at its time limit, or pre-empted, goes back into the queue and on to the weights of one that was left alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from horovod_flowers.recorded_run import read_run
+from tests.conftest import TINY
+from tests.slurm.conftest import Cluster
+
+OPTIONS = (*TINY, "--global-batch", "16", "--threads", "1", "--data.augment", "--epochs", "30", "--warmup-steps", "1")
+SLOW = ("--model.name", "tests.parallel.slow_model:slow")
+
+
+@pytest.fixture(scope="module")
+def options(prepared_folder: Path) -> tuple[str, ...]:
+    return (*OPTIONS, *SLOW, "--data.prepared-dir", str(prepared_folder))
+
+
+@pytest.fixture(scope="module")
+def whole(cluster: Cluster, options: tuple[str, ...]) -> Path:
+    """A run of two ranks on two nodes that nobody stopped."""
+    words = ["-N", "2", "--ntasks-per-node", "1", "python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--"]
+    words += ["python", "-m", "horovod_flowers.train", "--name", "whole", *options]
+    ended = cluster.run("salloc", "--quiet", *words, SLOW_WHILE="/no/such/file")
+    assert ended.status == 0, ended.output
+    return cluster.folder / "runs" / "whole"
+
+
+def submit_slow(cluster: Cluster, project: Path, options: tuple[str, ...], *of_sbatch: str, **variables: str) -> str:
+    """Submit train.sbatch; its steps take long until the file `slow` is gone."""
+    (cluster.folder / "slow").touch()
+    script = str(project / "slurm" / "train.sbatch")
+    words = ("-N", "2", "--ntasks-per-node", "1", *of_sbatch, script, *options)
+    return cluster.submit(*words, SLOW_WHILE=str(cluster.folder / "slow"), **variables)
+
+
+def assert_it_went_on(cluster: Cluster, job: str, whole: Path, asked: str) -> None:
+    """The job's log tells the story, and the weights are those of the run that was left alone."""
+    log = cluster.log(job)
+    story = [
+        f"job {job} on n[1-2], restart 0 of at most 10",
+        asked,
+        "checkpoint written, --resume",
+        "putting the job back into the queue",
+        f"job {job} on n[1-2], restart 1 of at most 10",
+        "resuming after epoch ",
+        "finished: best validation accuracy",
+    ]
+    places = [log.find(line) for line in story]
+    assert -1 not in places, (story[places.index(-1)], log)
+    assert places == sorted(places), log
+    run = cluster.folder / "runs" / f"flowers-train-{job}"
+    expected = load_file(whole / "checkpoints" / "last.safetensors")
+    for name, value in load_file(run / "checkpoints" / "last.safetensors").items():
+        assert np.array_equal(value, expected[name]), name
+    assert len(read_run(run).epochs) == len(read_run(whole).epochs) == 30
+
+
+def test_a_time_limit_puts_the_job_back_and_it_goes_on(
+    cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path
+) -> None:
+    """Slurm's own signal, before the end of the minute that the job has; Slurm may send it 30 s early."""
+    job = submit_slow(cluster, project, options, "--time=1", "--signal=B:USR1@1")
+    cluster.wait_for_restart(job)
+    (cluster.folder / "slow").unlink()
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert "asked to stop by USR1: ended with status 75" in cluster.log(job)
+    assert_it_went_on(cluster, job, whole, "stopped on request (SIGUSR1)")
+
+
+def test_ranks_that_srun_started_stop_on_sigterm(
+    cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path
+) -> None:
+    """As pre-emption does it: SIGTERM to the job's steps."""
+    job = submit_slow(cluster, project, options, FLOWERS_LAUNCHER="srun")
+    steps = cluster.folder / "runs" / f"flowers-train-{job}" / "steps" / "rank-00000.jsonl"
+    cluster.until(lambda: steps.exists() and '"epoch":2' in steps.read_text(), "second epoch")
+    cluster.run("scancel", "--signal=TERM", job)
+    cluster.wait_for_restart(job)
+    (cluster.folder / "slow").unlink()
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert "started by pmix" in cluster.log(job)
+    assert_it_went_on(cluster, job, whole, "stopped on request (SIGTERM)")
+
+
+def test_restarts_are_limited(cluster: Cluster, project: Path, options: tuple[str, ...]) -> None:
+    job = submit_slow(cluster, project, options, MAX_RESTARTS="0")
+    cluster.until(lambda: "restart 0 of at most 0" in cluster.log(job), "start of the job")
+    cluster.run("scancel", "--batch", "--signal=TERM", job)
+    assert cluster.wait(job) == "FAILED"
+    assert cluster.show(job)["ExitCode"] == "75:0"
+    assert "not put back; sbatch it again to go on" in cluster.log(job)
+    assert cluster.processes() == []
