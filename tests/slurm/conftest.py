@@ -58,8 +58,10 @@ class Cluster:
         """Wait until a job is put back into the queue and runs again, at once instead of after 20 s."""
 
         def runs_again() -> bool:
-            # Before it is pending it looks like one that has failed.
+            # Before it is pending it looks like one that has failed. Started within the second in which it was stopped,
+            # it would be taken for the one that was ("credential revoked").
             if "PENDING" in self.states(job):
+                time.sleep(2)
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
             return "restart 1 of" in self.log(job)
 

@@ -1,5 +1,7 @@
 """Preflight across nodes, under each launcher; and what it has to find there."""
 
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,14 +23,17 @@ def on_two_nodes(cluster: Cluster, launcher: str, *words: str, **variables: str)
 
 @pytest.mark.parametrize(("launcher", "named"), [("mpirun", "openmpi"), ("horovodrun", "openmpi"), ("srun", "pmix")])
 def test_every_launcher_reaches_both_nodes(cluster: Cluster, prepared_folder: Path, launcher: str, named: str) -> None:
-    ended = on_two_nodes(cluster, launcher, *PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder))
-    assert ended.status == 0, ended.output
-    assert f"2 rank(s) on 2 node(s), started by {named}" in ended.stdout
-    assert "n1 " in ended.stdout
-    assert "n2 " in ended.stdout
-    assert "TCP lo" in ended.stdout
-    assert "between nodes at least" in ended.stdout
-    assert "ready" in ended.stdout.splitlines()[-1].split()[-1]
+    words = [*PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder)]
+    start = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--launcher", launcher, "--", *words]
+    # On a node, as batch scripts run: horovodrun looks up the nodes' addresses there.
+    of_sbatch = ("-N", "2", "--ntasks-per-node", "1", f"--output={launcher}-%j.log", f"--wrap={shlex.join(start)}")
+    job = cluster.submit(*of_sbatch)
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    log = cluster.log(job)
+    assert f"2 rank(s) on 2 node(s), started by {named}" in log
+    assert "between nodes at least" in log
+    assert all(re.search(rf"{node} +1 .* TCP lo +readable", log) for node in ("n1", "n2"))
+    assert any(line.endswith("ready") for line in log.splitlines())
 
 
 def test_a_node_without_the_data_and_one_without_the_runs(cluster: Cluster) -> None:

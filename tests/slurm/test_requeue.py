@@ -29,12 +29,14 @@ def whole(cluster: Cluster, options: tuple[str, ...]) -> Path:
     return cluster.folder / "runs" / "whole"
 
 
-def submit_slow(cluster: Cluster, project: Path, options: tuple[str, ...], *of_sbatch: str, **variables: str) -> str:
+def submit_slow(
+    cluster: Cluster, project: Path, options: tuple[str, ...], slow: Path, *of_sbatch: str, **variables: str
+) -> str:
     """Submit train.sbatch; its steps take long until the file `slow` is gone."""
-    (cluster.folder / "slow").touch()
+    slow.touch()
     script = str(project / "slurm" / "train.sbatch")
     words = ("-N", "2", "--ntasks-per-node", "1", *of_sbatch, script, *options)
-    return cluster.submit(*words, SLOW_WHILE=str(cluster.folder / "slow"), **variables)
+    return cluster.submit(*words, SLOW_WHILE=str(slow), **variables)
 
 
 def assert_it_went_on(cluster: Cluster, job: str, whole: Path, asked: str) -> None:
@@ -59,35 +61,40 @@ def assert_it_went_on(cluster: Cluster, job: str, whole: Path, asked: str) -> No
     assert len(read_run(run).epochs) == len(read_run(whole).epochs) == 30
 
 
-def test_a_time_limit_puts_the_job_back_and_it_goes_on(
-    cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path
-) -> None:
-    """Slurm's own signal, before the end of the minute that the job has; Slurm may send it 30 s early."""
-    job = submit_slow(cluster, project, options, "--time=1", "--signal=B:USR1@1")
-    cluster.wait_for_restart(job)
-    (cluster.folder / "slow").unlink()
-    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    assert "asked to stop by USR1: ended with status 75" in cluster.log(job)
-    assert_it_went_on(cluster, job, whole, "stopped on request (SIGUSR1)")
+@pytest.fixture(scope="module")
+def time_limited(cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path) -> str:
+    """A job of one minute, which is signalled before its end (Slurm may do so 30 s early). It waits, mostly: the other
+    tests run meanwhile."""
+    return submit_slow(cluster, project, options, cluster.folder / "slow", "--time=1", "--signal=B:USR1@1")
 
 
 def test_ranks_that_srun_started_stop_on_sigterm(
-    cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path
+    cluster: Cluster, project: Path, options: tuple[str, ...], time_limited: str, whole: Path
 ) -> None:
     """As pre-emption does it: SIGTERM to the job's steps."""
-    job = submit_slow(cluster, project, options, FLOWERS_LAUNCHER="srun")
+    slow = cluster.folder / "slow too"
+    job = submit_slow(cluster, project, options, slow, FLOWERS_LAUNCHER="srun")
     steps = cluster.folder / "runs" / f"flowers-train-{job}" / "steps" / "rank-00000.jsonl"
     cluster.until(lambda: steps.exists() and '"epoch":2' in steps.read_text(), "second epoch")
     cluster.run("scancel", "--signal=TERM", job)
     cluster.wait_for_restart(job)
-    (cluster.folder / "slow").unlink()
+    slow.unlink()
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     assert "started by pmix" in cluster.log(job)
     assert_it_went_on(cluster, job, whole, "stopped on request (SIGTERM)")
 
 
+def test_a_time_limit_puts_the_job_back_and_it_goes_on(cluster: Cluster, time_limited: str, whole: Path) -> None:
+    """Slurm's own signal."""
+    cluster.wait_for_restart(time_limited)
+    (cluster.folder / "slow").unlink()
+    assert cluster.wait(time_limited) == "COMPLETED", cluster.log(time_limited)
+    assert "asked to stop by USR1: ended with status 75" in cluster.log(time_limited)
+    assert_it_went_on(cluster, time_limited, whole, "stopped on request (SIGUSR1)")
+
+
 def test_restarts_are_limited(cluster: Cluster, project: Path, options: tuple[str, ...]) -> None:
-    job = submit_slow(cluster, project, options, MAX_RESTARTS="0")
+    job = submit_slow(cluster, project, options, cluster.folder / "slow at last", MAX_RESTARTS="0")
     cluster.until(lambda: "restart 0 of at most 0" in cluster.log(job), "start of the job")
     cluster.run("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job) == "FAILED"
