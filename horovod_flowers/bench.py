@@ -10,10 +10,7 @@ does to one it does to its neighbours, and ratios are taken within a repetition.
 import csv
 import io
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,12 +21,13 @@ from typing import Any
 from horovod_flowers.bench_table import print_costs, print_ratios, print_table
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, option
-from horovod_flowers.contenders import Contender, Measurement, Timing, Workload, installed_peers, our_contenders
+from horovod_flowers.contenders import HERE, Contender, Measurement, Timing, Workload, installed_peers, our_contenders
 from horovod_flowers.data.order import steps_per_epoch, validation_boundary
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder, write_whole
+from horovod_flowers.job import run_job
 from horovod_flowers.launch import error_boundary
 from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags
 from horovod_flowers.prepare import prepare_with_progress
@@ -174,42 +172,31 @@ def measure(contenders: Sequence[Contender], config: BenchConfig) -> list[Measur
 def run_once(contender: Contender, timeout_seconds: int) -> Timing:
     """One run in a folder of its own. Raises UserError, with the end of its output, where it fails."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        run_job(contender.command(Path(folder)), contender.variables(), timeout_seconds)
+        run_to_its_end(contender.command(Path(folder)), contender.variables(), timeout_seconds)
         return contender.read(Path(folder))
 
 
-def run_job(words: list[str], variables: dict[str, str], timeout_seconds: int) -> None:
+def run_to_its_end(words: list[str], variables: dict[str, str], timeout_seconds: int) -> None:
     """Run a job to its end, or end it with all that it started. Raises UserError where it fails."""
-    process = subprocess.Popen(
-        words,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout_seconds)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"took more than {timeout_seconds} s") from error
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if process.returncode != 0:
-        lines = [line for line in output.splitlines() if line.strip()]
+    with tempfile.TemporaryFile() as output:
+        ending = run_job(words, output=output, timeout_seconds=timeout_seconds, variables=variables)
+        output.seek(0)
+        lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    if ending.asked_to_stop:
+        raise KeyboardInterrupt
+    if ending.timed_out:
+        raise UserError(f"took more than {timeout_seconds} s")
+    if ending.status != 0:
         told = next((line for line in lines if "rror:" in line), lines[-1] if lines else "no output")
-        raise UserError(f"status {process.returncode}: {told.strip()[:300]}")
+        raise UserError(f"status {ending.exit_status}: {told.strip()[:300]}")
 
 
 def measure_communication(config: BenchConfig) -> dict[str, Any]:
     """Run the microbenchmark on the largest number of ranks."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "microbenchmark.json"
-        words = ["mpirun", "-np", str(max(config.rank_counts)), "--oversubscribe", "--bind-to", "none"]
-        words += [sys.executable, "-m", "horovod_flowers.microbenchmark", "--output", str(file)]
-        run_job(words, {}, config.timeout_seconds)
+        words = [sys.executable, "-m", "horovod_flowers.microbenchmark", "--output", str(file)]
+        run_to_its_end(HERE.command(max(config.rank_counts), words), {}, config.timeout_seconds)
         return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -113,7 +113,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
             section, dot, leaf = spelled.rpartition(".")
             words.append(f"--{spelled}" if value else f"--no-{section}{dot}{leaf}")
         else:
-            words += [f"--{spelled}", str(value)]
+            words += [f"--{spelled}", "null" if value is None else str(value)]
     return words
 
 

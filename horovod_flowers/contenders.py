@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from horovod_flowers.errors import UserError
+from horovod_flowers.launcher import Launcher, Slots
 from horovod_flowers.recorded_run import read_run
 
 PEERS = Path(__file__).resolve().parent.parent / "benchmarks"
 PROBE_SECONDS = 120
+HERE = Launcher("mpirun", Slots(((os.uname().nodename, 1),), "this machine"), oversubscribe=True)
+"""More ranks than cores are measured too, and marked."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,6 @@ class Contender(Protocol):
         ...
 
 
-def _mpirun(ranks: int) -> list[str]:
-    return ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none"]
-
-
 @dataclass(frozen=True)
 class Ours:
     """The train command."""
@@ -120,7 +119,7 @@ class Ours:
         words += ["--data.prepared-dir", self.prepared_dir, "--threads", "1", "--no-checkpoint", "--no-validate"]
         words += ["--per-rank-batch", str(self.work.per_rank_batch), "--warmup-steps", str(self.work.warmup_steps)]
         words += ["--steps", str(self.work.warmup_steps + self.work.steps), "--precision", self.precision]
-        return [*_mpirun(self.ranks), *words, "--strategy", self.strategy, *self.options]
+        return HERE.command(self.ranks, [*words, "--strategy", self.strategy, *self.options])
 
     def variables(self) -> dict[str, str]:
         """None."""
@@ -154,7 +153,7 @@ class Peer:
         """The program under mpirun, which also pins nothing: each rank keeps to its own core by itself."""
         words = [self.python, str(PEERS / self.program), "--output", str(folder), *self.options]
         words += ["--batch", str(self.work.per_rank_batch * self.batches), "--steps", str(self.work.steps)]
-        return [*_mpirun(self.ranks), *words, "--warmup-steps", str(self.work.warmup_steps)]
+        return HERE.command(self.ranks, [*words, "--warmup-steps", str(self.work.warmup_steps)])
 
     def variables(self) -> dict[str, str]:
         """Those that the peer is known to need."""

@@ -26,7 +26,7 @@ from horovod_flowers.launch import error_boundary, slurm_layout
 LAUNCHERS = ("mpirun", "horovodrun", "srun")
 # Taken along to other nodes by mpirun -x; horovodrun and srun take everything.
 FORWARDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "TFDS_DATA_DIR")
-FORWARDED_PREFIXES = ("HOROVOD_", "TF_", "NCCL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "UCX_")
+FORWARDED_PREFIXES = ("FLOWERS_", "HOROVOD_", "TF_", "NCCL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "UCX_")
 SRUN_MPI = "pmix"
 
 
@@ -151,9 +151,14 @@ def choose_launcher(
     slots = find_slots(hosts, environment)
     if name == "srun" and slots.known_by != "slurm":
         raise UserError("srun needs a Slurm allocation: call it in a job (sbatch, salloc), or choose mpirun")
-    oversubscribe = oversubscribe or environment.get("FLOWERS_OVERSUBSCRIBE", "0") not in ("", "0")
+    oversubscribe = oversubscribe or oversubscription_asked_for(environment)
     options = tuple(shlex.split(environment.get("FLOWERS_LAUNCHER_OPTIONS", "")))
     return Launcher(name, slots, oversubscribe, options)
+
+
+def oversubscription_asked_for(environment: Mapping[str, str]) -> bool:
+    """Whether FLOWERS_OVERSUBSCRIBE allows ranks to share cores."""
+    return environment.get("FLOWERS_OVERSUBSCRIBE", "0") not in ("", "0")
 
 
 def find_slots(hosts: str | None, environment: Mapping[str, str]) -> Slots:

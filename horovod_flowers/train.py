@@ -195,17 +195,8 @@ OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size"
 
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
-    *(
-        "name",
-        "runs_dir",
-        "overwrite",
-        "resume",
-        "resume_or_start",
-        "epochs",
-        "checkpoint",
-        "tensorboard",
-        "warmup_steps",
-    ),
+    *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
+    *("epochs", "checkpoint", "tensorboard", "warmup_steps"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
     *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),

@@ -5,16 +5,18 @@ set -euo pipefail
 
 job=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/small_study.yaml
 
-# TensorFlow's notices, which horovodrun's own probes print too, would bury the result.
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
-
 step() { printf '\n== %s\n' "$*"; }
+# On a machine of one core the two share it, and their run is marked.
+train() {
+  python -m horovod_flowers.launcher --launcher "$1" --ranks "$2" --oversubscribe -- \
+    python -m horovod_flowers.train --config "$job" "${@:3}"
+}
 
 step "one rank"
-mpirun -np 1 --bind-to none python -m horovod_flowers.train --config "$job" "$@"
+train mpirun 1 "$@"
 
 step "two ranks (horovodrun looks at the machine for some seconds first)"
-horovodrun -np 2 python -m horovod_flowers.train --config "$job" "$@"
+train horovodrun 2 "$@"
 
 step "report"
 python -m horovod_flowers.report

@@ -20,6 +20,7 @@ from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import EXIT_FAILURE, Launch, error_boundary
+from horovod_flowers.launcher import oversubscription_asked_for
 from horovod_flowers.model import check_name
 from horovod_flowers.precision import choose, cpu_flags
 from horovod_flowers.preflight import problems, table
@@ -35,7 +36,9 @@ from horovod_flowers.train import open_training_source, split_checked
 class PreflightConfig(RunConfig):
     """Options of the preflight: those of train, and what is accepted."""
 
-    oversubscribe: bool = option(False, "preflight: ranks that share cores are meant to, and only noted")
+    oversubscribe: bool = option(
+        False, "preflight: ranks that share cores are meant to, and only noted (or FLOWERS_OVERSUBSCRIBE=1)"
+    )
     least_bandwidth: float = option(0.1, "preflight: GB/s that an allreduce has to move (0.1: a Gigabit Ethernet)")
     most_latency_ms: float = option(20.0, "preflight: milliseconds that a small allreduce may take at its best")
 
@@ -48,7 +51,8 @@ class PreflightConfig(RunConfig):
     @property
     def limits(self) -> problems.Limits:
         """In bytes and seconds."""
-        return problems.Limits(self.oversubscribe, self.least_bandwidth * 1e9, self.most_latency_ms / 1e3)
+        shared = self.oversubscribe or oversubscription_asked_for(os.environ)
+        return problems.Limits(shared, self.least_bandwidth * 1e9, self.most_latency_ms / 1e3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, refuse_what_cannot_run, run_job
+from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, refuse_what_cannot_run, run_to_its_end
 from horovod_flowers.bench_table import described, interval, print_ratios, print_table, ratios
 from horovod_flowers.contenders import Peer, Timing, Workload, installed_peers, our_contenders
 from horovod_flowers.cost_model import fit_linear_cost
@@ -98,9 +98,9 @@ def test_a_peer_is_as_fast_as_its_slowest_rank(tmp_path: Path) -> None:
 
 def test_a_job_that_fails_or_hangs_is_told_with_its_reason() -> None:
     with pytest.raises(UserError, match="status 3: x: error: no such thing"):
-        run_job([sys.executable, "-c", "print('x: error: no such thing'); raise SystemExit(3)"], {}, 60)
+        run_to_its_end([sys.executable, "-c", "print('x: error: no such thing'); raise SystemExit(3)"], {}, 60)
     with pytest.raises(UserError, match="took more than 1 s"):
-        run_job([sys.executable, "-c", "import time; time.sleep(60)"], {}, 1)
+        run_to_its_end([sys.executable, "-c", "import time; time.sleep(60)"], {}, 1)
 
 
 def test_the_table_marks_what_is_no_measure_of_speed(capsys: pytest.CaptureFixture[str]) -> None:

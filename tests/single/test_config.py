@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.command_line import parse, to_yaml
+from horovod_flowers.command_line import flags, parse, to_yaml
 from horovod_flowers.config import DataConfig, RunConfig
 from horovod_flowers.errors import UserError
 
@@ -122,3 +122,13 @@ def test_more_ranks_or_batch_than_images_are_refused() -> None:
 def test_configurations_cannot_change_after_the_check() -> None:
     with pytest.raises(AttributeError):
         DataConfig().image_size = 3  # type: ignore[misc]
+
+
+def test_flags_spell_options_so_that_they_are_read_back() -> None:
+    options = {"steps": None, "epochs": 3, "validate": False, "data.augment": True, "optimizer.learning_rate": 0.5}
+    words = flags(options)
+    assert words[:4] == ["--steps", "null", "--epochs", "3"]
+    config = read(*words)
+    assert (config.steps, config.epochs, config.validate) == (None, 3, False)
+    assert (config.data.augment, config.optimizer.learning_rate) == (True, 0.5)
+    assert read("--data.augment", *flags({"data.augment": False})).data.augment is False
