@@ -9,8 +9,11 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any
+
+import psutil
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.interruption import SIGNALS
@@ -77,7 +80,8 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[str]]:
     def pass_on(number: int, frame: FrameType | None) -> None:
         # Once: a second one of a signal that is not answered yet says nothing new.
         if not asked:
-            process.send_signal(signal.SIGUSR1)
+            for recipient in _launchers(process):
+                recipient.send_signal(signal.SIGUSR1)
         asked.append(signal.Signals(number).name)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
@@ -86,6 +90,17 @@ def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _launchers(process: "subprocess.Popen[bytes]") -> "list[psutil.Process] | list[subprocess.Popen[bytes]]":
+    """Who answers SIGUSR1: the mpirun that horovodrun started behind a shell, which would die of it; else `process`."""
+    found = []
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if Path(next(iter(child.cmdline()), "")).name == "mpirun":
+                    found.append(child)
+    return found or [process]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -92,7 +92,8 @@ def test_the_pbs_script_runs_what_fits_on_its_nodes(workplace: Workplace, tmp_pa
 
 
 def test_a_study_that_is_asked_to_stop_goes_on_where_it_was(workplace: Workplace) -> None:
-    """SIGTERM to the study alone reaches the ranks as SIGUSR1: the point in work is checkpointed, and resumed."""
+    """SIGTERM to the study alone reaches the ranks as SIGUSR1, here through horovodrun, its shell and mpirun: the
+    point in work is checkpointed, and resumed."""
     options = {"global_batch": 16, "epochs": 30, "model": {"name": "tests.parallel.slow_model:slow"}}
     job_file = workplace.folder / "long.yaml"
     write_job_file(job_file, workplace.prepared, ranks=[2], options=options)
@@ -100,7 +101,8 @@ def test_a_study_that_is_asked_to_stop_goes_on_where_it_was(workplace: Workplace
     slow = workplace.folder / "slow"
     slow.touch()
     environment = clean_environment() | {"SLOW_WHILE": str(slow)}
-    study = subprocess.Popen(words, cwd=workplace.folder, env=environment, stderr=subprocess.PIPE, text=True)
+    horovodrun = [*words, "--launcher", "horovodrun"]
+    study = subprocess.Popen(horovodrun, cwd=workplace.folder, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         run = workplace.folder / "runs" / "long-2ranks-allreduce-auto-seed0-run1"
         steps, deadline = run / "steps" / "rank-00000.jsonl", time.monotonic() + TIMEOUT_SECONDS
