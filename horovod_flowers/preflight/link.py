@@ -10,8 +10,8 @@ from horovod_flowers.microbenchmark import time_calls
 from horovod_flowers.ranks import Ranks
 
 SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 1024, 2**20, 2**24
-# A medium message that takes longer than this tells enough: a large one would take minutes.
-SLOW_SECONDS = 0.1
+# A medium message that takes longer than this tells enough: a large one would take long.
+SLOW_SECONDS = 0.02
 CALLS = 15
 PING_BYTES, PINGS = 2**20, 3
 

@@ -21,15 +21,18 @@ def on_two_nodes(cluster: Cluster, launcher: str, *words: str, **variables: str)
     return cluster.run("salloc", "--quiet", "-N", "2", "--ntasks-per-node", "1", *start, *words, **variables)
 
 
-@pytest.mark.parametrize(("launcher", "named"), [("mpirun", "openmpi"), ("horovodrun", "openmpi"), ("srun", "pmix")])
-def test_every_launcher_reaches_both_nodes(cluster: Cluster, prepared_folder: Path, launcher: str, named: str) -> None:
-    words = [*PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder)]
+def batch_job(cluster: Cluster, launcher: str, *words: str) -> tuple[str, str]:
+    """The same from a node, as batch scripts do it: there the other nodes' names are known. State and output."""
     start = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--launcher", launcher, "--", *words]
-    # On a node, as batch scripts run: horovodrun looks up the nodes' addresses there.
     of_sbatch = ("-N", "2", "--ntasks-per-node", "1", f"--output={launcher}-%j.log", f"--wrap={shlex.join(start)}")
     job = cluster.submit(*of_sbatch)
-    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    log = cluster.log(job)
+    return cluster.wait(job), cluster.log(job)
+
+
+@pytest.mark.parametrize(("launcher", "named"), [("mpirun", "openmpi"), ("horovodrun", "openmpi"), ("srun", "pmix")])
+def test_every_launcher_reaches_both_nodes(cluster: Cluster, prepared_folder: Path, launcher: str, named: str) -> None:
+    state, log = batch_job(cluster, launcher, *PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder))
+    assert state == "COMPLETED", log
     assert f"2 rank(s) on 2 node(s), started by {named}" in log
     assert "between nodes at least" in log
     assert all(re.search(rf"{node} +1 .* TCP lo +readable", log) for node in ("n1", "n2"))
@@ -104,8 +107,9 @@ def test_a_slow_link_is_recognised(networked: Cluster, prepared_folder: Path) ->
     limited = subprocess.run(slow, capture_output=True, text=True, check=False)
     if limited.returncode != 0:
         pytest.skip(f"this kernel cannot slow down a link ({limited.stderr.strip()})")
-    ended = on_two_nodes(networked, "mpirun", *PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder))
-    assert ended.status == 1, ended.output
-    assert "TCP eth0" in ended.stdout
-    assert "slow link: allreduce moves 0.0" in ended.stdout
-    assert "OMPI_MCA_btl_tcp_if_include=NAME" in ended.stdout
+    options = (*TINY, "--data.prepared-dir", str(prepared_folder))
+    state, log = batch_job(networked, "mpirun", *PREFLIGHT, *options)
+    assert state == "FAILED", log
+    assert "TCP eth0" in log
+    assert "slow link: allreduce moves 0.0" in log
+    assert "OMPI_MCA_btl_tcp_if_include=NAME" in log
