@@ -2,9 +2,9 @@
 # What differs from site to site: copy to slurm/site.sh and change. Every line may be left out; what stands here are the
 # defaults, or examples. Sourced by the job scripts on the nodes and by submit.sh on the login node.
 
-# Read by sbatch: for a plain 'sbatch slurm/scale.sbatch', 'source slurm/site.sh' first; submit.sh does so itself.
-#export SBATCH_PARTITION=compute
-#export SBATCH_ACCOUNT=my-project
+# Read by sbatch and salloc: 'source slurm/site.sh' before a plain 'sbatch slurm/scale.sbatch'; submit.sh does so itself.
+#export SBATCH_PARTITION=compute SALLOC_PARTITION=compute
+#export SBATCH_ACCOUNT=my-project SALLOC_ACCOUNT=my-project
 #export SBATCH_QOS=normal
 #export SBATCH_CONSTRAINT=cascadelake       # the same kind of node for every point
 
