@@ -52,9 +52,9 @@ def stop_once_it_trains(workplace: Workplace, name: str, number: int, ranks: int
 @pytest.fixture(scope="module")
 def whole(shared_workplace: Workplace) -> dict[str, np.ndarray]:
     """The last checkpoint of two ranks that were left alone."""
-    ended = shared_workplace.train(*OPTIONS, "--name", "unbroken", "--epochs", "3", ranks=2)
+    ended = shared_workplace.train(*OPTIONS, "--name", "left-alone", "--epochs", "3", ranks=2)
     assert ended.status == 0, ended.output
-    return load_file(shared_workplace.folder / "runs" / "unbroken" / "checkpoints" / "last.safetensors")
+    return load_file(shared_workplace.folder / "runs" / "left-alone" / "checkpoints" / "last.safetensors")
 
 
 def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
@@ -73,7 +73,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
         assert np.array_equal(value, whole[name]), name
     assert (folder / "checkpoints" / "best.safetensors").exists()
     # The epoch that was interrupted counts as a whole one.
-    unbroken = shared_workplace.folder / "runs" / "unbroken" / "epochs.jsonl"
+    unbroken = shared_workplace.folder / "runs" / "left-alone" / "epochs.jsonl"
     for record, expected in zip(
         read_lines(folder / "epochs.jsonl", EpochRecord), read_lines(unbroken, EpochRecord), strict=True
     ):
