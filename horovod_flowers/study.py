@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,10 +104,9 @@ def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]
             study = msgspec.structs.replace(study, repetitions=config.repetitions)
         order_seed += study.order_seed
         points += points_of(study, Path(file), config.runs_dir, more_options)
-    names = [point.name for point in points]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two points are called {name}: give each job file a name of its own, and no value twice")
+    (name, times), *_ = Counter(point.name for point in points).most_common(1)
+    if times > 1:
+        raise UserError(f"two points are called {name}: give each job file a name of its own, and no value twice")
     return in_order(points, order_seed)
 
 

@@ -5,7 +5,6 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -28,41 +27,9 @@ from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder, StepRecord
+from horovod_flowers.standing import EpochSums, Standing
 from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep, Update
 from horovod_flowers.strategy.choice import make_strategy
-
-
-@dataclass
-class _Standing:
-    """How far the run is; the same on every rank."""
-
-    epochs_done: int = 0
-    steps_done: int = 0
-    """Steps of the epochs done; those of an interrupted epoch are in `partial`."""
-    partial: checkpoint.PartialEpoch | None = None
-    training_seconds: float = 0.0
-    last_validation_accuracy: float | None = None
-    best_validation_accuracy: float | None = None
-    best_epoch: int | None = None
-
-    @property
-    def steps_into_epoch(self) -> int:
-        """Steps of the next epoch that are done already."""
-        return self.partial.steps if self.partial else 0
-
-
-@dataclass
-class _Sums:
-    """What one rank adds up over the steps of an epoch."""
-
-    steps: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    learning_rate: float = 0.0
-    stopped_by: str | None = None
-    """The signal after which all ranks stopped in the middle of the epoch."""
 
 
 class Training:
@@ -93,7 +60,7 @@ class Training:
         self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
         self._step = TrainingStep(self.model, self.optimizer, self.strategy, ranks.size, precision)
         self._evaluate = EvaluationPass(self.model, ranks)
-        self._standing = _Standing()
+        self._standing = Standing()
         self._steps_here = 0  # steps of this process: its first ones are warm-up
 
     def start(self, folder: RunFolder) -> None:
@@ -178,7 +145,7 @@ class Training:
                 seed, count = np.asarray(state)
                 state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
 
-    def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], _Standing]:
+    def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], Standing]:
         tensors, saved = checkpoint.load(folder.last_checkpoint, self.state.shapes)
         if saved.epochs_done >= self.config.epochs:
             raise UserError(
@@ -191,7 +158,7 @@ class Training:
             )
         into_epoch = saved.partial.steps if saved.partial else 0
         say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done + into_epoch}")
-        standing = _Standing(
+        standing = Standing(
             saved.epochs_done,
             saved.steps_done,
             saved.partial,
@@ -202,12 +169,14 @@ class Training:
         )
         return tensors, standing
 
-    def _train_epoch(self, epoch: int, standing: _Standing, step_log: LineLog, request: StopRequest) -> _Sums:
+    def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
         stopped_by = request.agreed_now(self.ranks)  # aligns the ranks more finely than the patient barrier, too
         own = (
-            self._run_steps(epoch, standing, step_log, request) if stopped_by is None else _Sums(stopped_by=stopped_by)
+            self._run_steps(epoch, standing, step_log, request)
+            if stopped_by is None
+            else EpochSums(stopped_by=stopped_by)
         )
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
         by_rank = np.zeros(self.ranks.size)
@@ -215,7 +184,7 @@ class Training:
         stopped = own.stopped_by is not None
         totals = self.ranks.total(np.concatenate([[own.loss_sum, own.correct, own.images, stopped], by_rank]))
         before = standing.partial or checkpoint.PartialEpoch(0, 0, 0.0, 0, 0.0)
-        return _Sums(
+        return EpochSums(
             steps=before.steps + own.steps,
             loss_sum=before.loss_sum + float(totals[0]),
             correct=before.correct + round(totals[1]),
@@ -226,7 +195,7 @@ class Training:
             stopped_by=request.agreed_now(self.ranks) if totals[3] else None,
         )
 
-    def _finish_epoch(self, epoch: int, standing: _Standing, sums: _Sums) -> EpochRecord:
+    def _finish_epoch(self, epoch: int, standing: Standing, sums: EpochSums) -> EpochRecord:
         """Evaluate, and bring `standing` up to date. The record is the same on every rank."""
         standing.epochs_done = epoch
         standing.steps_done += self.steps_per_epoch
@@ -254,7 +223,7 @@ class Training:
             validation_seconds=time.monotonic() - started if evaluation else None,
         )
 
-    def _stop(self, folder: RunFolder, standing: _Standing, sums: _Sums) -> None:
+    def _stop(self, folder: RunFolder, standing: Standing, sums: EpochSums) -> None:
         """Write a checkpoint of where the run stands, and raise Stopped. Every rank calls it."""
         if sums.steps:
             standing.partial = checkpoint.PartialEpoch(
@@ -270,9 +239,9 @@ class Training:
         self.ranks.barrier()  # a launcher may end the others as soon as one has gone
         raise Stopped(f"{where}; checkpoint written, --resume --name {folder.path.name} goes on from there")
 
-    def _run_steps(self, epoch: int, standing: _Standing, step_log: LineLog, request: StopRequest) -> _Sums:
+    def _run_steps(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """This rank's sums over the steps that it ran."""
-        sums, done = _Sums(), standing.steps_into_epoch
+        sums, done = EpochSums(), standing.steps_into_epoch
         label = f"epoch {epoch}/{self.config.epochs}"
         batches = itertools.islice(self._batches(epoch, done), self.steps_per_epoch - done)
         with (
@@ -363,7 +332,7 @@ class Training:
             if value.dtype.kind == "f":  # counters and seeds are left as they are
                 variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
 
-    def _save(self, folder: RunFolder, standing: _Standing) -> None:
+    def _save(self, folder: RunFolder, standing: Standing) -> None:
         """Write a checkpoint from rank 0. Every rank calls it."""
         tensors = self.state.collect()
         if tensors is None:
@@ -382,7 +351,7 @@ class Training:
         )
         checkpoint.save(folder.checkpoints, tensors, progress)
 
-    def _finish(self, folder: RunFolder, standing: _Standing, memory: list[tuple[int, int]]) -> None:
+    def _finish(self, folder: RunFolder, standing: Standing, memory: list[tuple[int, int]]) -> None:
         result = Result(
             schema=runlog.SCHEMA,
             epochs=standing.epochs_done,

@@ -6,6 +6,14 @@ project=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
 
+# Run a study, then the report on whatever is there, failed points or not; the status is the study's.
+then_report() {
+  local status=0
+  "$@" || status=$?
+  if ((status <= 1)); then python -m horovod_flowers.report || say "no report: no run has finished"; fi
+  return "$status"
+}
+
 has_flowers() {
   python -c 'import sys; from importlib.util import find_spec as find
 sys.exit(not (find("horovod") and find("horovod_flowers")))' 2>/dev/null

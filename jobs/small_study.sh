@@ -5,18 +5,19 @@ set -euo pipefail
 
 job=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/small_study.yaml
 
+# On a machine of one core two ranks share it, and their run is marked.
+export FLOWERS_OVERSUBSCRIBE=1
 step() { printf '\n== %s\n' "$*"; }
-# On a machine of one core the two share it, and their run is marked.
-train() {
-  python -m horovod_flowers.launcher --launcher "$1" --ranks "$2" --oversubscribe -- \
-    python -m horovod_flowers.train --config "$job" "${@:3}"
-}
+on_ranks() { python -m horovod_flowers.launcher --launcher "$1" --ranks "$2" -- python -m "$3" --config "$job" "${@:4}"; }
+
+step "what this machine is, and whether it is ready"
+on_ranks mpirun 2 horovod_flowers.preflight "$@"
 
 step "one rank"
-train mpirun 1 "$@"
+on_ranks mpirun 1 horovod_flowers.train "$@"
 
 step "two ranks (horovodrun looks at the machine for some seconds first)"
-train horovodrun 2 "$@"
+on_ranks horovodrun 2 horovod_flowers.train "$@"
 
 step "report"
 python -m horovod_flowers.report

@@ -16,8 +16,9 @@ for ((i = 1; i < ${#options[@]}; i++)); do # prepare takes the --data options al
   if [[ ${options[i]} == --data.* && ${options[i]} != *=* ]]; then data+=("${options[i]}" "${options[i + 1]}"); fi
 done
 
-python -m horovod_flowers.prepare "${data[@]}"
+# First: it tells mistakes.
 points=$(python -m horovod_flowers.study "${files[@]}" --list "${options[@]}" | awk -F '\t' '$4 != "finished"')
+python -m horovod_flowers.prepare "${data[@]}"
 jobs=()
 # The largest first: where it asks for more than there is, nothing has been submitted yet.
 mapfile -t sizes < <(cut -f 2 <<<"$points" | sort -rnu | grep .)

@@ -52,6 +52,7 @@ def study(cluster: Cluster, project: Path, prepared_folder: Path) -> tuple[str, 
     cluster.until(
         lambda: re.search(r"finished after.*\n.*: started\n$", cluster.log(first)), "point after a finished one"
     )
+    cluster.until(lambda: len(cluster.processes()) > 2, "processes of the study, its launcher and its ranks", 60)
     cluster.run("scancel", first)
     cluster.until(lambda: cluster.states(first) == {"CANCELLED"}, "cancelled job", 60)
     cluster.until(lambda: not cluster.processes(), "end of all its processes", 60)
