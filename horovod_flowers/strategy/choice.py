@@ -35,7 +35,7 @@ def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precisi
         exchange = Exchange(ranks.size, ranks.rank, bf16)
         factored = factored_layers(config, ranks, exchange, model, False)
         groups, compression = ranks.groups(ranks.size), config.compression
-        return Allreduce(groups, factored=factored, exchange=exchange, compression=compression)
+        return Allreduce(groups, exchange, factored=factored, compression=compression)
     exchange = Exchange(group, ranks.rank % group, bf16, ranks.members_set if group < ranks.size else None)
     return TensorParallel(name, ranks.groups(group), exchange, layers, ranks.size // group, ranks.copies_set)
 

@@ -4,6 +4,7 @@ Checkpoints hold whole weights in the model's own order. A layout turns what lie
 that a checkpoint of any strategy at any number of ranks is one of all.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,11 @@ class Part:
     slices: tuple[Slice, ...] | None = None
     """Of each member of the rank's group, which together are the whole weight; None where every rank holds all."""
 
+    @property
+    def elements(self) -> int:
+        """Of the whole weight."""
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -58,7 +64,7 @@ class Groups:
         if not first_group:
             return None
         at_root = self.members.Get_rank() == 0
-        whole = np.empty(int(np.prod(part.shape)), value.dtype) if at_root else None
+        whole = np.empty(part.elements, value.dtype) if at_root else None
         counts = [item.size for item in part.slices]
         self.members.Gatherv(value, (whole, counts) if at_root else None, root=0)
         return whole.reshape(part.shape) if whole is not None else None

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from horovod_flowers.runlog import Traffic
 from horovod_flowers.strategy.layout import Groups, Part
 from horovod_flowers.strategy.waits import Waits
 
@@ -33,6 +34,13 @@ class Strategy(Protocol):
 
     def adopt(self, model: Any) -> None:
         """Prepare a built model, in place, before its optimizer is built."""
+        ...
+
+    def traffic(self, images: int) -> list[Traffic] | None:
+        """What each rank sends in a step of `images` images a rank with one update, once it has adopted the model.
+
+        None where that is not known: the model does not tell what comes into a large Dense layer.
+        """
         ...
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from horovod_flowers.runlog import Traffic
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
+from horovod_flowers.strategy.traffic import FP32_BYTES, DenseShape, traffic_per_step
 from horovod_flowers.strategy.waits import Waits
-from horovod_flowers.strategy.wide_dense import FactorDense
+from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
 
 
 class OneRank:
@@ -29,6 +31,10 @@ class OneRank:
         self.updated = list(model.trainable_variables)
         self.differentiated = [variable.value for variable in self.updated]
         self.parts = [Part(tuple(variable.shape)) for variable in self.updated]
+
+    def traffic(self, images: int) -> list[Traffic] | None:
+        """Nothing."""
+        return []
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Leave them as they are."""
@@ -60,24 +66,40 @@ class Allreduce(OneRank):
     def __init__(
         self,
         groups: Groups,
+        exchange: Exchange,
         *,
         factored: Sequence[Any] = (),
-        exchange: Exchange | None = None,
         compression: Literal["none", "fp16"] = "none",
     ) -> None:
         super().__init__(groups)
         self._factored, self._exchange, self._compression = factored, exchange, compression
+        self._shapes: list[DenseShape] | None = []
 
     def adopt(self, model: Any) -> None:
         """Let the chosen Dense layers combine their own gradients by factors."""
         super().adopt(model)
+        self._shapes = dense_shapes(model, self._factored)
         early = []
         for layer in self._factored:
-            assert self._exchange is not None
             early.append(next(k for k, variable in enumerate(self.updated) if variable is layer.kernel))
             FactorDense.take_over(layer, self._exchange, self.waits)
             self.notes.append(f"gradient of {layer.name} by factors")
         self.combined_early = tuple(early)
+
+    def traffic(self, images: int) -> list[Traffic] | None:
+        """Gradients, and factors of those that the layers combine."""
+        if self._shapes is None:
+            return None
+        return traffic_per_step(
+            "allreduce",
+            ranks=self._exchange.size,
+            images=images,
+            small=[part.elements for k, part in enumerate(self.parts) if k not in self.combined_early],
+            layers=self._shapes,
+            factor_value_bytes=self._exchange.bytes_per_value,
+            factored=True,
+            gradient_value_bytes=2 if self._compression == "fp16" else FP32_BYTES,
+        )
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks, but for what the layers have combined themselves."""

@@ -8,10 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.runlog import Traffic
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.wide_dense import GatheredDense
+from horovod_flowers.strategy.traffic import DenseShape, traffic_per_step
+from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
 
 SMALLEST_DIVIDED = 4096
 """Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""
@@ -28,9 +30,11 @@ class Sharded(OneRank):
         self._exchange, self._factored = exchange, factored
         self._full: list[Any] = []  # the model's own variable for each of `updated`
         self._gathered: list[Any] = []
+        self._shapes: list[DenseShape] | None = []
 
     def adopt(self, model: Any) -> None:
         """Make a variable of this rank's part of every weight that is not small."""
+        self._shapes = dense_shapes(model, self._factored)
         trainable = list(model.trainable_variables)
         layers = {id(layer.kernel): layer for layer in self._factored}
         self.updated, self.differentiated, self.parts, early = [], [], [], []
@@ -46,7 +50,7 @@ class Sharded(OneRank):
                 self.differentiated.append(variable.value)
                 self.parts.append(Part(tuple(variable.shape)))
         self.combined_early = tuple(early)
-        divided = sum(int(np.prod(part.shape)) for part in self.parts if part.slices)
+        divided = sum(part.elements for part in self.parts if part.slices)
         self.notes.append(f"{divided:,} weights divided over {self._exchange.size} ranks")
 
     def _adopt_dense(self, layer: Any) -> None:
@@ -69,6 +73,22 @@ class Sharded(OneRank):
         self.updated.append(keras.Variable(values, name=f"{variable.name}_part"))
         self.differentiated.append(variable.value)
         self.parts.append(Part(shape, tuple(slices)))
+
+    def traffic(self, images: int) -> list[Traffic] | None:
+        """Gradients to those who update their weights, or their factors, and the weights back."""
+        if self._shapes is None:
+            return None
+        parts = [part for number, part in enumerate(self.parts) if number not in self.combined_early]
+        return traffic_per_step(
+            "sharded",
+            ranks=self._exchange.size,
+            images=images,
+            small=[part.elements for part in parts if part.slices is None],
+            divided=[part.elements for part in parts if part.slices is not None],
+            layers=self._shapes,
+            factor_value_bytes=self._exchange.bytes_per_value,
+            factored=True,
+        )
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks: this rank's part of the large ones, all of the small ones."""

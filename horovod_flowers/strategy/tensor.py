@@ -9,10 +9,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from horovod_flowers.runlog import Traffic
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.wide_dense import RowParallelDense
+from horovod_flowers.strategy.traffic import DenseShape, traffic_per_step
+from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
 
 
 class TensorParallel(OneRank):
@@ -25,9 +27,11 @@ class TensorParallel(OneRank):
         self.name = name
         self._exchange, self._layers, self._copies, self._copies_set = exchange, layers, copies, copies_set
         self._divided: set[int] = set()
+        self._shapes: list[DenseShape] | None = []
 
     def adopt(self, model: Any) -> None:
         """Divide the chosen layers."""
+        self._shapes = dense_shapes(model, self._layers)
         trainable = list(model.trainable_variables)
         layers = {id(layer.kernel): layer for layer in self._layers}
         self.updated, self.parts = [], []
@@ -45,6 +49,20 @@ class TensorParallel(OneRank):
             self.notes.append(f"{layer.name} divided over {self._exchange.size} ranks, {rows[0].size} inputs each")
         self.differentiated = [variable.value for variable in self.updated]
         self.combined_early = tuple(sorted(self._divided)) if self._copies == 1 else ()
+
+    def traffic(self, images: int) -> list[Traffic] | None:
+        """Activations and sums within a group, gradients of the slices across groups, all others over all ranks."""
+        if self._shapes is None:
+            return None
+        return traffic_per_step(
+            "mesh",
+            ranks=self._exchange.size * self._copies,
+            images=images,
+            small=[part.elements for part in self.parts if part.slices is None],
+            layers=self._shapes,
+            factor_value_bytes=self._exchange.bytes_per_value,
+            group=self._exchange.size,
+        )
 
     def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over all ranks, and those of a slice over the ranks that hold it."""

@@ -15,6 +15,7 @@ Layers are taken over in place (the class of a built keras.layers.Dense changes)
 works: Sequential, functional or subclassed.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ import tensorflow as tf
 
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
+from horovod_flowers.strategy.traffic import DenseShape
 from horovod_flowers.strategy.waits import Waits
 
 GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
@@ -195,3 +197,29 @@ def dense_layers(model: Any) -> list[Any]:
         if plain and layer.compute_dtype == "float32" and all(layer is not other for other in found):
             found.append(layer)
     return found
+
+
+def dense_shapes(model: Any, layers: Sequence[Any]) -> list[DenseShape] | None:
+    """What decides the bytes of each of these Dense layers of a model.
+
+    None where one is used more than once (or a model inside the model is), in a subclassed model, or on sequences of
+    any length: only the model's own code knows then how many rows it gets.
+    """
+    inner = model._flatten_layers()
+    # Sequential.add builds the model anew each time: what it built before left nodes behind.
+    graphs = [getattr(layer, "_functional", layer) for layer in inner]
+    depths = [nodes for graph in graphs for nodes in getattr(graph, "_nodes_by_depth", {}).values()]
+    in_use = {id(node) for nodes in depths for node in nodes}
+
+    def uses(layer: Any) -> list[Any]:
+        return [node for node in layer._inbound_nodes if id(node) in in_use]
+
+    shared = any(len(uses(layer)) > 1 for layer in inner if hasattr(layer, "layers"))
+    shapes = []
+    for layer in layers:
+        used = uses(layer)
+        if shared or len(used) != 1 or None in (positions := used[0].input_tensors[0].shape[1:-1]):
+            return None
+        inputs, units = layer.kernel.shape
+        shapes.append(DenseShape(inputs, units, math.prod(positions)))
+    return shapes

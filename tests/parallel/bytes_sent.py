@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from horovod_flowers.config import ModelConfig, RunConfig
@@ -91,7 +92,7 @@ def main() -> None:
             *([("mesh", "auto", "fp32")] if group > 1 else []),
         ):
             chosen = dataclasses.replace(config, strategy=strategy, dense_gradients=gradients)  # type: ignore[arg-type]
-            sent, _ = sent_per_step(chosen, ranks, precision)
+            sent, made = sent_per_step(chosen, ranks, precision)
             divided = [UNITS * CLASSES] if strategy == "sharded" else []
             formula = bytes_per_step(
                 strategy,  # type: ignore[arg-type]
@@ -106,7 +107,7 @@ def main() -> None:
             )
             found.append(
                 {"strategy": strategy, "gradients": gradients, "precision": precision, "ranks": ranks.size}
-                | {"counted": sent, "formula": formula}
+                | {"counted": sent, "formula": formula, "told": msgspec.to_builtins(made.traffic(IMAGES))}
             )
         if ranks.rank == 0:
             Path(sys.argv[1]).write_text(json.dumps(found))

@@ -29,6 +29,10 @@ def run_name(ranks: int, options: str) -> str:
     return f"n{ranks}-{options.replace(' ', '').replace('--', '-')}"
 
 
+def environment(run: Path) -> Environment:
+    return read_json(RunFolder(run).environment, Environment)
+
+
 @pytest.fixture(scope="module")
 def runs(shared_workplace: Workplace) -> Path:
     """Ten steps of one rank, and of every strategy at two and four."""
@@ -85,6 +89,20 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
         assert max(case["optimizer_bytes"]) < whole[model] * (1 / parts + 0.1), case
 
 
+def test_what_a_step_sends_is_recorded(runs: Path) -> None:
+    """Ten weights of the flower CNN at 32 pixels, of which the kernel of 512 x 512 is the large one."""
+    assert environment(runs / "reference").traffic == []
+    (reduced,) = environment(runs / "n4-allreduce-dense-gradientsreduced").traffic or []
+    assert (reduced.operation, reduced.ranks, reduced.calls) == ("allreduce", 4, 10)
+    assert reduced.bytes_sent == 2 * 3 / 4 * 4 * 358_469
+    mesh = environment(runs / "n4-mesh-model-parallel-size2").traffic or []
+    assert [(entry.operation, entry.ranks, entry.calls) for entry in mesh] == [
+        *(("allreduce", 4, 9), ("alltoall", 2, 2), ("reducescatter", 2, 1), ("allgather", 2, 1), ("allreduce", 2, 1))
+    ]
+    assert mesh[1].bytes_sent == 2 * 1 / 2 * 4 * 5 * 512  # inputs of five images in fp32, there and back
+    assert mesh[-1].bytes_sent == 2 * 1 / 2 * 4 * 512 * 512 / 2
+
+
 def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
     shared_workplace: Workplace, runs: Path
 ) -> None:
@@ -121,10 +139,6 @@ def test_the_optimizers_state_is_divided_by_the_number_of_ranks(runs: Path) -> N
         assert max(result.optimizer_bytes) / whole[0] == pytest.approx(share, abs=0.01)
 
 
-def environment(run: Path) -> Environment:
-    return read_json(RunFolder(run).environment, Environment)
-
-
 def test_auto_takes_the_fastest_of_what_it_measured_and_leaves_training_alone(runs: Path) -> None:
     """That its weights are those of one rank is seen above: the trial's steps have not moved them."""
     recorded = environment(runs / "n2-auto")
@@ -132,6 +146,8 @@ def test_auto_takes_the_fastest_of_what_it_measured_and_leaves_training_alone(ru
     assert set(seconds) == {"allreduce", "sharded", "tensor"}
     assert all(value > 0 for value in seconds.values())
     assert recorded.strategy == min(seconds, key=lambda name: seconds[name])
+    assert recorded.traffic is not None
+    assert {entry.ranks for entry in recorded.traffic} == {2}
 
 
 def test_the_log_says_what_was_done(runs: Path) -> None:
@@ -192,6 +208,28 @@ def counted(ranks: int, tmp_path: Path) -> list[dict[str, Any]]:
     return json.loads(output.read_text())
 
 
+def expected_calls(strategy: str, gradients: str, ranks: int) -> dict[tuple[str, int], int]:
+    """Of the model of bytes_sent.py: two Dense layers with bias, the first of them large."""
+    factors = gradients == "factors"
+    group = ranks // 2 if strategy == "mesh" else ranks
+    within = {("alltoall", group): 2, ("reducescatter", group): 1, ("allgather", group): 1}
+    return {
+        "none": {},
+        "allreduce": {("allreduce", ranks): 3, ("allgather", ranks): 2} if factors else {("allreduce", ranks): 4},
+        # By factors: inputs to the owners, gradients and then rows of the kernel to all; the last kernel is divided.
+        "sharded": {
+            ("allreduce", ranks): 2,
+            ("reducescatter", ranks): 1,
+            ("allgather", ranks): 3,
+            ("alltoall", ranks): 1,
+        }
+        if factors
+        else {("allreduce", ranks): 2, ("reducescatter", ranks): 2, ("allgather", ranks): 2},
+        "tensor": {("allreduce", ranks): 3, **within},
+        "mesh": {("allreduce", ranks): 3, ("allreduce", 2): 1, **within},
+    }[strategy]
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_bytes_sent_are_those_of_the_formula(tmp_path: Path, ranks: int) -> None:
     found = counted(ranks, tmp_path)
@@ -199,6 +237,10 @@ def test_bytes_sent_are_those_of_the_formula(tmp_path: Path, ranks: int) -> None
         {"mesh"} if ranks > 2 else set()
     )
     for case in found:
+        # What the strategy itself says goes into the run's record.
+        assert sum(entry["bytes_sent"] for entry in case["told"]) == pytest.approx(case["formula"], rel=1e-12), case
+        calls = {(entry["operation"], entry["ranks"]): entry["calls"] for entry in case["told"]}
+        assert calls == expected_calls(case["strategy"], case["gradients"], ranks)
         if case["strategy"] == "none":
             assert case["counted"] < 20_000
         else:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from horovod_flowers.runlog import Traffic
 from horovod_flowers.strategy.layout import Slice, equal_slices, slots_by_weight
-from horovod_flowers.strategy.traffic import DenseShape, bytes_per_step, factors_send_less
+from horovod_flowers.strategy.traffic import DenseShape, bytes_per_step, factors_send_less, traffic_per_step
 
 
 def test_slices_are_whole_and_nearly_equal() -> None:
@@ -46,3 +47,18 @@ def test_factors_are_sent_while_they_are_fewer_bytes() -> None:
     assert not factors_send_less(FLOWER, images=32, ranks=64, factor_value_bytes=4, rows_only=False)
     assert factors_send_less(FLOWER, images=32, ranks=64, factor_value_bytes=4, rows_only=True)
     assert not factors_send_less(DenseShape(128, 64), images=128, ranks=2, factor_value_bytes=4, rows_only=False)
+
+
+def test_traffic_is_told_by_operation_and_ranks() -> None:
+    """Two bf16 layers over groups of two of four ranks, one of them on sequences of three; written out by hand."""
+    layers = [DenseShape(100, 10), DenseShape(60, 20, rows=3)]
+    found = traffic_per_step("mesh", ranks=4, images=8, small=[7, 9], layers=layers, factor_value_bytes=2, group=2)
+    units = 8 * 2 * 10 + 24 * 2 * 20
+    assert found == [
+        Traffic(operation="allreduce", ranks=4, calls=2, bytes_sent=2 * 3 / 4 * 16 * 4),
+        Traffic(operation="alltoall", ranks=2, calls=4, bytes_sent=2 * (8 * 100 + 24 * 60) / 2 * 2),
+        Traffic(operation="reducescatter", ranks=2, calls=2, bytes_sent=units / 2 * 4),
+        Traffic(operation="allgather", ranks=2, calls=2, bytes_sent=units / 2 * 2),
+        Traffic(operation="allreduce", ranks=2, calls=2, bytes_sent=(100 * 10 + 60 * 20) / 2 * 4),
+    ]
+    assert traffic_per_step("allreduce", ranks=1, images=8, small=[7], layers=layers) == []

@@ -1,10 +1,12 @@
 """The run log's files under interruption."""
 
+import json
 from pathlib import Path
 
 import msgspec
 
-from horovod_flowers.runlog import EpochRecord, LineLog, read_lines
+from horovod_flowers.runlog import Environment, EpochRecord, LineLog, read_json, read_lines
+from tests.single.recorded_runs import write_run
 
 
 def record(epoch: int) -> EpochRecord:
@@ -38,3 +40,11 @@ def test_a_loss_that_is_not_finite_is_missing(tmp_path: Path) -> None:
     log.write(msgspec.structs.replace(record(1), training_loss=float("nan")))
     log.close()
     assert next(read_lines(tmp_path / "epochs.jsonl", EpochRecord)).training_loss is None
+
+
+def test_a_record_from_before_traffic_was_known_is_read(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "old", 2, [[9, 9], [9, 9]]).environment
+    fields = json.loads(path.read_text())
+    del fields["traffic"]
+    path.write_text(json.dumps(fields))
+    assert read_json(path, Environment).traffic is None
