@@ -10,7 +10,6 @@ import pytest
 from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, refuse_what_cannot_run, run_to_its_end
 from horovod_flowers.bench_table import described, interval, print_ratios, print_table, ratios
 from horovod_flowers.contenders import Peer, Timing, Workload, installed_peers, our_contenders
-from horovod_flowers.cost_model import fit_linear_cost
 from horovod_flowers.errors import UserError
 
 WORK = Workload(per_rank_batch=32, steps=10, warmup_steps=4)
@@ -36,16 +35,6 @@ def test_an_interval_needs_six_runs() -> None:
     assert limits[0] < np.median(values) < limits[1]
     # The median of 50 values of standard deviation 5 varies by 1.2533 * 5 / sqrt(50) = 0.89.
     assert 1.5 < limits[1] - limits[0] < 6
-
-
-def test_a_cost_is_latency_and_bandwidth() -> None:
-    sizes = [1024 * 4**k for k in range(9)]
-    fit = fit_linear_cost(sizes, [0.001 + size / 2e9 for size in sizes])
-    assert fit.latency_seconds == pytest.approx(0.001)
-    assert fit.bytes_per_second == pytest.approx(2e9)
-    assert fit.seconds(2_000_000) == pytest.approx(0.002)
-    with pytest.raises(UserError, match="at least 3 message sizes, not 2"):
-        fit_linear_cost(sizes[:2], [1, 2])
 
 
 def test_all_strategies_and_precisions_are_planned_at_all_rank_counts() -> None:
