@@ -16,9 +16,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from horovod_flowers.bench_table import print_costs, print_ratios, print_table
+from horovod_flowers.collectives import Collectives, read_collectives
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, option
 from horovod_flowers.contenders import HERE, Contender, Measurement, Timing, Workload, installed_peers, our_contenders
@@ -33,7 +35,7 @@ from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags
 from horovod_flowers.prepare import prepare_with_progress
 from horovod_flowers.progress import Steps, say
 
-SCHEMA = 1
+SCHEMA = 2
 STRATEGIES = ("none", "allreduce", "sharded", "tensor", "mesh")
 
 
@@ -191,20 +193,20 @@ def run_to_its_end(words: list[str], variables: dict[str, str], timeout_seconds:
         raise UserError(f"status {ending.exit_status}: {told.strip()[:300]}")
 
 
-def measure_communication(config: BenchConfig) -> dict[str, Any]:
+def measure_communication(config: BenchConfig) -> Collectives:
     """Run the microbenchmark on the largest number of ranks."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "microbenchmark.json"
         words = [sys.executable, "-m", "horovod_flowers.microbenchmark", "--output", str(file)]
         run_to_its_end(HERE.command(max(config.rank_counts), words), {}, config.timeout_seconds)
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_collectives(file)
 
 
 def write_files(
     output: Path,
     config: BenchConfig,
     measurements: Sequence[Measurement],
-    costs: dict[str, Any] | None,
+    costs: Collectives | None,
     absent: Sequence[str],
 ) -> None:
     """Write every timing, each file whole or not at all."""
@@ -239,7 +241,7 @@ def write_files(
         "timings": rows,
         "failed": failed,
         "absent": list(absent),
-        "communication": costs,
+        "communication": None if costs is None else msgspec.to_builtins(costs),
     }
     write_whole(output / "bench.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
 

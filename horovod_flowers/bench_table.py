@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from horovod_flowers.collectives import Collectives
 from horovod_flowers.contenders import Measurement
 from horovod_flowers.cost_model import fit_linear_cost
 from horovod_flowers.progress import say
@@ -92,16 +92,17 @@ def print_ratios(measurements: Sequence[Measurement]) -> None:
             say(f"{ranks}: {best.contender} / {peer.contender}: {described(ratios(best, peer), 2)}")
 
 
-def print_costs(costs: dict[str, Any]) -> None:
-    """Latency and bandwidth of each operation, and what the timestamps of a step cost."""
-    mark = " (oversubscribed: no measure of speed)" if costs["oversubscribed"] else ""
-    for operation in dict.fromkeys(row["operation"] for row in costs["measured"]):
-        rows = [row for row in costs["measured"] if row["operation"] == operation]
-        fit = fit_linear_cost([row["bytes"] for row in rows], [row["median_seconds"] for row in rows])
+def print_costs(costs: Collectives) -> None:
+    """Latency and bandwidth of each operation, of adding up, and what the timestamps of a step cost."""
+    mark = " (oversubscribed: no measure of speed)" if costs.oversubscribed else ""
+    for operation in dict.fromkeys(row.operation for row in costs.measured):
+        rows = [row for row in costs.measured if row.operation == operation]
+        fit = fit_linear_cost([row.bytes for row in rows], [statistics.median(row.seconds) for row in rows])
         say(
-            f"{operation} over {costs['ranks']} ranks: {fit.latency_seconds * 1e3:.2f} ms + bytes / "
+            f"{operation} over {costs.world_size} ranks: {fit.latency_seconds * 1e3:.2f} ms + bytes / "
             f"{fit.bytes_per_second / 1e9:.2f} GB/s{mark}"
         )
-    microseconds = costs["timestamp_seconds"] * 1e6
+    say(f"adding up two arrays on every rank: bytes / {costs.reduction_bytes_per_second / 1e9:.2f} GB/s{mark}")
+    microseconds = costs.timestamp_seconds * 1e6
     total = f"the {STEP_TIMESTAMPS} of strategy tensor {microseconds * STEP_TIMESTAMPS / 1e3:.2f} ms"
     say(f"a timestamp inside a step costs {microseconds:.0f} µs; {total}")

@@ -72,33 +72,49 @@ def gather_environment(
         versions=versions(),
         mpi_library=mpi_library,
         horovod_features=horovod_features(),
-        horovod_settings={
-            f"HOROVOD_{name}": os.environ[f"HOROVOD_{name}"]
-            for name in HOROVOD_SETTINGS
-            if f"HOROVOD_{name}" in os.environ
-        },
-        yield_when_idle=os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1",
+        horovod_settings=horovod_settings(),
+        yield_when_idle=yields_when_idle(),
         strategy=division.strategy,
         strategy_notes=division.notes,
         trials=division.trials,
         precision=division.precision,
         commit=_commit(),
-        started_utc=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        started_utc=utc_now(),
         command=sys.orig_argv,
         traffic=division.traffic,
     )
 
 
-def _host(ranks_on_it: int) -> HostEnvironment:
-    model, flags = None, cpu_flags()
+def horovod_settings() -> dict[str, str]:
+    """Horovod's variables that are set; what is missing is its default."""
+    names = [f"HOROVOD_{name}" for name in HOROVOD_SETTINGS]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def yields_when_idle() -> bool:
+    """Whether Open MPI gives up the core while it waits."""
+    return os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1"
+
+
+def utc_now() -> str:
+    """The time of day, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def cpu_model() -> str | None:
+    """As Linux names this node's CPU; None where it does not."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
-            model = value.strip()
-            break
+            return value.strip()
+    return None
+
+
+def _host(ranks_on_it: int) -> HostEnvironment:
+    flags = cpu_flags()
     return HostEnvironment(
         host=os.uname().nodename,
-        cpu_model=model,
+        cpu_model=cpu_model(),
         logical_cpus=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cpu_features=[feature for feature in CPU_FEATURES if feature in flags],

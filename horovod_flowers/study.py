@@ -15,23 +15,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import yaml
 
-from horovod_flowers.command_line import build, parse
-from horovod_flowers.config import RunConfig, flat_options, option, positional
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import option, positional
 from horovod_flowers.errors import Stopped, UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.job import Ending, run_job
 from horovod_flowers.launch import EXIT_FAILURE, EXIT_STOPPED, error_boundary
 from horovod_flowers.launcher import Launcher, choose_launcher
 from horovod_flowers.progress import say
-from horovod_flowers.runlog import Environment, Result, RunFolder, read_json
-from horovod_flowers.study_file import WHERE, Point, in_order, points_of, read_study
+from horovod_flowers.study_file import in_order, points_of, read_study
+from horovod_flowers.study_point import Point, option_words
 from horovod_flowers.study_record import Attempt, PointFiles
 
 
@@ -136,44 +135,23 @@ def state_of(point: Point, runs_dir: Path) -> str:
 
     Raises UserError where a finished run of the point's name is of other options: it must not stand for it.
     """
-    folder = RunFolder(runs_dir / point.name)
-    if folder.result.exists() and read_json(folder.result, Result).epochs >= point.config.epochs:
-        refuse_another_run(point, folder)
+    if point.finished(runs_dir):
         return "finished"
     attempts = PointFiles(runs_dir, point.name).attempts()
     if attempts and attempts[-1].outcome != "finished":
         return attempts[-1].outcome
-    return "unfinished" if folder.path.exists() else "missing"
+    return "unfinished" if point.begun(runs_dir) else "missing"
 
 
-def refuse_another_run(point: Point, folder: RunFolder) -> None:
-    """Raise UserError where the run in the folder is not the point's."""
-    try:
-        stored = build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
-    was, now = (flat_options(asdict(config)) for config in (stored, point.config))
-    size = read_json(folder.environment, Environment).world_size
-    for name, before, after in (
-        ("ranks", size, point.ranks),
-        *((name, was[name], now[name]) for name in now if name not in WHERE),
-    ):
-        if before != after:
-            raise UserError(
-                f"run {folder.path} was made with {name} {before}, and the study says {after}: give the study another "
-                "name in its job file, or another --runs-dir"
-            )
-
-
-def train_command(point: Point, launcher: Launcher) -> list[str]:
+def command_of(point: Point, launcher: Launcher) -> list[str]:
     """The command that runs a point."""
-    return launcher.command(point.ranks, [sys.executable, "-m", "horovod_flowers.train", *point.words()])
+    return launcher.command(point.ranks, [sys.executable, "-m", point.module, *point.words()])
 
 
 def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
     """The command that looks at the machine, with the options of the point with most ranks."""
     most = max(points, key=lambda point: point.ranks)
-    words = [sys.executable, "-m", "horovod_flowers.preflight", *most.words()]
+    words = [sys.executable, "-m", "horovod_flowers.preflight", *option_words(most.config)]
     words += ["--oversubscribe"] if launcher.oversubscribe else []
     return launcher.command(most.ranks, words)
 
@@ -183,7 +161,7 @@ def print_commands(points: Sequence[Point], launcher: Launcher, preflight: bool)
     if points and preflight:
         print(shlex.join(preflight_command(points, launcher)))
     for point in points:
-        print(shlex.join(train_command(point, launcher)))
+        print(shlex.join(command_of(point, launcher)))
 
 
 def look_first(points: Sequence[Point], launcher: Launcher) -> None:
@@ -211,7 +189,7 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
                 continue
             say(f"{label}: started")
             started, utc = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
-            command = train_command(point, launcher)
+            command = command_of(point, launcher)
             ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds)
             seconds = time.monotonic() - started
             outcome, reason = judged(ending, point, files)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ import yaml
 from horovod_flowers.command_line import flags, parse
 from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.errors import UserError
+from horovod_flowers.study_point import CollectivesPoint, Point, TrainingPoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0)]
@@ -24,17 +25,6 @@ SomePrecisions = Annotated[tuple[Literal["auto", "fp32", "bf16", "fp16"], ...], 
 
 # A study sets these itself, for each of its points.
 SET_BY_STUDY = ("name", "runs_dir", "overwrite", "resume", "resume_or_start", "strategy", "precision", "seed")
-# Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
-WHERE = (
-    "name",
-    "runs_dir",
-    "overwrite",
-    "resume",
-    "resume_or_start",
-    "data.path",
-    "data.tfds_dir",
-    "data.prepared_dir",
-)
 
 
 class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,25 +44,10 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Of the order in which the points are run."""
     timeout_minutes: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """After which a point is ended, and counts as failed."""
+    collectives: bool = False
+    """Measure collective calls too: once a repetition for each number of ranks above one."""
     options: dict[str, Any] = {}
     """Of `python -m horovod_flowers.train`, as its --print-config shows them."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a study."""
-
-    name: str
-    ranks: int
-    repetition: int
-    config: RunConfig
-    timeout_seconds: float
-
-    def words(self) -> list[str]:
-        """The train command's options: whatever differs from the defaults."""
-        defaults = flat_options(asdict(RunConfig()))
-        options = flat_options(asdict(self.config))
-        return flags({name: value for name, value in options.items() if value != defaults[name]})
 
 
 def read_study(path: Path) -> StudyFile:
@@ -100,21 +75,24 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
     for name in options:
         if name in SET_BY_STUDY:
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
-    points = []
+    points, timeout = list[Point](), study.timeout_minutes * 60
+    repetitions = range(1, study.repetitions + 1)
     for ranks in study.ranks:
-        for precision in study.precisions:
-            for strategy in study.strategies if ranks > 1 else study.strategies[:1]:
-                for seed in study.seeds:
-                    for repetition in range(1, study.repetitions + 1):
-                        how = strategy if ranks > 1 else "alone"
-                        name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{repetition}"
-                        own = {
-                            **options,
-                            **{"strategy": strategy, "precision": precision, "seed": seed},
-                            **{"name": name, "runs_dir": runs_dir, "resume_or_start": True},
-                        }
-                        config = _checked(path, [*flags(own), *more_options], ranks)
-                        points.append(Point(name, ranks, repetition, config, study.timeout_minutes * 60))
+        alone = ranks == 1
+        strategies = study.strategies[:1] if alone else study.strategies
+        for precision, strategy, seed, number in product(study.precisions, strategies, study.seeds, repetitions):
+            how = "alone" if alone else strategy
+            name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{number}"
+            own = {
+                **options,
+                **{"strategy": strategy, "precision": precision, "seed": seed},
+                **{"name": name, "runs_dir": runs_dir, "resume_or_start": True},
+            }
+            config = _checked(path, [*flags(own), *more_options], ranks)
+            points.append(TrainingPoint(name, ranks, number, config, timeout))
+        if study.collectives and not alone:
+            names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
+            points += [CollectivesPoint(name, ranks, number, config, timeout) for number, name in names]
     return points
 
 

@@ -7,12 +7,16 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from horovod_flowers.collectives import collectives_file, read_collectives
+from horovod_flowers.cost_model import fit_collective
+from horovod_flowers.runlog import Operation
 from horovod_flowers.study_record import PointFiles, read_record
 from tests.conftest import PROJECT, TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun, run_command
 
@@ -89,6 +93,34 @@ def test_the_pbs_script_runs_what_fits_on_its_nodes(workplace: Workplace, tmp_pa
     record = read_record(PointFiles(workplace.folder / "runs", "strong-2ranks-allreduce-auto-seed0-run1").record)
     assert record.attempts[-1].job == "7.pbs"
     assert f"-H {os.uname().nodename}:2" in " ".join(record.attempts[-1].command)
+
+
+def test_a_study_measures_collective_calls_and_does_not_do_so_again(workplace: Workplace) -> None:
+    """On two ranks, the runs of the study left out; what was measured can be fitted."""
+    name, job_file = "few-2ranks-collectives-run1", workplace.folder / "few.yaml"
+    write_job_file(job_file, workplace.prepared, ranks=[2], collectives=True, options={"global_batch": 16})
+    words = ["python", "-m", "horovod_flowers.study", str(job_file)]
+    listed = [line.split("\t") for line in workplace.run(*words, "--list").stdout.splitlines()]
+    (number,) = [row[0] for row in listed if row[2] == name]
+    ended = workplace.run(*words, "--no-preflight", "--oversubscribe", "--point", number)
+    assert ended.status == 0, ended.output
+    assert f"study: 1/1 {name}: finished after" in ended.stdout
+    runs = workplace.folder / "runs"
+    assert [attempt.outcome for attempt in PointFiles(runs, name).attempts()] == ["finished"]
+
+    record = read_collectives(collectives_file(runs, name))
+    assert (record.world_size, record.threads, record.hosts) == (2, 1, [os.uname().nodename])
+    assert 1e8 < record.reduction_bytes_per_second < 1e12
+    for operation in get_args(Operation):
+        sizes, seconds = record.calls(operation)
+        assert Counter(sizes) == {1024 * 4**k: 7 for k in range(9)}
+        cost = fit_collective(operation, 2, sizes, seconds, 1 / record.reduction_bytes_per_second)
+        # From a microsecond a message, and 100 GB/s, to what a machine that is shared with others may take.
+        assert 1e-6 < cost.seconds(1024) < 1
+        assert 2**26 / 1e11 < cost.seconds(2**26) < 60
+    assert f"{name}\tfinished" in workplace.run(*words, "--list").stdout
+    again = workplace.run(*words, "--no-preflight", "--oversubscribe", "--point", number)
+    assert (again.status, "2 points, 0 to run" in again.stdout) == (0, True)
 
 
 def test_a_study_that_is_asked_to_stop_goes_on_where_it_was(workplace: Workplace) -> None:

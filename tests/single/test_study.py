@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from horovod_flowers.collectives import collectives_file, read_collectives
 from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.study import StudyConfig, read_points, state_of
 from horovod_flowers.study_file import in_order, points_of, read_study
+from horovod_flowers.study_point import CollectivesPoint
 from horovod_flowers.study_record import Attempt, PointFiles, failures, read_record
 from tests.conftest import PROJECT, Ended, Workplace, run_command
 from tests.single.recorded_runs import write_run
@@ -66,6 +68,52 @@ def test_mistakes_in_a_job_file_are_told_before_anything_runs(
         points_of(read_study(path), path, "runs")
 
 
+def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_of_ranks(tmp_path: Path) -> None:
+    fields = {"strategies": ["allreduce", "tensor"], "seeds": [0, 1], "repetitions": 3, "collectives": True}
+    options = {"global_batch": 16, "threads": 2, "bind": "none", "horovod": {"cycle_time_ms": 0.5}}
+    path = job_file(tmp_path, ranks=[1, 2, 4], options=options, **fields)
+    points = read_points(StudyConfig(files=(str(path),), runs_dir="r"), [])
+    found = {point.name: place for place, point in enumerate(points) if isinstance(point, CollectivesPoint)}
+    assert set(found) == {f"s-{ranks}ranks-collectives-run{run}" for ranks in (2, 4) for run in (1, 2, 3)}
+    assert [points[place].repetition for place in found.values()] == [1, 1, 2, 2, 3, 3]
+    block = len(points) // 3
+    # At other places among the runs of each repetition: what drifts meets them all alike.
+    assert len({tuple(sorted(place % block for place in list(found.values())[k : k + 2])) for k in (0, 2, 4)}) > 1
+    point = points[found["s-4ranks-collectives-run2"]]
+    assert point.module == "horovod_flowers.microbenchmark"
+    assert " ".join(point.words()) == (
+        "--output r/.collectives/s-4ranks-collectives-run2.json --repetitions 7 --threads 2 --bind none "
+        "--horovod.cycle-time-ms 0.5"
+    )
+
+
+def write_record(path: Path, **changed: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    calls = [{"operation": "alltoall", "bytes": 1024, "seconds": [0.001, 0.002]}]
+    fields = {"schema": 1, "world_size": 2, "hosts": ["n"], "cpu_models": [None], "threads": 1, "oversubscribed": False}
+    fields |= {"yield_when_idle": True, "horovod_settings": {}, "versions": {}, "started_utc": "t", "command": []}
+    fields |= {"measured": calls, "reduction_bytes_per_second": 5e9, "timestamp_seconds": 1e-5}
+    path.write_text(json.dumps(fields | changed))
+
+
+def test_a_record_of_collectives_stands_for_a_point_only_if_it_is_the_same(tmp_path: Path) -> None:
+    path = job_file(tmp_path, options={"threads": 1}, ranks=[2], collectives=True, repetitions=1)
+    point = next(p for p in read_points(StudyConfig(files=(str(path),)), []) if isinstance(p, CollectivesPoint))
+    record = collectives_file(tmp_path, point.name)
+    assert state_of(point, tmp_path) == "missing"
+    write_record(record)
+    assert state_of(point, tmp_path) == "finished"
+    assert read_collectives(record).calls("alltoall") == ([1024, 1024], [0.001, 0.002])
+    write_record(record, threads=2)
+    with pytest.raises(UserError, match="was made with threads 2, and the study says 1: give the study another name"):
+        state_of(point, tmp_path)
+    for damage, sentence in (({"schema": 9}, "has schema 9"), ({"reduction_bytes_per_second": 0}, "is damaged")):
+        write_record(record, **damage)
+        assert state_of(point, tmp_path) == "unfinished"
+        with pytest.raises(UserError, match=sentence):
+            read_collectives(record)
+
+
 def test_no_two_points_share_a_name(tmp_path: Path) -> None:
     path = str(job_file(tmp_path))
     with pytest.raises(UserError, match="two points are called"):
@@ -117,6 +165,19 @@ def test_a_dry_run_prints_every_command_and_does_nothing(tmp_path: Path) -> None
     assert all(line.startswith("horovodrun -np ") and "horovod_flowers.train" in line for line in lines[1:])
     assert all("--epochs 2" in line for line in lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_collectives_alone_looks_at_the_machine_as_for_the_runs(tmp_path: Path) -> None:
+    path = str(job_file(tmp_path, ranks=[2], repetitions=1, collectives=True, options={"global_batch": 16}))
+    lines = study(tmp_path, path, "--list").stdout.splitlines()
+    (number,) = [line.split("\t")[0] for line in lines if line.endswith("2\ts-2ranks-collectives-run1\tmissing")]
+    ended = study(tmp_path, path, "--dry-run", "--oversubscribe", "--point", number)
+    assert ended.status == 0, ended.output
+    preflight, measurement = ended.stdout.splitlines()
+    assert "horovod_flowers.preflight" in preflight
+    assert "--global-batch 16" in preflight
+    assert "-np 2 " in measurement
+    assert " -m horovod_flowers.microbenchmark --output runs/.collectives/s-2ranks-collectives-run1.json" in measurement
 
 
 def test_points_that_do_not_fit_are_refused_or_left_out(tmp_path: Path) -> None:
