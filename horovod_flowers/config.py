@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from horovod_flowers.errors import UserError
 
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
+"""A name that is a safe folder name everywhere, and harmless wherever it is shown."""
+
 
 def option(default: Any, text: str) -> Any:
     """A dataclass field whose explanation becomes its --help text."""
@@ -180,7 +183,7 @@ class RunConfig:
     horovod: HorovodConfig = field(default_factory=HorovodConfig)
 
     def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}", self.name):
+        if self.name is not None and not RUN_NAME.fullmatch(self.name):
             raise UserError(
                 f"name is {self.name!r}: use up to 128 letters, digits and . _ = + -, beginning with a letter or digit"
             )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +55,20 @@ def writable_folder(path: Path, purpose: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot write in {path} ({error.strerror or error}): {purpose}") from error
     return path
+
+
+def check_regular(path: Path, most_bytes: int | None = None) -> None:
+    """Refuse what is no file of its own, and so could block, lead elsewhere or never end, or one above `most_bytes`.
+
+    Raises FileNotFoundError, or UserError.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {_kind(status.st_mode)}, not a file")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise UserError(f"{path} has {status.st_size} bytes: at most {most_bytes} are read")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or socket")

@@ -26,8 +26,12 @@ from horovod_flowers.files import sync, write_whole
 
 SCHEMA = 2
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Nanoseconds = Annotated[int, msgspec.Meta(ge=0)]
+LARGEST = 2**63 - 1
+"""Of a whole number: what readers keep in 64 bits."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Operation: TypeAlias = Literal["allreduce", "reducescatter", "allgather", "alltoall"]
@@ -38,7 +42,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     schema: int
     rank: Count
-    size: Annotated[int, msgspec.Meta(ge=1)]
+    size: Positive
     host: str
     monotonic_ns: Nanoseconds
     """Reading of the clock that times the steps, taken together with `unix_seconds`: relates hosts to each other."""
@@ -48,7 +52,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="step"):
     """One step of one rank. The four parts add up to `total_ns`, which runs from the end of the step before."""
 
-    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    epoch: Positive
     step: Count
     """Counted over the run, from 0."""
     warmup: bool
@@ -71,7 +75,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One epoch over all ranks."""
 
-    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    epoch: Positive
     steps: Count
     images: Count
     """Training images seen by all ranks."""
@@ -97,7 +101,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     training_seconds: Seconds
     """Sum over the epochs of the slowest rank's seconds."""
     best_validation_accuracy: Share | None
-    best_epoch: int | None
+    best_epoch: Count | None
     last_validation_accuracy: Share | None
     parameters: Count
     optimizer_bytes: list[Count]
@@ -114,13 +118,13 @@ class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     rank: Count
     local_rank: Count
-    local_size: Annotated[int, msgspec.Meta(ge=1)]
+    local_size: Positive
     host: str
-    cores: list[int]
+    cores: list[Count]
     """Logical CPUs that the rank was pinned to, or could use."""
-    physical_cores: Annotated[int, msgspec.Meta(ge=1)]
+    physical_cores: Positive
     """How many cores these are, hyperthreads of one core counted once."""
-    threads: Annotated[int, msgspec.Meta(ge=1)]
+    threads: Positive
     oversubscribed: bool
     """Whether another rank ran on one of these cores."""
     gpu: str | None
@@ -131,17 +135,17 @@ class HostEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     host: str
     cpu_model: str | None
-    logical_cpus: Annotated[int, msgspec.Meta(ge=1)]
+    logical_cpus: Positive
     memory_bytes: Count
     cpu_features: list[str]
-    ranks: Annotated[int, msgspec.Meta(ge=1)]
+    ranks: Positive
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One strategy's timed steps at the start of a run ('auto')."""
 
     strategy: str
-    steps: Annotated[int, msgspec.Meta(ge=1)]
+    steps: Positive
     median_step_seconds: Seconds
     """Median over the steps of the slowest rank's seconds."""
 
@@ -162,8 +166,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the run ran on."""
 
     schema: int
-    world_size: Annotated[int, msgspec.Meta(ge=1)]
-    global_batch: Annotated[int, msgspec.Meta(ge=1)]
+    world_size: Positive
+    global_batch: Positive
     launcher: str
     oversubscribed: bool
     """Whether any two ranks shared a core."""
