@@ -6,21 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.runlog import (
-    Environment,
-    EpochRecord,
-    Header,
-    Result,
-    RunFolder,
-    StepRecord,
-    read_json,
-    read_lines,
-)
+from horovod_flowers.files import check_regular
+from horovod_flowers.recorded_config import read_config
+from horovod_flowers.runlog import Environment, EpochRecord, Result, RunFolder, read_json, read_lines
+from horovod_flowers.step_records import MOST_IMAGES, PARTS, read_steps
 
-PARTS = ("input_wait", "compute", "communication", "update")
+_MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,096 ranks on 64 cores each need
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,12 @@ class RecordedRun:
     """int64 [steps, ranks, 4]: the PARTS of each step."""
     images: int
     """Training images of the timed steps, over all ranks."""
+    start_ns: np.ndarray
+    """int64 [steps, ranks]: by the monotonic clock of the rank's host."""
+    steps: np.ndarray
+    """int64 [steps]: the numbers of the timed steps, counted over the run."""
+    clock_offset_seconds: np.ndarray
+    """float64 [ranks]: add it to seconds of the monotonic clock to get the time of day."""
 
     @property
     def ranks(self) -> int:
@@ -51,7 +50,7 @@ class RecordedRun:
         """int64 [steps]: a step takes as long as its slowest rank."""
         return self.step_ns.max(axis=1)
 
-    @property
+    @cached_property
     def timed_seconds(self) -> float:
         """Elapsed seconds of the timed steps: each epoch by its slowest rank, added up.
 
@@ -66,62 +65,69 @@ class RecordedRun:
         """Median over the timed steps of the slowest rank's seconds."""
         return float(np.median(self.slowest_ns)) / 1e9
 
-    @property
+    @cached_property
     def part_shares(self) -> dict[str, float]:
         """Share of the ranks' time that each part of a step took; the shares add up to 1."""
-        totals = self.part_ns.sum(axis=(0, 1))
+        totals = self.part_ns.sum(axis=(0, 1), dtype=np.float64)  # above 64 bits in a long run
         return dict(zip(PARTS, (totals / totals.sum()).tolist(), strict=True))
 
 
 def read_run(path: Path) -> RecordedRun:
     """Read one run folder.
 
-    Raises UserError, saying why, where it is unfinished, damaged, or has gaps: such a run must not become a figure.
+    Raises UserError, saying why, where it is unfinished, damaged, contradicts itself or has gaps: such a run must not
+    become a figure.
     """
     folder = RunFolder(path)
     try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        # What is not there comes before what is damaged.
+        for file in (folder.config, folder.environment, folder.result, folder.epochs):
+            check_regular(file, _MOST_BYTES)
+        config = read_config(folder.config)
         environment = read_json(folder.environment, Environment)
         result = read_json(folder.result, Result)
         epochs = list(read_lines(folder.epochs, EpochRecord))
+        _check_agreement(config, environment, result)
+        times = read_steps(folder, environment.world_size, result.steps, environment.global_batch)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UserError("unfinished" if missing == folder.result.name else f"no {missing}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
         raise UserError(f"unreadable ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError("config.yaml does not hold options")
-    files = folder.step_files()
-    if len(files) != environment.world_size:
-        raise UserError(f"step records of {len(files)} of {environment.world_size} ranks")
-    by_rank = [_read_steps(file, environment.world_size) for file in files]
-    steps = sorted(by_rank[0])
-    if any(sorted(records) != steps for records in by_rank) or len(steps) != result.steps:
-        counts = sorted({len(records) for records in by_rank})
-        raise UserError(f"step records have gaps: {counts} steps on the ranks, {result.steps} in the result")
-    timed = [step for step in steps if not any(records[step].warmup for records in by_rank)]
-    if not timed:
-        raise UserError(f"all of its {len(steps)} steps are warm-up: train for more steps")
-    rows = [[records[step] for records in by_rank] for step in timed]
     return RecordedRun(
         name=path.name,
         config=config,
         environment=environment,
         result=result,
         epochs=epochs,
-        epoch_of_step=np.array([row[0].epoch for row in rows], np.int64),
-        step_ns=np.array([[record.total_ns for record in row] for row in rows], np.int64),
-        part_ns=np.array([[[getattr(r, f"{part}_ns") for part in PARTS] for r in row] for row in rows], np.int64),
-        images=sum(record.images for row in rows for record in row),
+        step_ns=times.step_ns,
+        epoch_of_step=times.epoch_of_step,
+        part_ns=times.part_ns,
+        images=times.images,
+        start_ns=times.start_ns,
+        steps=times.steps,
+        clock_offset_seconds=times.clock_offset_seconds,
     )
 
 
-def _read_steps(path: Path, world_size: int) -> dict[int, StepRecord]:
-    """Records by step. A resumed run repeats the steps after its checkpoint: the later record counts."""
-    records: dict[int, StepRecord] = {}
-    for record in read_lines(path, Header | StepRecord):
-        if isinstance(record, StepRecord):
-            records[record.step] = record
-        elif record.size != world_size:
-            raise UserError(f"continued with {world_size} ranks after {record.size}: its times are of two kinds")
-    return records
+def _check_agreement(config: dict[str, Any], environment: Environment, result: Result) -> None:
+    """Refuse files that are not of one run (UserError)."""
+    ranks = environment.world_size
+    if [rank.rank for rank in environment.ranks] != list(range(len(environment.ranks))) or len(
+        environment.ranks
+    ) != ranks:
+        raise UserError(f"environment.json does not describe each of its {ranks} ranks once")
+    if sum(host.ranks for host in environment.hosts) != ranks:
+        raise UserError(f"the hosts of environment.json do not have {ranks} ranks together")
+    if not {rank.host for rank in environment.ranks} <= {host.host for host in environment.hosts}:
+        raise UserError("environment.json has a rank on a host that it does not describe")
+    if environment.global_batch > MOST_IMAGES:
+        raise UserError(f"environment.json has a global batch of {environment.global_batch}: {MOST_IMAGES} is the most")
+    asked = config["global_batch"]
+    if asked is not None and asked != environment.global_batch:
+        raise UserError(
+            f"config.yaml asks for a global batch of {asked}, environment.json has {environment.global_batch}"
+        )
+    for numbers in (result.optimizer_bytes, result.peak_memory_bytes):
+        if len(numbers) != ranks:
+            raise UserError(f"result.json has memory of {len(numbers)} of {ranks} ranks")
