@@ -25,7 +25,8 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file, writable_folder, write_whole
 from horovod_flowers.launch import error_boundary
 from horovod_flowers.progress import say
-from horovod_flowers.recorded_run import RecordedRun, read_run
+from horovod_flowers.recorded_run import RecordedRun
+from horovod_flowers.run_folders import LeftOut, runs_in
 from horovod_flowers.scaling import Point, points_of
 from horovod_flowers.study_record import failures
 
@@ -83,14 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def read_runs(folder: Path) -> tuple[list[RecordedRun], list[tuple[str, str]]]:
     """All whole runs of a folder, and name and reason of those left out. Raises UserError where none is whole."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: run 'python -m horovod_flowers.train' first, or give --runs-dir")
     runs, left_out = [], []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        try:
-            runs.append(read_run(path))
-        except UserError as error:
-            left_out.append((path.name, str(error)))
+    for found in runs_in([folder]):
+        if isinstance(found, LeftOut):
+            left_out.append((found.name, found.reason))
+        else:
+            runs.append(found)
     if not runs:
         listed = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "it is empty"
         raise UserError(f"no finished run in {folder} ({listed}): run 'python -m horovod_flowers.train' first")
