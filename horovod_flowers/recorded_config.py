@@ -44,7 +44,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # whatever PyYAML's constructors of dates and numbers stumble over
-        raise UserError(f"unreadable ({path}: {error or type(error).__name__})") from error
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__  # PyYAML tells it in 5 lines
+        raise UserError(f"unreadable ({path}: {problem})") from error
     if not isinstance(config, dict):
         raise UserError("config.yaml does not hold options")
     try:

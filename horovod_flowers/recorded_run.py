@@ -1,5 +1,6 @@
 """A finished run, read back from its records and checked for gaps. No TensorFlow here."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_run(path: Path) -> RecordedRun:
     except OSError as error:
         raise UserError(f"unreadable ({error})") from error
     return RecordedRun(
-        name=path.name,
+        name=Path(os.path.abspath(path)).name,  # of '.', too
         config=config,
         environment=environment,
         result=result,

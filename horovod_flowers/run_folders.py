@@ -32,7 +32,7 @@ def runs_in(folders: Sequence[Path]) -> Iterator[RecordedRun | LeftOut]:
     seen: dict[tuple[int, int], str] = {}
     fingerprints: dict[str, str] = {}
     for path in [path for folder in folders for path in _candidates(folder)]:
-        name = path.name or path.resolve().name
+        name = Path(os.path.abspath(path)).name
         try:
             _check_place(path, name, seen)
             run = read_run(path)
@@ -53,7 +53,7 @@ def printable(text: str) -> str:
     Inside the quotes of an HTML attribute it has to be escaped like any other text.
     """
     safe = "".join(_code(letter) if not letter.isprintable() or letter in "\\<&" else letter for letter in text)
-    safe = re.sub(r"\[(?=[a-zA-Z#/@!])", _code("["), safe)
+    safe = re.sub(r"\[(?=[a-zA-Z#/@!])", lambda _: _code("["), safe)
     return safe if len(safe) <= _LONGEST_SHOWN else safe[: _LONGEST_SHOWN - 1] + "…"
 
 

@@ -314,7 +314,7 @@ def read_json(path: Path, kind: type[Structure]) -> Structure:
     """Read and check one record. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
     try:
         record: Any = msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged or of another version ({error})") from error
     _check_schema(path, record)
     return record
@@ -332,7 +332,7 @@ def read_lines(path: Path, kind: Any) -> Iterator[Any]:
                 return
             try:
                 record = decode(line)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}, line {number}, is damaged or of another version ({error})") from error
             _check_schema(path, record)
             yield record
