@@ -22,6 +22,8 @@ class RecordedRun:
     """One run: what was asked for, what it ran on, and its timed steps."""
 
     name: str
+    path: Path
+    """Its folder."""
     config: dict[str, Any]
     environment: Environment
     result: Result
@@ -97,6 +99,7 @@ def read_run(path: Path) -> RecordedRun:
         raise UserError(f"unreadable ({error})") from error
     return RecordedRun(
         name=Path(os.path.abspath(path)).name,  # of '.', too
+        path=path,
         config=config,
         environment=environment,
         result=result,

@@ -193,6 +193,17 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     a divided layer works."""
 
 
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a trained model takes one validation image for."""
+
+    image: Count
+    """Its number in the prepared data."""
+    label: str
+    predicted: str
+    probability: Share
+    """Of the predicted class."""
+
+
 Structure = TypeVar("Structure")
 
 
@@ -208,6 +219,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.safetensors"
         self.tensorboard = path / "tensorboard"
+        self.predictions = path / "evaluation" / "predictions.jsonl"
         self._steps = path / "steps"
 
     def steps(self, rank: int) -> Path:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers import report
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, RunConfig
+from horovod_flowers.report.__main__ import main
 from tests.single.recorded_runs import write_run
 
 
 def run_report(folder: Path) -> None:
-    report.main(["--runs-dir", str(folder / "runs"), "--output", str(folder / "report")])
+    main(["--runs-dir", str(folder / "runs"), "--output", str(folder / "report")])
 
 
 @pytest.fixture
@@ -41,9 +41,11 @@ def test_a_study_ends_with_table_files_and_a_sentence(
     assert float(two["speed_up"]) == pytest.approx(1.6)
     assert float(two["best_validation_accuracy"]) == 0.62
     document = json.loads((tmp_path / "report" / "scaling.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["points"][1]["efficiency"] == pytest.approx(0.8)
-    assert (tmp_path / "report" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    pictures = tmp_path / "report" / "pictures"
+    assert (pictures / "speed-up-strong.png").read_bytes().startswith(b"\x89PNG")
+    assert (pictures / "speed-up-strong.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_a_ratio_without_its_baseline_is_refused_with_the_command_that_makes_it(
@@ -117,7 +119,8 @@ def test_nothing_to_report_is_told_in_one_sentence(
 
 
 def test_the_report_imports_no_tensorflow() -> None:
-    code = "import sys, horovod_flowers.report, horovod_flowers.scaling_picture; sys.exit('tensorflow' in sys.modules)"
+    modules = "horovod_flowers.report.__main__, horovod_flowers.report.written, horovod_flowers.report.pictures"
+    code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

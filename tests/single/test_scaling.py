@@ -7,9 +7,20 @@ import pytest
 from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.recorded_run import read_run
+from horovod_flowers.report.intervals import Estimate
+from horovod_flowers.report.points import points_of
+from horovod_flowers.report.run_summary import RunSummary, summarise
 from horovod_flowers.runlog import SCHEMA, Header, StepRecord, read_lines
-from horovod_flowers.scaling import points_of
 from tests.single.recorded_runs import write_run
+
+
+def summary(path: Path) -> RunSummary:
+    return summarise(read_run(path))
+
+
+def value(found: Estimate | None) -> float | None:
+    return None if found is None else found.value
+
 
 WEAK = RunConfig(per_rank_batch=32, threads=1)
 
@@ -28,8 +39,8 @@ def test_runs_of_another_recipe_or_oversubscribed_have_a_row_of_their_own(tmp_pa
     write_run(tmp_path / "two", 2, [[1, 1], [200, 200]])
     write_run(tmp_path / "long", 2, [[1, 1], [250, 250]], config=RunConfig(global_batch=64, threads=1, epochs=9))
     write_run(tmp_path / "crowded", 2, [[1, 1], [400, 400]], oversubscribed=True)
-    points = points_of([read_run(path) for path in sorted(tmp_path.iterdir())])
-    rows = {point.runs[0].name: (len(point.runs), point.speed_up, point.oversubscribed) for point in points}
+    points = points_of(summary(path) for path in sorted(tmp_path.iterdir()))
+    rows = {point.runs[0].name: (len(point.runs), value(point.speed_up), point.oversubscribed) for point in points}
     assert rows == {
         "one": (1, 1.0, False),
         "two": (1, pytest.approx(2.0), False),
@@ -41,32 +52,32 @@ def test_runs_of_another_recipe_or_oversubscribed_have_a_row_of_their_own(tmp_pa
 def test_totals_are_divided_not_rates_averaged(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 1, [[1], [100]])
     write_run(tmp_path / "b", 1, [[1], [300]])
-    (point,) = points_of([read_run(tmp_path / "a"), read_run(tmp_path / "b")])
-    assert point.images_per_second == pytest.approx(128 / 0.4)  # the mean of the rates would be 426.7
+    (point,) = points_of([summary(tmp_path / "a"), summary(tmp_path / "b")])
+    assert point.images_per_second.value == pytest.approx(128 / 0.4)  # the mean of the rates would be 426.7
 
 
 def test_strong_scaling_speed_up_and_efficiency(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1, [[1], [400], [400]])
     write_run(tmp_path / "four", 4, [[1, 1, 1, 1], [90, 125, 100, 80], [90, 125, 90, 90]])
-    one, four = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "four")])
-    assert (one.speed_up, one.efficiency) == (1.0, 1.0)
-    assert four.speed_up == pytest.approx(3.2)
-    assert four.efficiency == pytest.approx(0.8)
+    one, four = points_of([summary(tmp_path / "one"), summary(tmp_path / "four")])
+    assert (value(one.speed_up), value(one.efficiency)) == (1.0, 1.0)
+    assert value(four.speed_up) == pytest.approx(3.2)
+    assert value(four.efficiency) == pytest.approx(0.8)
 
 
 def test_weak_scaling_counts_the_images_that_more_ranks_do(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1, [[1], [400]], config=WEAK, images_per_step=32)
     write_run(tmp_path / "two", 2, [[1, 1], [500, 400]], config=WEAK, images_per_step=64)
-    _, two = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
-    assert two.speed_up == pytest.approx(1.6)
-    assert two.efficiency == pytest.approx(0.8)
+    _, two = points_of([summary(tmp_path / "one"), summary(tmp_path / "two")])
+    assert value(two.speed_up) == pytest.approx(1.6)
+    assert value(two.efficiency) == pytest.approx(0.8)
 
 
 def test_one_rank_of_strong_scaling_serves_weak_scaling_too(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1, [[1], [400]], images_per_step=32)
     write_run(tmp_path / "two", 2, [[1, 1], [400, 400]], config=WEAK, images_per_step=64)
-    points = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
-    assert [point.speed_up for point in points if point.ranks == 2] == [pytest.approx(2.0)]
+    points = points_of([summary(tmp_path / "one"), summary(tmp_path / "two")])
+    assert [value(point.speed_up) for point in points if point.ranks == 2] == [pytest.approx(2.0)]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,8 @@ def test_one_rank_of_strong_scaling_serves_weak_scaling_too(tmp_path: Path) -> N
 def test_unlike_work_is_no_baseline(tmp_path: Path, difference: dict[str, object]) -> None:
     write_run(tmp_path / "one", 1, [[1], [400]], **difference)  # type: ignore[arg-type]
     write_run(tmp_path / "two", 2, [[1, 1], [200, 200]])
-    points = points_of([read_run(tmp_path / "one"), read_run(tmp_path / "two")])
-    assert [point.speed_up for point in points if point.ranks == 2] == [None]
+    points = points_of([summary(tmp_path / "one"), summary(tmp_path / "two")])
+    assert [value(point.speed_up) for point in points if point.ranks == 2] == [None]
 
 
 def test_shares_of_a_step_add_up_to_one(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Read runs and report how they scale: pages, tables, pictures, and what may be said of them.
+
+    python -m horovod_flowers.report
+    python -m horovod_flowers.report --runs-dir /scratch/me/runs --output /scratch/me/report
+    python -m horovod_flowers.report --compare 'strong-2ranks-tensor-*,strong-2ranks-sharded-*'
+    python -m horovod_flowers.report --check min-efficiency=0.8@4
+
+docs/report.md says how each figure is computed. A ratio is given only against a baseline of the same work; runs with
+gaps are listed as left out.
+"""
+
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from horovod_flowers.collectives import Collectives, read_collectives
+from horovod_flowers.command_line import parse
+from horovod_flowers.errors import UserError
+from horovod_flowers.files import writable_folder
+from horovod_flowers.launch import EXIT_FAILURE, error_boundary
+from horovod_flowers.progress import say
+from horovod_flowers.report.content import gather
+from horovod_flowers.report.options import ReportConfig
+from horovod_flowers.report.run_summary import RunSummary, summarise
+from horovod_flowers.run_folders import LeftOut, printable, runs_in
+from horovod_flowers.study_record import failures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.report`."""
+    with error_boundary("horovod_flowers.report"):
+        config = parse(ReportConfig, "horovod_flowers.report", (__doc__ or "").splitlines()[0], arguments)
+        folders = [Path(folder) for folder in config.folders]
+        runs, left_out = read_runs(folders)
+        collectives, unreadable = read_measurements(folders)
+        content = gather(config, runs, collectives, [*left_out, *unreadable], failed_points(folders))
+        output = writable_folder(Path(config.output), "choose another folder with --output")
+        # Templates and pictures take a second that a usage error need not.
+        from horovod_flowers.report.terminal import print_content
+        from horovod_flowers.report.written import write_files
+
+        written = write_files(output, content, config.formats)
+        print_content(content)
+        say(f"written: {output}/{', '.join(written)}")
+        if config.open:
+            webbrowser.open((output / "index.html").resolve().as_uri())
+        if not all(verdict.passed for verdict in content.verdicts):
+            raise SystemExit(EXIT_FAILURE)
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[tuple[str, str]]]:
+    """All whole runs, and name and reason of those left out. Raises UserError where none is whole."""
+    for folder in folders:
+        if not folder.is_dir():
+            name = printable(str(folder))
+            raise UserError(
+                f"there is no folder {name}: run 'python -m horovod_flowers.train' first, or give --runs-dir"
+            )
+    runs, left_out = list[RunSummary](), list[tuple[str, str]]()
+    for found in runs_in(folders):
+        if isinstance(found, LeftOut):
+            left_out.append((found.name, found.reason))
+        else:
+            runs.append(summarise(found))
+    if not runs:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "it is empty"
+        names = ", ".join(printable(str(folder)) for folder in folders)
+        raise UserError(f"no finished run in {names} ({listed}): run 'python -m horovod_flowers.train' first")
+    return runs, left_out
+
+
+def read_measurements(folders: Sequence[Path]) -> tuple[list[Collectives], list[tuple[str, str]]]:
+    """What collective calls cost, as studies measured it beside their runs, and the files that cannot be read."""
+    records, left_out = [], []
+    for path in (path for folder in folders for path in sorted((folder / ".collectives").glob("*.json"))):
+        try:
+            records.append(read_collectives(path))
+        except (OSError, UserError) as error:
+            left_out.append((printable(path.name), printable(str(error))))
+    return records, left_out
+
+
+def failed_points(folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """Points of studies whose last attempt failed."""
+    found = [point for folder in folders for point in failures(folder)]
+    return [(printable(name), printable(reason)) for name, reason in found]
+
+
+if __name__ == "__main__":
+    main()

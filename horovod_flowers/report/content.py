@@ -1,0 +1,143 @@
+"""Everything that the report says, gathered once: the terminal, the pages, the pictures and the files all show this."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from horovod_flowers.collectives import Collectives
+from horovod_flowers.errors import UserError
+from horovod_flowers.report.bounds import Bounds, bounds_of
+from horovod_flowers.report.claims import (
+    BeforeAfter,
+    Comparison,
+    Proposal,
+    Verdict,
+    before_and_after,
+    compare,
+    judge,
+    proposal_of,
+)
+from horovod_flowers.report.evaluation import Evaluation, evaluation_of
+from horovod_flowers.report.laws import Fit, Law, fit
+from horovod_flowers.report.learning import Curve, Reached, curve_of, reached_by
+from horovod_flowers.report.losses import Losses, ceiling_of, losses_of
+from horovod_flowers.report.options import ReportConfig
+from horovod_flowers.report.points import Point, Series, points_of, series_of
+from horovod_flowers.report.provenance import Provenance, provenance_of
+from horovod_flowers.report.rank_times import RankTimes, rank_times_of, shown_in_detail
+from horovod_flowers.report.run_summary import RunSummary
+
+MOST_EVALUATIONS = 3
+
+
+@dataclass(frozen=True)
+class SeriesFits:
+    """The laws fitted to a series, and why others were not."""
+
+    series: Series
+    fits: list[Fit]
+    refused: list[str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The report."""
+
+    command: list[str]
+    points: list[Point]
+    series: list[Series]
+    fits: list[SeriesFits]
+    losses: dict[Point, Losses]
+    bounds: dict[Point, Bounds]
+    rank_times: list[RankTimes]
+    """Of every point of more than one rank."""
+    detailed: list[RankTimes]
+    """Of those that are drawn."""
+    curves: list[tuple[Point, list[Curve]]]
+    reached: list[Reached]
+    evaluations: list[Evaluation]
+    """Of the runs that have predictions, the most accurate first, at most MOST_EVALUATIONS."""
+    proposals: list[Proposal]
+    before_after: BeforeAfter | None
+    comparison: Comparison | None
+    verdicts: list[Verdict]
+    provenance: Provenance
+    collectives: list[Collectives]
+    left_out: list[tuple[str, str]]
+    failed: list[tuple[str, str]]
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether any figure is of ranks that shared a core."""
+        return any(point.oversubscribed for point in self.points)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether any figure is of runs that differ in what may change their speed."""
+        return any(point.unlike for point in self.points)
+
+
+def gather(
+    config: ReportConfig,
+    runs: Sequence[RunSummary],
+    collectives: Sequence[Collectives],
+    left_out: Sequence[tuple[str, str]],
+    failed: Sequence[tuple[str, str]],
+) -> Content:
+    """Work out the report. Raises UserError where options ask for what the runs cannot answer."""
+    comparison = compare(runs, config.compared, config.allow_differences) if config.compare is not None else None
+    points = points_of(runs, config.baseline, config.allow_differences)
+    series = series_of(points)
+    evaluations, unreadable = evaluations_of(runs)
+    ceilings = {point: ceiling_of(point, points) for point in points}
+    losses = {point: losses_of(point, ceilings[point]) for point in points}
+    bounds = {point: bounds_of(point, ceilings[point], collectives) for point in points}
+    drawn = shown_in_detail(series)
+    rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
+    proposals = [proposal_of(members, config.min_efficiency) for members in series if members.strategy != "none"]
+    return Content(
+        command=sys.orig_argv,
+        points=points,
+        series=series,
+        fits=[fits_of(members) for members in series],
+        losses={point: found for point, found in losses.items() if found is not None},
+        bounds={point: found for point, found in bounds.items() if found is not None},
+        rank_times=rank_times,
+        detailed=[times for times in rank_times if times.point in drawn],
+        curves=[(point, [curve_of(run) for run in point.runs]) for point in points],
+        reached=reached_by(points, config.target_accuracy),
+        evaluations=evaluations,
+        proposals=[proposal for proposal in proposals if proposal is not None],
+        before_after=before_and_after(series),
+        comparison=comparison,
+        verdicts=[judge(check, points) for check in config.checks],
+        provenance=provenance_of(runs),
+        collectives=list(collectives),
+        left_out=[*left_out, *unreadable],
+        failed=list(failed),
+    )
+
+
+def evaluations_of(runs: Sequence[RunSummary]) -> tuple[list[Evaluation], list[tuple[str, str]]]:
+    """The evaluations that runs have, and those that cannot be read."""
+    found, unreadable = [], []
+    for run in runs:
+        try:
+            evaluation = evaluation_of(run)
+        except (OSError, UserError) as error:
+            unreadable.append((f"predictions of {run.name}", str(error)))
+            continue
+        if evaluation is not None:
+            found.append(evaluation)
+    return sorted(found, key=lambda evaluation: -evaluation.accuracy)[:MOST_EVALUATIONS], unreadable
+
+
+def fits_of(series: Series) -> SeriesFits:
+    """The laws that fit a series' kind of scaling; ranks that shared cores are no measure of speed and are left out."""
+    members = [*([series.baseline] if series.baseline is not None else []), *series.rated]
+    runs = {point.ranks: point.totals for point in members if not point.oversubscribed}
+    laws: tuple[Law, ...] = ("Amdahl" if series.points[0].scaling == "strong" else "Gustafson", "USL")
+    tried = [fit(law, runs) for law in laws]
+    return SeriesFits(
+        series, [found for found in tried if isinstance(found, Fit)], [word for word in tried if isinstance(word, str)]
+    )

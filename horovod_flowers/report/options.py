@@ -1,0 +1,73 @@
+"""What the report command takes."""
+
+from dataclasses import dataclass
+
+from horovod_flowers.config import option
+from horovod_flowers.errors import UserError
+from horovod_flowers.report.claims import Check, parse_check
+
+FORMATS = ("html", "md", "csv", "json", "pictures", "trace")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Options of the report command."""
+
+    runs_dir: str = option("runs", "folders of runs, or single runs, separated by commas")
+    output: str = option("report", "folder to write into")
+    format: str = option(
+        ",".join(FORMATS),
+        "what to write, separated by commas: html (index.html), md (report.md), csv, json (scaling.*), pictures (SVG "
+        "and PNG), trace (Chrome traces for Perfetto)",
+    )
+    baseline: str | None = option(
+        None, "name, or pattern such as 'strong-2ranks-*', of the runs to take ratios against (default: one rank)"
+    )
+    compare: str | None = option(None, "two names or patterns of runs, A,B, to set side by side")
+    allow_differences: bool = option(
+        False, "take ratios of runs that differ in more than one factor, too; figures are marked"
+    )
+    min_efficiency: float = option(0.75, "parallel efficiency that a site wants, for the allocation proposal")
+    target_accuracy: float | None = option(
+        None, "validation accuracy to tell the time to (default: the highest multiple of 0.05 that all runs reached)"
+    )
+    check: str | None = option(
+        None,
+        "conditions for CI, separated by commas, such as min-efficiency=0.8@4 (at 4 ranks) or "
+        "min-speed-up=1.5@2:tensor; status 1 where one is not kept",
+    )
+    open: bool = option(False, "open the report in a browser")
+
+    def __post_init__(self) -> None:
+        for word in self.formats:
+            if word not in FORMATS:
+                raise UserError(f"format names {word!r}: allowed are {', '.join(FORMATS)}, separated by commas")
+        if not 0 < self.min_efficiency <= 2:
+            raise UserError(f"min_efficiency is {self.min_efficiency:g}: give a share such as 0.75")
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UserError(f"target_accuracy is {self.target_accuracy:g}: give a share such as 0.6")
+        if self.compare is not None and len(self.compared) != 2:
+            raise UserError(f"compare is {self.compare!r}: give two names or patterns of runs, A,B")
+        if self.open and "html" not in self.formats:
+            raise UserError("open needs the HTML report: leave out --open, or add html to --format")
+        _ = self.checks
+
+    @property
+    def formats(self) -> list[str]:
+        """What to write."""
+        return [word.strip() for word in self.format.split(",")]
+
+    @property
+    def folders(self) -> list[str]:
+        """Where runs are looked for."""
+        return [word for word in self.runs_dir.split(",") if word]
+
+    @property
+    def compared(self) -> list[str]:
+        """The two patterns of --compare; empty without it."""
+        return [] if self.compare is None else [word.strip() for word in self.compare.split(",") if word.strip()]
+
+    @property
+    def checks(self) -> list[Check]:
+        """The conditions. Raises UserError for one that cannot be read."""
+        return [] if self.check is None else [parse_check(word) for word in self.check.split(",")]

@@ -1,0 +1,27 @@
+"""Confusion matrices of the runs that have predictions."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+
+from horovod_flowers.report.content import Content
+from horovod_flowers.report.pictures import Drawn
+
+
+def draw(content: Content) -> Iterator[Drawn]:
+    """One picture a run: shares by row, numbers of images in the cells."""
+    for number, found in enumerate(content.evaluations, 1):
+        names = [row.name for row in found.classes]
+        figure, axes = plt.subplots(figsize=(2.4 + 0.6 * len(names), 2.0 + 0.6 * len(names)))
+        rows = found.confusion.sum(axis=1, keepdims=True)
+        shares = found.confusion / rows.clip(min=1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row in range(len(names)):
+            for column in range(len(names)):
+                colour = "white" if shares[row, column] > 0.55 else "black"
+                axes.text(column, row, str(found.confusion[row, column]), ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="taken for", ylabel="class", title=f"Run {found.run}: accuracy {found.accuracy:.3f}")
+        alt = f"Confusion matrix of run {found.run}, {found.images} images"
+        yield f"confusion-{number}", "evaluation", alt, figure

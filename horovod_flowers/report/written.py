@@ -1,0 +1,126 @@
+"""The report's files: pages from templates, pictures, tables and traces, each whole or not at all."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from horovod_flowers.files import whole_file, write_whole
+from horovod_flowers.report import figures
+from horovod_flowers.report.content import Content
+from horovod_flowers.report.losses import CAUSES
+from horovod_flowers.report.plain import COLUMNS, plain, row
+from horovod_flowers.report.provenance import MOST_COMMANDS, baseline_command
+from horovod_flowers.report.rank_times import chrome_trace
+from horovod_flowers.report.terminal import compared
+
+
+def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[str]:
+    """Write what was asked for; the names of what was written, the page first."""
+    from horovod_flowers.report.pictures import Picture, pictures_of
+
+    pictures: list[Picture] = pictures_of(content) if {"html", "md", "pictures"} & set(formats) else []
+    written = []
+    traces = [f"traces/timeline-{number}.json" for number in range(1, len(content.detailed) + 1)]
+    traces = traces if "trace" in formats else []
+    for kind, template, name in (("html", "index.html.jinja", "index.html"), ("md", "report.md.jinja", "report.md")):
+        if kind in formats:
+            page = _environment(kind).get_template(template).render(**_values(content, pictures, traces))
+            write_whole(output / name, page.strip() + "\n" if kind == "html" else _without_gaps(page))
+            written.append(name)
+    if "csv" in formats:
+        write_whole(output / "scaling.csv", _csv(content))
+        written.append("scaling.csv")
+    if "json" in formats:
+        write_whole(output / "scaling.json", json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+        written.append("scaling.json")
+    if "pictures" in formats or "md" in formats:  # report.md shows them
+        folder = output / "pictures"
+        folder.mkdir(exist_ok=True)
+        for picture in pictures:
+            for ending, data in (("svg", picture.svg), ("png", picture.png)):
+                with whole_file(folder / f"{picture.name}.{ending}") as temporary:
+                    temporary.write_bytes(data)
+        written.append("pictures/")
+    if traces:
+        (output / "traces").mkdir(exist_ok=True)
+        for name, times in zip(traces, content.detailed, strict=True):
+            write_whole(output / name, json.dumps(chrome_trace(times.run), allow_nan=False) + "\n")
+        written.append("traces/")
+    return written
+
+
+def _environment(kind: str) -> jinja2.Environment:
+    """Every value is escaped in the HTML page unless it says that it is HTML; Markdown has its own filter."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("horovod_flowers.report"),
+        autoescape=kind == "html",
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["md"] = markdown
+    environment.filters["one_line"] = lambda text: re.sub(r"[\r\n`]+", " ", str(text))
+    return environment
+
+
+def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) -> dict[str, Any]:
+    style = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
+    names = (
+        "counted",
+        "figure",
+        "marks",
+        "percent",
+        "proposal_paragraph",
+        "step_digits",
+        "with_interval",
+        "work_words",
+    )
+    return {
+        "baseline_command": baseline_command,
+        "causes": CAUSES,
+        "command": shlex.join(content.command),
+        "compared": compared,
+        "content": content,
+        "missing": figures.MISSING,
+        "most_commands": MOST_COMMANDS,
+        "no_interval": figures.NO_INTERVAL,
+        "oversubscribed": figures.OVERSUBSCRIBED,
+        "pictures": pictures,
+        "style": style,
+        "threads": lambda point: "/".join(str(count) for count in dict(point.work)["threads"]),
+        "traces": traces,
+        "unlike": figures.UNLIKE,
+        "version": metadata.version("horovod-flowers"),
+        "which": any(point.which for point in content.points),
+        **{name: getattr(figures, name) for name in names},
+    }
+
+
+def markdown(text: object) -> str:
+    """Text that a Markdown reader shows as it is: no markup, no HTML, no new line, no end of a table's cell."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|!])", r"\\\1", line)
+
+
+def _without_gaps(page: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+
+
+def _csv(content: Content) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: value for name, value in row(content, point).items() if name in COLUMNS} for point in content.points
+    )
+    return table.getvalue()
