@@ -7,7 +7,7 @@
     wide_dense.py    what becomes of a large Dense layer under each of them; exchange.py: its collective calls
     waits.py         timestamps inside a step
     layout.py        where the parts of a weight lie, so that checkpoints are the same under all
-    traffic.py       bytes that each sends, by formula
+    traffic.py       calls and bytes of each, by formula
     choice.py        a strategy by name; trial.py: the fastest by measurement
 
 Built on Horovod's raw collective calls: its DistributedOptimizer and DistributedGradientTape do not work under Keras 3
