@@ -1,8 +1,9 @@
 """Laws of scaling: their formulas, and least-squares fits to measured runs with the uncertainty of each parameter.
 
-All fits minimise relative errors, as noise of run times is in proportion to them, and are linear in their unknowns, so
-that thousands of resampled studies are fitted at once. No parameter is forced to be positive: a negative serial
-fraction says that scaling was better than linear, which a floor at zero would hide.
+Amdahl's and Gustafson's laws are fitted by relative errors, as noise of run times is in proportion to them; the Universal
+Scalability Law by the errors of throughput itself, as its author and the R package usl do. Thousands of resampled
+studies are fitted at once. No parameter is forced to be positive: a negative serial fraction says that scaling was
+better than linear, which a floor at zero would hide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Literal
 import numpy as np
 
 from horovod_flowers.report.intervals import Estimate, limits, resampled
+
+GAUSS_NEWTON_STEPS = 20
 
 Law = Literal["Amdahl", "Gustafson", "USL"]
 
@@ -131,14 +134,31 @@ def _solve(law: Law, ranks: np.ndarray, rates: np.ndarray) -> np.ndarray:
     else:
         target, columns = ranks / rates, [np.ones_like(ranks), ranks - 1, ranks * (ranks - 1)]
     relative = np.stack(columns, axis=-1) / target[..., None]  # [..., counts, unknowns]; the target becomes 1
-    normal = relative.swapaxes(-1, -2) @ relative
-    solved = np.linalg.solve(normal, relative.sum(-2)[..., None])[..., 0]
+    solved = _least_squares(relative, np.ones_like(target))
+    if law == "USL":
+        solved = _absolute(ranks, rates, np.stack(np.broadcast_arrays(*columns), axis=-1), solved)
     first, rest = solved[..., :1], solved[..., 1:]
     if law == "Gustafson":  # rate = X s + X (1-s) N
         one = first + rest
         return np.concatenate([one, first / one], axis=-1)
     # N / rate = (1 + s (N-1)) / X, for the Universal Scalability Law with another term
     return np.concatenate([1 / first, rest / first], axis=-1)
+
+
+def _least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """x [..., unknowns] with the least |matrix x - target|; matrix [..., equations, unknowns]."""
+    transposed = matrix.swapaxes(-1, -2)
+    return np.asarray(np.linalg.solve(transposed @ matrix, transposed @ target[..., None])[..., 0])
+
+
+def _absolute(ranks: np.ndarray, rates: np.ndarray, columns: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Unknowns of N / rate = columns x that minimise the squared errors of the rates themselves, by Gauss and Newton."""
+    found = start
+    for _ in range(GAUSS_NEWTON_STEPS):
+        modelled = ranks / (found[..., None, :] * columns).sum(-1)
+        slope = -(modelled**2 / ranks)[..., None] * columns
+        found = found + _least_squares(slope, rates - modelled)
+    return found
 
 
 def _peak(values: Sequence[float], drawn: np.ndarray | None, fewest: int) -> Estimate | None:

@@ -1,6 +1,7 @@
 """Writes run folders with known times, through the run log's own writers."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from horovod_flowers.config import RunConfig
@@ -14,6 +15,7 @@ from horovod_flowers.runlog import (
     Result,
     RunFolder,
     StepRecord,
+    Traffic,
     open_step_log,
     write_json,
 )
@@ -21,10 +23,14 @@ from horovod_flowers.runlog import (
 MILLISECOND = 1_000_000
 
 
+def _parts(step: int | tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    return (0, step - step / 10, step / 10, 0) if isinstance(step, int) else step
+
+
 def write_run(
     path: Path,
     ranks: int,
-    step_ms: list[list[int]],
+    step_ms: Sequence[Sequence[int | tuple[int, int, int, int]]],
     *,
     config: RunConfig | None = None,
     images_per_step: int = 64,
@@ -33,8 +39,16 @@ def write_run(
     digest: str = "d" * 32,
     cpu_model: str = "Test CPU",
     precision: str = "fp32",
+    commit: str | None = None,
+    traffic: list[Traffic] | None = None,
+    validation: Sequence[float] = (),
 ) -> RunFolder:
-    """A finished run. `step_ms[step][rank]`: milliseconds; the first step is warm-up; a tenth is communication."""
+    """A finished run.
+
+    step_ms[step][rank]: milliseconds of the step, a tenth of which is communication, or of its four parts (input wait,
+    compute, communication, update). The first step is warm-up. validation: accuracies of its epochs, all of which but
+    the first have no steps.
+    """
     from horovod_flowers.command_line import to_yaml
 
     config = config or RunConfig(global_batch=images_per_step, threads=1)
@@ -74,7 +88,8 @@ def write_run(
         trials=[],
         precision=precision,
         yield_when_idle=True,
-        commit=None,
+        commit=commit,
+        traffic=traffic,
         started_utc="2026-01-01T00:00:00+00:00",
         command=[],
     )
@@ -82,7 +97,8 @@ def write_run(
     for rank in range(ranks):
         log, start = open_step_log(folder, rank, ranks, "node"), 0
         for step, row in enumerate(step_ms):
-            total = row[rank] * MILLISECOND
+            parts = [part * MILLISECOND for part in _parts(row[rank])]
+            total = round(sum(parts))
             log.write(
                 StepRecord(
                     epoch=1,
@@ -91,28 +107,30 @@ def write_run(
                     images=images_per_step // ranks,
                     loss=1.0,
                     start_ns=start,
-                    input_wait_ns=0,
-                    compute_ns=total - total // 10,
-                    communication_ns=total // 10,
-                    update_ns=0,
+                    input_wait_ns=round(parts[0]),
+                    compute_ns=round(parts[1]),
+                    communication_ns=round(parts[2]),
+                    update_ns=round(parts[3]),
                     total_ns=total,
                 )
             )
             start += total
         log.close()
     epochs = LineLog(folder.epochs)
-    seconds = sum(max(row) for row in step_ms) / 1000
-    epochs.write(
-        EpochRecord(
-            epoch=1,
-            steps=len(step_ms),
-            images=images_per_step * len(step_ms),
-            learning_rate=0.001,
-            training_seconds=seconds,
-            training_loss=1.0,
-            training_accuracy=0.4,
+    seconds = sum(max(sum(_parts(rank)) for rank in row) for row in step_ms) / 1000
+    for epoch in range(1, 1 + max(1, len(validation))):
+        epochs.write(
+            EpochRecord(
+                epoch=epoch,
+                steps=len(step_ms) if epoch == 1 else 0,
+                images=images_per_step * len(step_ms) if epoch == 1 else 0,
+                learning_rate=0.001,
+                training_seconds=seconds,
+                training_loss=1.0,
+                training_accuracy=0.4,
+                validation_accuracy=validation[epoch - 1] if validation else None,
+            )
         )
-    )
     epochs.close()
     result = Result(
         schema=SCHEMA,
