@@ -104,7 +104,14 @@ def read_record(path: Path) -> PointRecord:
 
 
 def failures(runs_dir: Path) -> list[tuple[str, str]]:
-    """Name and reason of every point whose last attempt failed. Raises UserError where a record is damaged."""
-    records = [read_record(path) for path in sorted((runs_dir / ".study").glob("*.json"))]
-    last = [(record.point, record.attempts[-1]) for record in records if record.attempts]
-    return [(point, attempt.reason or "no reason known") for point, attempt in last if attempt.outcome == "failed"]
+    """Name and reason of every point whose last attempt failed, or whose record cannot tell."""
+    found = []
+    for path in sorted((runs_dir / ".study").glob("*.json")):
+        try:
+            attempts = read_record(path).attempts
+        except UserError as error:
+            found.append((path.stem, str(error)))
+            continue
+        if attempts and attempts[-1].outcome == "failed":
+            found.append((path.stem, attempts[-1].reason or "no reason known"))
+    return found

@@ -1,9 +1,9 @@
 """Laws of scaling: their formulas, and least-squares fits to measured runs with the uncertainty of each parameter.
 
-Amdahl's and Gustafson's laws are fitted by relative errors, as noise of run times is in proportion to them; the Universal
-Scalability Law by the errors of throughput itself, as its author and the R package usl do. Thousands of resampled
-studies are fitted at once. No parameter is forced to be positive: a negative serial fraction says that scaling was
-better than linear, which a floor at zero would hide.
+Amdahl's and Gustafson's laws are fitted by relative errors, as noise of run times is in proportion to them; the
+Universal Scalability Law by the errors of throughput itself, as its author and the R package usl do. Thousands of
+resampled studies are fitted at once. No parameter is forced to be positive: a negative serial fraction says that
+scaling was better than linear, which a floor at zero would hide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -152,7 +152,7 @@ def _least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _absolute(ranks: np.ndarray, rates: np.ndarray, columns: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Unknowns of N / rate = columns x that minimise the squared errors of the rates themselves, by Gauss and Newton."""
+    """The x of N / rate = columns x with the least squared errors of the rates themselves, by Gauss and Newton."""
     found = start
     for _ in range(GAUSS_NEWTON_STEPS):
         modelled = ranks / (found[..., None, :] * columns).sum(-1)

@@ -11,8 +11,8 @@ def mean(drawn: np.ndarray) -> np.ndarray:
 
 
 def test_the_level_is_that_of_the_expanded_percentile_interval() -> None:
-    # By printed tables: Student's t at 0.975 is 2.776 for 4 and 2.262 for 9 degrees of freedom; times sqrt(n/(n-1)) 3.104
-    # and 2.384, beyond which the normal distribution has 0.00095 and 0.00856.
+    # By printed tables: Student's t at 0.975 is 2.776 for 4 and 2.262 for 9 degrees of freedom; times sqrt(n/(n-1))
+    # 3.104 and 2.384, beyond which the normal distribution has 0.00095 and 0.00856.
     for runs, tail in ((5, 0.00095), (10, 0.00856)):
         assert (1 - expanded_level(runs)) / 2 == pytest.approx(tail, abs=0.00002)
     assert expanded_level(100_000) == pytest.approx(0.95, abs=1e-4)

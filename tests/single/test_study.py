@@ -148,7 +148,10 @@ def test_attempts_are_kept_and_the_last_one_counts(tmp_path: Path) -> None:
     assert [tried.outcome for tried in read_record(PointFiles(tmp_path, "b").record).attempts] == ["failed", "finished"]
     PointFiles(tmp_path, "b").record.write_text('{"schema": 1}')
     with pytest.raises(UserError, match="b.json is damaged"):
-        failures(tmp_path)
+        PointFiles(tmp_path, "b").attempts()
+    told = dict(failures(tmp_path))
+    assert told["a"] == "why"
+    assert "b.json is damaged" in told["b"]
 
 
 def study(folder: Path, *words: str) -> Ended:
