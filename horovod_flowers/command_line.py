@@ -98,6 +98,8 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
                 default=item.default,
                 help=text,
             )
+        elif item.metadata.get("words"):
+            group.add_argument(flag, nargs=item.metadata["words"], type=str, default=item.default, help=text)
         else:
             group.add_argument(flag, type=hint, default=item.default, help=text)
     for item in nested:

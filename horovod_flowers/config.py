@@ -13,9 +13,9 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
 """A name that is a safe folder name everywhere, and harmless wherever it is shown."""
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field whose explanation becomes its --help text."""
-    return field(default=default, metadata={"help": text})
+def option(default: Any, text: str, words: int | None = None) -> Any:
+    """A dataclass field whose explanation becomes its --help text; `words`: how many words follow its flag, as text."""
+    return field(default=default, metadata={"help": text, "words": words})
 
 
 def positional(text: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.launcher import Launcher, Slots
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 
 PEERS = Path(__file__).resolve().parent.parent / "benchmarks"
 PROBE_SECONDS = 120

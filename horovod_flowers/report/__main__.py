@@ -2,7 +2,7 @@
 
     python -m horovod_flowers.report
     python -m horovod_flowers.report --runs-dir /scratch/me/runs --output /scratch/me/report
-    python -m horovod_flowers.report --compare 'strong-2ranks-tensor-*,strong-2ranks-sharded-*'
+    python -m horovod_flowers.report --compare 'strong-2ranks-tensor-*' 'strong-2ranks-sharded-*'
     python -m horovod_flowers.report --check min-efficiency=0.8@4
 
 docs/report.md says how each figure is computed. A ratio is given only against a baseline of the same work; runs with
@@ -19,10 +19,10 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import EXIT_FAILURE, error_boundary
 from horovod_flowers.progress import say
+from horovod_flowers.recorded.folders import LeftOut, printable, runs_in
 from horovod_flowers.report.content import gather
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.report.run_summary import RunSummary, summarise
-from horovod_flowers.run_folders import LeftOut, printable, runs_in
 from horovod_flowers.study_record import failures
 
 

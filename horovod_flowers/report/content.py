@@ -85,7 +85,7 @@ def gather(
     failed: Sequence[tuple[str, str]],
 ) -> Content:
     """Work out the report. Raises UserError where options ask for what the runs cannot answer."""
-    comparison = compare(runs, config.compared, config.allow_differences) if config.compare is not None else None
+    comparison = compare(runs, config.compare, config.allow_differences) if config.compare is not None else None
     points = points_of(runs, config.baseline, config.allow_differences)
     series = series_of(points)
     evaluations, unreadable = evaluations_of(runs)

@@ -23,7 +23,9 @@ class ReportConfig:
     baseline: str | None = option(
         None, "name, or pattern such as 'strong-2ranks-*', of the runs to take ratios against (default: one rank)"
     )
-    compare: str | None = option(None, "two names or patterns of runs, A,B, to set side by side")
+    compare: tuple[str, ...] | None = option(
+        None, "two names or patterns of runs to set side by side; a difference is claimed where intervals are apart", 2
+    )
     allow_differences: bool = option(
         False, "take ratios of runs that differ in more than one factor, too; figures are marked"
     )
@@ -46,8 +48,8 @@ class ReportConfig:
             raise UserError(f"min_efficiency is {self.min_efficiency:g}: give a share such as 0.75")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UserError(f"target_accuracy is {self.target_accuracy:g}: give a share such as 0.6")
-        if self.compare is not None and len(self.compared) != 2:
-            raise UserError(f"compare is {self.compare!r}: give two names or patterns of runs, A,B")
+        if self.compare is not None and not all(self.compare):
+            raise UserError("compare names '': give two names or patterns of runs")
         if self.open and "html" not in self.formats:
             raise UserError("open needs the HTML report: leave out --open, or add html to --format")
         _ = self.checks
@@ -61,11 +63,6 @@ class ReportConfig:
     def folders(self) -> list[str]:
         """Where runs are looked for."""
         return [word for word in self.runs_dir.split(",") if word]
-
-    @property
-    def compared(self) -> list[str]:
-        """The two patterns of --compare; empty without it."""
-        return [] if self.compare is None else [word.strip() for word in self.compare.split(",") if word.strip()]
 
     @property
     def checks(self) -> list[Check]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.recorded_run import PARTS
+from horovod_flowers.recorded.run import PARTS
 from horovod_flowers.report.points import Point, Series
 from horovod_flowers.report.run_summary import STRAGGLER_SHARE, RunSummary, step_percentiles
 

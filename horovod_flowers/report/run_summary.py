@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.recorded_run import PARTS, RecordedRun
+from horovod_flowers.recorded.run import PARTS, RecordedRun
 from horovod_flowers.runlog import Environment, EpochRecord, Result
 
 TIMELINE_STEPS = 3

@@ -41,8 +41,9 @@ def print_table(content: Content) -> None:
     console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
     notes = [OVERSUBSCRIBED] if content.oversubscribed else []
     notes += [UNLIKE] if content.unlike else []
-    told = any(point.images_per_second.has_interval for point in content.points)
-    notes += ["medians and ratios with 95 % bootstrap intervals over runs" if told else NO_INTERVAL]
+    told = [point.images_per_second.has_interval for point in content.points]
+    notes += ["in brackets: 95 % intervals by bootstrap over runs"] if any(told) else []
+    notes += [NO_INTERVAL] if not all(told) else []
     table = Table(title="Scaling", caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     which = any(point.which for point in content.points)
     numbers = ("ranks", "threads", "runs", "step s", "images/s", "speed-up", "efficiency", "val. acc.")
@@ -119,9 +120,12 @@ def _ratio(point: Point) -> str:
     if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
         ceiling = " (the ceiling: nothing communicated, no common model)" if point.strategy == "none" else ""
         base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
+        speed_up = figure(point.speed_up, 2)
+        if not point.speed_up.has_interval and len(point.runs) > 1:
+            speed_up += f" (interval not available; runs: {' '.join(f'{value:.2f}' for value in point.speed_up.each)})"
         return (
-            f"{point.ranks} ranks ({point.strategy}) against {base}: speed-up {figure(point.speed_up, 2)}, parallel "
-            f"efficiency {figure(point.efficiency, 2)}{ceiling}{_note(point)}"
+            f"{point.ranks} ranks ({point.strategy}) against {base}: speed-up {speed_up}, parallel efficiency "
+            f"{figure(point.efficiency, 2)}{ceiling}{_note(point)}"
         )
     if point.refusal is not None:
         return (

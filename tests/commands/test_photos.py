@@ -10,7 +10,7 @@ from horovod_flowers.config import DataConfig
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from tests.conftest import Workplace
 
 FOLDER = os.environ.get("TFDS_DATA_DIR", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import EpochRecord, read_lines
 from tests.conftest import BIN, PROJECT, Workplace, run_command
 
@@ -29,7 +29,7 @@ def test_the_first_screen_holds_exactly_two_commands() -> None:
 def test_every_option_in_the_readme_exists() -> None:
     """Each `python -m horovod_flowers.X --flags` in the documents parses, so that no document outlives an option."""
     found = []
-    for document in ("README.md", "docs/run-log.md", "docs/strategies.md", "docs/batch-jobs.md"):
+    for document in ("README.md", "docs/run-log.md", "docs/strategies.md", "docs/batch-jobs.md", "docs/report.md"):
         text = (PROJECT / document).read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"python -m horovod_flowers\.(\w+)((?:[ \t]+[^\s`|#&;)]+)*)", text)
     assert len(found) > 5
@@ -60,7 +60,8 @@ def test_the_study_ends_with_a_trained_model_and_a_speed_up(studied: Path) -> No
     assert two["speed_up"] > 0
     for run in (studied / "runs").iterdir():
         assert {"best.safetensors", "last.safetensors"} == {path.name for path in (run / "checkpoints").iterdir()}
-    assert (studied / "report" / "scaling.png").stat().st_size > 10_000
+    assert (studied / "report" / "pictures" / "speed-up-strong.png").stat().st_size > 10_000
+    assert "interval not available: fewer than 6 runs" in output
 
 
 def test_the_drawn_flowers_are_worth_learning(studied: Path) -> None:

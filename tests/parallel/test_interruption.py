@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from horovod_flowers.checkpoint import PartialEpoch
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import EpochRecord, read_lines
 from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun
 

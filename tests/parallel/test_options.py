@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from tests.conftest import Workplace
 
 

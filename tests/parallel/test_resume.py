@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from tests.conftest import Workplace, mpirun
 
 # One thread a rank: sums in the same order, so that the weights can be compared bit by bit.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import Environment, RunFolder, read_json
 from tests.conftest import Workplace, mpirun, run_command
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from horovod_flowers import recorded_run
 from horovod_flowers.errors import UserError
-from horovod_flowers.recorded_run import RecordedRun, read_run
-from horovod_flowers.run_folders import LeftOut, runs_in
+from horovod_flowers.recorded import run as recorded_run
+from horovod_flowers.recorded.folders import LeftOut, runs_in
+from horovod_flowers.recorded.run import RecordedRun, read_run
 from horovod_flowers.runlog import RunFolder
 from tests.single.recorded_runs import write_run
 

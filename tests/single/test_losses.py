@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers.config import RunConfig
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from horovod_flowers.report.losses import CAUSES, Losses, ceiling_of, losses_of
 from horovod_flowers.report.points import Point, points_of
 from horovod_flowers.report.run_summary import summarise

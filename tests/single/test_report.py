@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from horovod_flowers.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, RunConfig
 from horovod_flowers.report.__main__ import main
+from horovod_flowers.runlog import Traffic
 from tests.single.recorded_runs import write_run
 
 
@@ -116,6 +119,149 @@ def test_nothing_to_report_is_told_in_one_sentence(
     assert end.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_only_what_is_asked_for_is_written(tmp_path: Path, runs: Path) -> None:
+    write_run(runs / "one", 1, [[1], [400]])
+    for formats, expected in (
+        ("csv", {"scaling.csv"}),
+        ("html", {"scaling.csv", "index.html"}),
+        ("json,trace", {"scaling.csv", "index.html", "scaling.json"}),  # a run of one rank has no timeline
+        ("md", {"scaling.csv", "index.html", "scaling.json", "report.md", "pictures"}),
+    ):
+        main(["--runs-dir", str(runs), "--output", str(tmp_path / "report"), "--format", formats])
+        assert {path.name for path in (tmp_path / "report").iterdir()} - {"traces"} == expected
+
+
+def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(runs / "one", 1, [[1], [400]])
+    write_run(runs / "two", 2, [[1, 1], [250, 250]])
+    words = ["--runs-dir", str(runs), "--output", str(tmp_path / "report")]
+    main([*words, "--check", "min-efficiency=0.8@2,min-speed-up=1.6@2:allreduce"])
+    assert "check min-efficiency=0.8@2: passed: allreduce, strong scaling: 0.8\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--check", "min-efficiency=0.8@2,min-efficiency=0.81@2"])
+    assert end.value.code == 1
+    text = capsys.readouterr().out
+    assert "check min-efficiency=0.8@2: passed" in text
+    assert "check min-efficiency=0.81@2: FAILED: allreduce, strong scaling: 0.8\n" in text
+    document = json.loads((tmp_path / "report" / "scaling.json").read_text())
+    assert [check["passed"] for check in document["checks"]] == [True, False]
+
+
+HOSTILE = "<b>&'\"|`*_[red]x[/red]"
+
+
+def test_words_of_a_run_are_text_in_every_file(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(runs / "one", 1, [[1], [400]], cpu_model=HOSTILE)
+    write_run(runs / "two", 2, [[1, 1], [250, 250]], cpu_model=HOSTILE)
+    (runs / HOSTILE.replace("/", "|")).mkdir()
+    run_report(tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;&#39;&#34;|`*_[red]x[/red]" in page
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "<b>" not in markdown
+    assert "&lt;b&gt;&amp;'\"\\|\\`\\*\\_\\[red\\]" in markdown
+    assert "left out: \\x3cb>" in capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path, runs: Path) -> None:
+    write_run(runs / "one", 1, [[1], [400]])
+    write_run(runs / "two", 2, [[1, 1], [250, 250]])
+    run_report(tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", page)
+    assert "<script" not in page
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_numbers_of_any_size_are_shown(tmp_path: Path, runs: Path) -> None:
+    """Steps of a nanosecond and of a week are odd, but no reason to fail."""
+    write_run(runs / "one", 1, [[1], [600_000_000]])
+    write_run(runs / "two", 2, [[1, 1], [1, 1]])
+    run_report(tmp_path)
+    one, two = json.loads((tmp_path / "report" / "scaling.json").read_text())["points"]
+    assert two["speed_up"] == pytest.approx(6e8)
+    assert two["efficiency"] == pytest.approx(3e8)
+    assert one["images_per_second"] == pytest.approx(64 / 6e5)
+
+
+def test_losses_in_the_files_add_up(tmp_path: Path, runs: Path) -> None:
+    write_run(runs / "one", 1, [[(0, 9, 0, 0)], [(2, 360, 0, 40)]])
+    write_run(runs / "two", 2, [[(0, 9, 0, 0)] * 2, [(3, 190, 30, 20), (3, 200, 20, 20)]])
+    run_report(tmp_path)
+    with open(tmp_path / "report" / "scaling.csv", newline="") as file:
+        _, two = csv.DictReader(file)
+    causes = ("input", "imbalance", "communication", "update", "rest")
+    assert two["contention_loss"] == ""
+    assert float(two["efficiency"]) + sum(float(two[f"{cause}_loss"]) for cause in causes) == pytest.approx(1)
+
+
+def test_bounds_stand_beside_what_was_measured(tmp_path: Path, runs: Path) -> None:
+    """64 images take 400 ms on one rank and 210 ms on two that do not communicate; the model's calls take 20 ms."""
+    traffic = [Traffic(operation="allreduce", ranks=2, calls=2, bytes_sent=2e6)]
+    write_run(runs / "one", 1, [[1], [400]])
+    write_run(runs / "two", 2, [[1, 1], [220, 220]], traffic=traffic)
+    none = RunConfig(global_batch=64, threads=1, strategy="none")
+    write_run(runs / "none", 2, [[1, 1], [210, 210]], config=none, accuracy=None)
+    (runs / ".collectives").mkdir()
+    # A message takes 1 ms and 5 ns a byte, and 1 ns a byte is added up: 2 calls of 2 messages, 2 MB, 1 MB.
+    seconds = {size: 2 * 0.001 + size * 5e-9 + size / 2 * 1e-9 for size in (1024, 2**20, 2**24)}
+    write_collectives(
+        collectives_file(runs, "few-2ranks-collectives-run1"),
+        Collectives(
+            schema=1,
+            world_size=2,
+            hosts=["node"],
+            cpu_models=["Test CPU"],
+            threads=1,
+            oversubscribed=False,
+            yield_when_idle=True,
+            horovod_settings={},
+            versions={},
+            started_utc="2026-01-01T00:00:00+00:00",
+            command=[],
+            measured=[
+                MeasuredCalls(operation="allreduce", bytes=size, seconds=[value] * 3) for size, value in seconds.items()
+            ],
+            reduction_bytes_per_second=1e9,
+            timestamp_seconds=0.0,
+        ),
+    )
+    run_report(tmp_path)
+    document = json.loads((tmp_path / "report" / "scaling.json").read_text())
+    (two,) = (point for point in document["points"] if point["strategy"] == "allreduce")
+    assert two["ceiling_speed_up"] == pytest.approx(400 / 210)
+    assert two["model_communication_seconds"] == pytest.approx(4 * 0.001 + 2e6 * 5e-9 + 1e6 * 1e-9)
+    assert two["model_exposed_speed_up"] == pytest.approx(400 / (210 + 15))
+    assert two["shown_communication_seconds"] == pytest.approx(0.022)
+    (cost,) = document["collectives"]
+    assert cost["latency_seconds"] == pytest.approx(0.001)
+    assert cost["seconds_per_byte"] == pytest.approx(5e-9)
+    assert (tmp_path / "report" / "pictures" / "collectives.svg").exists()
+
+
+def test_half_written_measurements_and_records_of_studies_are_told(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(runs / "one", 1, [[1], [400]])
+    for folder in (".collectives", ".study"):
+        (runs / folder).mkdir()
+        (runs / folder / "x.json").write_text('{"schema": 1, ')
+    run_report(tmp_path)
+    text = capsys.readouterr().out
+    assert "left out: x.json:" in text
+    assert "failed: x:" in text
+
+
+def test_starting_loads_nothing_that_only_some_reports_need() -> None:
+    heavy = "{'tensorflow', 'matplotlib', 'scipy', 'sklearn', 'jinja2', 'pandas'}"
+    code = f"import sys, horovod_flowers.report.__main__; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_the_report_imports_no_tensorflow() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
-from horovod_flowers.recorded_run import read_run
+from horovod_flowers.recorded.run import read_run
 from horovod_flowers.report.intervals import Estimate
 from horovod_flowers.report.points import points_of
 from horovod_flowers.report.run_summary import RunSummary, summarise

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.recorded_run import PARTS, read_run
+from horovod_flowers.recorded.run import PARTS, read_run
 from horovod_flowers.runlog import Header, RunFolder, StepRecord, read_lines
 from tests.single.recorded_runs import write_run
 
@@ -69,10 +69,10 @@ def test_the_last_header_relates_the_clocks(folder: RunFolder) -> None:
 
 def test_a_file_longer_than_a_block_is_read_whole(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_run(folder.path)
-    monkeypatch.setattr("horovod_flowers.step_records._BLOCK_BYTES", 300)  # a record has 230 bytes
+    monkeypatch.setattr("horovod_flowers.recorded.steps._BLOCK_BYTES", 300)  # a record has 230 bytes
     parts = read_run(folder.path)
     assert np.array_equal(parts.part_ns, whole.part_ns)
-    monkeypatch.setattr("horovod_flowers.step_records._BLOCK_BYTES", 100)
+    monkeypatch.setattr("horovod_flowers.recorded.steps._BLOCK_BYTES", 100)
     assert "rank-00000.jsonl has a line of more than 100 bytes" in refusal(folder)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from horovod_flowers.recorded_run import PARTS
+from horovod_flowers.recorded.run import PARTS
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.figures import marks
 from horovod_flowers.report.losses import CAUSES, Losses

@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from horovod_flowers.recorded_run import PARTS
+from horovod_flowers.recorded.run import PARTS
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.figures import marks
 from horovod_flowers.report.pictures import PART_COLOURS, Drawn

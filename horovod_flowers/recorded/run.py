@@ -10,9 +10,9 @@ import numpy as np
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import check_regular
-from horovod_flowers.recorded_config import read_config
+from horovod_flowers.recorded.options import read_config
+from horovod_flowers.recorded.steps import MOST_IMAGES, PARTS, read_steps
 from horovod_flowers.runlog import Environment, EpochRecord, Result, RunFolder, read_json, read_lines
-from horovod_flowers.step_records import MOST_IMAGES, PARTS, read_steps
 
 _MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,096 ranks on 64 cores each need
 

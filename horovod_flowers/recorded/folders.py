@@ -9,7 +9,7 @@ from pathlib import Path
 
 from horovod_flowers.config import RUN_NAME
 from horovod_flowers.errors import UserError
-from horovod_flowers.recorded_run import RecordedRun, read_run
+from horovod_flowers.recorded.run import RecordedRun, read_run
 from horovod_flowers.runlog import RunFolder
 
 _LONGEST_SHOWN = 400
