@@ -1,5 +1,6 @@
 """Confusion matrices of the runs that have predictions."""
 
+import textwrap
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -7,11 +8,13 @@ import matplotlib.pyplot as plt
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pictures import Drawn
 
+LONGEST_NAME = 24
+
 
 def draw(content: Content) -> Iterator[Drawn]:
     """One picture a run: shares by row, numbers of images in the cells."""
     for number, found in enumerate(content.evaluations, 1):
-        names = [row.name for row in found.classes]
+        names = [textwrap.shorten(row.name, LONGEST_NAME, placeholder="…") for row in found.classes]
         figure, axes = plt.subplots(figsize=(2.4 + 0.6 * len(names), 2.0 + 0.6 * len(names)))
         rows = found.confusion.sum(axis=1, keepdims=True)
         shares = found.confusion / rows.clip(min=1)

@@ -17,6 +17,10 @@ EXTRAPOLATION = 4
 """How far beyond the measured numbers of ranks a law is drawn, in multiples."""
 
 
+ASIDE = 0.05
+"""Between the points of two series on the same number of ranks, in powers of two."""
+
+
 def draw(content: Content) -> Iterator[Drawn]:
     """A picture for each kind of scaling that has ratios, or one of throughput where none has."""
     rated = [members for members in content.series if any(point.speed_up for point in members.points)]
@@ -33,13 +37,16 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     # The ceiling is a bound, not a competitor: grey, and beneath.
     ordered = sorted(chosen, key=lambda members: members.strategy != "none")
     colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
-    for members in ordered:
+    for number, members in enumerate(ordered):
+        aside = 2 ** (ASIDE * (number - (len(ordered) - 1) / 2))
         ceiling = members.strategy == "none"
         colour = "#888888" if ceiling else next(colours)
         label = "ceiling: strategy none, no communication" if ceiling else members.label
         label += f" ({members.points[0].which})" if members.points[0].which else ""
-        _series(left, members, "speed_up", colour, label)
-        _series(right, members, "efficiency", colour, label)
+        _series(left, members, "speed_up", colour, label, aside)
+        _series(right, members, "efficiency", colour, label, aside)
+        if not ceiling:
+            _modelled(left, content, members, colour, aside)
         for fits in content.fits:
             if fits.series is members and not ceiling:
                 _laws(left, right, fits, colour)
@@ -48,7 +55,8 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     left.set_yscale("log", base=2)  # with ranks in powers of two, too, the ideal is a straight line
     left.plot([least, most], [least, most], linestyle="--", color="#666666", label="ideal", zorder=1)
     right.axhline(1, linestyle="--", color="#666666", zorder=1)
-    _modelled(left, content, chosen)
+    if any(bounds.exposed for bounds in content.bounds.values()):
+        left.plot([], [], "x", color="#444444", label="cost model, no communication hidden")
     ticks = sorted({point.ranks for members in chosen for point in members.points} | {least})
     for axes in (left, right):
         _rank_axis(axes, ticks)
@@ -79,22 +87,23 @@ def _rank_axis(axes: Any, ticks: Sequence[int]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _series(axes: Any, members: Series, name: str, colour: str, label: str) -> None:
+def _series(axes: Any, members: Series, name: str, colour: str, label: str, aside: float) -> None:
+    """Points with their intervals, or the single runs; a little aside, so that those of several series can be seen."""
     points = [point for point in members.points if getattr(point, name) is not None]
     base = [members.baseline] if members.baseline is not None else []
     found: list[Estimate] = [getattr(point, name) for point in points]
     start = [float(point.ranks) if name == "speed_up" else 1.0 for point in base]
-    ranks = [point.ranks for point in (*base, *points)]
+    ranks = [point.ranks * aside for point in (*base, *points)]
     values = [*start, *(value.value for value in found)]
     axes.plot(ranks, values, marker="o", color=colour, label=label, zorder=3, markersize=5)
     for point, value in zip(points, found, strict=True):
         if value.low is not None and value.high is not None:
             ends = [[value.value - value.low], [value.high - value.value]]
-            axes.errorbar([point.ranks], [value.value], yerr=ends, color=colour, capsize=4, zorder=3)
+            axes.errorbar([point.ranks * aside], [value.value], yerr=ends, color=colour, capsize=4, zorder=3)
         else:  # no interval: the runs themselves
-            axes.plot([point.ranks] * len(value.each), value.each, "_", color=colour, markersize=10, zorder=2)
+            axes.plot([point.ranks * aside] * len(value.each), value.each, "_", color=colour, markersize=10, zorder=2)
         if point.oversubscribed:
-            axes.plot([point.ranks], [value.value], "o", mfc="white", mec=colour, markersize=7, zorder=4)
+            axes.plot([point.ranks * aside], [value.value], "o", mfc="white", mec=colour, markersize=7, zorder=4)
 
 
 def _laws(left: Any, right: Any, fits: SeriesFits, colour: str) -> None:
@@ -124,15 +133,12 @@ def _law(
         right.fill_between(ranks, band[0] / one / ranks, band[1] / one / ranks, color=colour, alpha=0.12, linewidth=0)
 
 
-def _modelled(axes: Any, content: Content, chosen: Sequence[Series]) -> None:
+def _modelled(axes: Any, content: Content, members: Series, colour: str, aside: float) -> None:
     """What the cost models leave of the speed-up if no communication were hidden."""
-    label: str | None = "cost model, no communication hidden"
-    for members in chosen:
-        found = [(point.ranks, content.bounds[point].exposed) for point in members.points if point in content.bounds]
-        known = [(ranks, value) for ranks, value in found if value is not None]
-        if known and members.strategy != "none":
-            axes.plot(*zip(*known, strict=True), "x", color="#444444", label=label, zorder=5, markersize=6)
-            label = None
+    found = [(point.ranks, content.bounds[point].exposed) for point in members.points if point in content.bounds]
+    known = [(ranks * aside, value) for ranks, value in found if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "x", color=colour, zorder=5, markersize=7)
 
 
 def _throughput(content: Content) -> Drawn:
