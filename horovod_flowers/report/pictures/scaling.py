@@ -62,7 +62,8 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
         _rank_axis(axes, ticks)
     left.set(ylabel="speed-up", title=f"Speed-up, {scaling} scaling")
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.set(ylabel="parallel efficiency", title="Parallel efficiency", ylim=(0, None))
+    right.set(ylabel="parallel efficiency", title="Parallel efficiency")
+    right.set_ylim(0, max(1.08, right.get_ylim()[1]))
     crowded = any(point.oversubscribed for members in chosen for point in members.points)
     if crowded:
         left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: no measure of speed")
