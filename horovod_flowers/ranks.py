@@ -20,6 +20,7 @@ from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch
 from horovod_flowers.strategy.layout import Groups
+from horovod_flowers.tensorflow_import import import_tensorflow
 
 STALL_WARNING_SECONDS = "30"
 STALL_SHUTDOWN_SECONDS = "120"
@@ -152,6 +153,7 @@ def start_tensorflow(ranks: Ranks, threads: int) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
+    import_tensorflow()
     import tensorflow as tf
 
     _silence_notices()
