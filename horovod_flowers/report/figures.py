@@ -60,9 +60,9 @@ def proposal_paragraph(proposal: Proposal) -> str:
     name = f"training {model} ({first.strategy}, {first.scaling} scaling, {first.precision})"
     if point is None:
         return (
-            f"For a proposal: {name} was below a parallel efficiency of {proposal.threshold:g} at each number of ranks "
-            f"that was measured, from {first.ranks} on ({figure(first.efficiency, 2)}): ask for one rank, or lower the "
-            "threshold."
+            f"For a proposal: {name} is below a parallel efficiency of {proposal.threshold:g} on {first.ranks} ranks "
+            f"already, the fewest beyond its baseline: {figure(first.efficiency, 2)}. Ask for the baseline's ranks, or "
+            "lower the threshold."
         )
     measured = counted(len(point.runs), "run")
     efficiency = figure(point.efficiency, 2)

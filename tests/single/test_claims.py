@@ -146,7 +146,7 @@ def test_a_proposal_ends_before_the_first_point_below_the_threshold(tmp_path: Pa
     assert proposal_of(series, 0.95) is not None
     nothing = proposal_of(series, 0.95)
     assert nothing is not None
-    assert "was below a parallel efficiency of 0.95 at each number of ranks" in proposal_paragraph(nothing)
+    assert "is below a parallel efficiency of 0.95 on 2 ranks already" in proposal_paragraph(nothing)
 
 
 def test_a_proposal_says_that_its_interval_reaches_below(tmp_path: Path) -> None:

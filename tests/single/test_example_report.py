@@ -57,7 +57,7 @@ def assert_equal(one: Any, other: Any, where: str) -> None:
         assert one == other, where
 
 
-def test_it_is_the_study_that_the_issue_of_repetitions_asks_for(runs: Path) -> None:
+def test_it_is_a_study_of_six_repetitions_of_every_point() -> None:
     """1, 2 and 4 ranks, three strategies, six repetitions of each, nothing left out."""
     with open(EXAMPLE / "scaling.csv", newline="") as file:
         rows = list(csv.DictReader(file))
