@@ -73,7 +73,8 @@ CONF
     echo "NodeName=n$i NodeAddr=$address Port=$((port + i)) CPUs=$cpus RealMemory=$memory State=UNKNOWN" >>"$SLURM_CONF"
     echo "$address n$i" >>"$folder/etc/hosts"
   done
-  echo "PartitionName=main Nodes=n[1-$nodes] Default=YES MaxTime=INFINITE State=UP" >>"$SLURM_CONF"
+  echo "PartitionName=main Nodes=n[1-$((nodes < 2 ? nodes : 2))] Default=YES MaxTime=INFINITE State=UP" >>"$SLURM_CONF"
+  ((nodes <= 2)) || echo "PartitionName=apart Nodes=n[3-$nodes] MaxTime=INFINITE State=UP" >>"$SLURM_CONF"
 }
 
 connect_nodes() {

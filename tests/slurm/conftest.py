@@ -14,9 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import BIN, PROJECT, TIMEOUT_SECONDS, Ended, clean_environment, run_command
+from tests.conftest import BIN, PROJECT, TIMEOUT_SECONDS, TINY, Ended, clean_environment, run_command
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
+# A training whose steps take long while the file $SLOW_WHILE exists.
+SLOW = (
+    *(*TINY, "--global-batch", "16", "--threads", "1", "--data.augment", "--epochs", "30", "--warmup-steps", "1"),
+    *("--model.name", "tests.parallel.slow_model:slow"),
+)
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 
@@ -119,27 +124,56 @@ def running_cluster(nodes: int, network: str) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[dict[str, str]]:
-    """Two nodes of four CPUs, declared ones."""
-    with running_cluster(2, "host") as variables:
+    """Four nodes of four CPUs, declared ones; two of them apart, for a job that takes its time."""
+    with running_cluster(4, "host") as variables:
         yield variables
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The job scripts in a folder with a space in its name, with this machine's site file."""
+    """The job scripts in a folder with a space in its name, with this machine's site file.
+
+    A job that was put back is no longer slow (tests.parallel.slow_model).
+    """
     project = tmp_path_factory.mktemp("the project") / "flowers of mine"
     for part in ("slurm", "jobs"):
         shutil.copytree(PROJECT / part, project / part, ignore=shutil.ignore_patterns("site.sh"))
     (project / "slurm" / "site.sh").write_text(
         f"export PATH='{BIN}':$PATH PYTHONPATH='{PROJECT}'\nexport OMPI_MCA_btl_tcp_if_include=lo\n"
+        'if ((${SLURM_RESTART_COUNT:-0})); then rm -f "${SLOW_WHILE:-}"; fi\n'
     )
     return project
 
 
-@pytest.fixture(scope="module")
-def cluster(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """A user's folder of each module's own. All ranks share this machine's cores: oversubscription is asked for."""
+def users_folder(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """A folder to submit from. All ranks share this machine's cores: oversubscription is asked for."""
     folder = tmp_path_factory.mktemp("work of mine")
     keep = ("PATH", "PYTHONPATH", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
     own = {name: value for name, value in clean_environment().items() if name in keep}
     return Cluster(folder, own | slurm | {"FLOWERS_OVERSUBSCRIBE": "1", "OMPI_MCA_btl_tcp_if_include": "lo"})
+
+
+@pytest.fixture(scope="module")
+def cluster(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """A user's folder of each module's own."""
+    return users_folder(slurm, tmp_path_factory)
+
+
+def submit_slow(cluster: Cluster, project: Path, prepared: Path, *of_sbatch: str, **variables: str) -> str:
+    """Submit train.sbatch; its steps take long until the job is put back."""
+    with tempfile.NamedTemporaryFile(prefix="slow ", dir=cluster.folder, delete=False) as slow:
+        pass
+    script = str(project / "slurm" / "train.sbatch")
+    words = ("-N", "2", "--ntasks-per-node", "1", *of_sbatch, script, *SLOW, "--data.prepared-dir", str(prepared))
+    return cluster.submit(*words, SLOW_WHILE=slow.name, **variables)
+
+
+@pytest.fixture(scope="session")
+def time_limited(
+    slurm: dict[str, str], project: Path, prepared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Cluster, str]:
+    """A job of one minute, which is signalled before its end (Slurm may do so 30 s early). It waits, mostly: modules
+    that come first ask for it, so that its minute passes while they run."""
+    cluster = users_folder(slurm, tmp_path_factory)
+    of_sbatch = ("--partition=apart", "--time=1", "--signal=B:USR1@1")
+    return cluster, submit_slow(cluster, project, prepared_folder, *of_sbatch)

@@ -4,7 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.slurm.conftest import Cluster
+
+pytestmark = pytest.mark.usefixtures("time_limited")  # for test_requeue.py: its minute passes meanwhile
 
 SMALL = ("--data.image-size=32", "--data.synthetic-images", "120", "--data.validation-fraction", "0.2")
 

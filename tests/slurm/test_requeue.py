@@ -7,47 +7,29 @@ import pytest
 from safetensors.numpy import load_file
 
 from horovod_flowers.recorded.run import read_run
-from tests.conftest import TINY
-from tests.slurm.conftest import Cluster
-
-OPTIONS = (*TINY, "--global-batch", "16", "--threads", "1", "--data.augment", "--epochs", "30", "--warmup-steps", "1")
-SLOW = ("--model.name", "tests.parallel.slow_model:slow")
+from tests.slurm.conftest import SLOW, Cluster, submit_slow
 
 
 @pytest.fixture(scope="module")
-def options(prepared_folder: Path) -> tuple[str, ...]:
-    return (*OPTIONS, *SLOW, "--data.prepared-dir", str(prepared_folder))
-
-
-@pytest.fixture(scope="module")
-def whole(cluster: Cluster, options: tuple[str, ...]) -> Path:
+def whole(cluster: Cluster, prepared_folder: Path) -> Path:
     """A run of two ranks on two nodes that nobody stopped."""
     words = ["-N", "2", "--ntasks-per-node", "1", "python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--"]
-    words += ["python", "-m", "horovod_flowers.train", "--name", "whole", *options]
+    words += ["python", "-m", "horovod_flowers.train", "--name", "whole", *SLOW]
+    words += ["--data.prepared-dir", str(prepared_folder)]
     ended = cluster.run("salloc", "--quiet", *words, SLOW_WHILE="/no/such/file")
     assert ended.status == 0, ended.output
     return cluster.folder / "runs" / "whole"
 
 
-def submit_slow(
-    cluster: Cluster, project: Path, options: tuple[str, ...], slow: Path, *of_sbatch: str, **variables: str
-) -> str:
-    """Submit train.sbatch; its steps take long until the file `slow` is gone."""
-    slow.touch()
-    script = str(project / "slurm" / "train.sbatch")
-    words = ("-N", "2", "--ntasks-per-node", "1", *of_sbatch, script, *options)
-    return cluster.submit(*words, SLOW_WHILE=str(slow), **variables)
-
-
-def assert_it_went_on(cluster: Cluster, job: str, whole: Path, asked: str) -> None:
+def assert_it_went_on(cluster: Cluster, job: str, nodes: str, whole: Path, asked: str) -> None:
     """The job's log tells the story, and the weights are those of the run that was left alone."""
     log = cluster.log(job)
     story = [
-        f"job {job} on n[1-2], restart 0 of at most 10",
+        f"job {job} on {nodes}, restart 0 of at most 10",
         asked,
         "checkpoint written, --resume",
         "putting the job back into the queue",
-        f"job {job} on n[1-2], restart 1 of at most 10",
+        f"job {job} on {nodes}, restart 1 of at most 10",
         "resuming after epoch ",
         "finished: best validation accuracy",
     ]
@@ -61,43 +43,34 @@ def assert_it_went_on(cluster: Cluster, job: str, whole: Path, asked: str) -> No
     assert len(read_run(run).epochs) == len(read_run(whole).epochs) == 30
 
 
-@pytest.fixture(scope="module")
-def time_limited(cluster: Cluster, project: Path, options: tuple[str, ...], whole: Path) -> str:
-    """A job of one minute, which is signalled before its end (Slurm may do so 30 s early). It waits, mostly: the other
-    tests run meanwhile."""
-    return submit_slow(cluster, project, options, cluster.folder / "slow", "--time=1", "--signal=B:USR1@1")
-
-
 def test_ranks_that_srun_started_stop_on_sigterm(
-    cluster: Cluster, project: Path, options: tuple[str, ...], time_limited: str, whole: Path
+    cluster: Cluster, project: Path, prepared_folder: Path, time_limited: tuple[Cluster, str], whole: Path
 ) -> None:
     """As pre-emption does it: SIGTERM to the job's steps."""
-    slow = cluster.folder / "slow too"
-    job = submit_slow(cluster, project, options, slow, FLOWERS_LAUNCHER="srun")
+    job = submit_slow(cluster, project, prepared_folder, FLOWERS_LAUNCHER="srun")
     steps = cluster.folder / "runs" / f"flowers-train-{job}" / "steps" / "rank-00000.jsonl"
     cluster.until(lambda: steps.exists() and '"epoch":2' in steps.read_text(), "second epoch")
     cluster.run("scancel", "--signal=TERM", job)
     cluster.wait_for_restart(job)
-    slow.unlink()
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
     assert "started by pmix" in cluster.log(job)
-    assert_it_went_on(cluster, job, whole, "stopped on request (SIGTERM)")
+    assert_it_went_on(cluster, job, "n[1-2]", whole, "stopped on request (SIGTERM)")
 
 
-def test_a_time_limit_puts_the_job_back_and_it_goes_on(cluster: Cluster, time_limited: str, whole: Path) -> None:
-    """Slurm's own signal."""
-    cluster.wait_for_restart(time_limited)
-    (cluster.folder / "slow").unlink()
-    assert cluster.wait(time_limited) == "COMPLETED", cluster.log(time_limited)
-    assert "asked to stop by USR1: ended with status 75" in cluster.log(time_limited)
-    assert_it_went_on(cluster, time_limited, whole, "stopped on request (SIGUSR1)")
-
-
-def test_restarts_are_limited(cluster: Cluster, project: Path, options: tuple[str, ...]) -> None:
-    job = submit_slow(cluster, project, options, cluster.folder / "slow at last", MAX_RESTARTS="0")
+def test_restarts_are_limited(cluster: Cluster, project: Path, prepared_folder: Path) -> None:
+    job = submit_slow(cluster, project, prepared_folder, MAX_RESTARTS="0")
     cluster.until(lambda: "restart 0 of at most 0" in cluster.log(job), "start of the job")
     cluster.run("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job) == "FAILED"
     assert cluster.show(job)["ExitCode"] == "75:0"
     assert "not put back; sbatch it again to go on" in cluster.log(job)
     assert cluster.processes() == []
+
+
+def test_a_time_limit_puts_the_job_back_and_it_goes_on(time_limited: tuple[Cluster, str], whole: Path) -> None:
+    """Slurm's own signal."""
+    cluster, job = time_limited
+    cluster.wait_for_restart(job)
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    assert "asked to stop by USR1: ended with status 75" in cluster.log(job)
+    assert_it_went_on(cluster, job, "n[3-4]", whole, "stopped on request (SIGUSR1)")
