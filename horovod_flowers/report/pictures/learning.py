@@ -34,7 +34,7 @@ def draw(content: Content) -> Iterator[Drawn]:
             label = None  # type: ignore[assignment]
     by_epoch.set(xlabel="epoch", ylabel="validation accuracy", title="Accuracy by epoch", ylim=(0, 1))
     by_time.set(xlabel="training seconds", ylabel="validation accuracy", title="Accuracy by time", ylim=(0, 1))
-    losses.set(xlabel="epoch", ylabel="loss", title="Loss (dashed: training)")
+    losses.set(xlabel="epoch", ylabel="loss", title="Loss (dashed, ×: training)")
     _whole_epochs(by_epoch, shown)
     _whole_epochs(losses, shown)
     for axes in (by_epoch, by_time, losses):
@@ -54,7 +54,8 @@ def _curve(
 ) -> None:
     known = [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
     if known:
-        look: dict[str, Any] = {"marker": ".", "linewidth": 1, "alpha": 0.8, "linestyle": linestyle}
+        marker = "." if linestyle == "-" else "x"  # of a single epoch there is no line
+        look: dict[str, Any] = {"marker": marker, "markersize": 5, "linewidth": 1, "alpha": 0.8, "linestyle": linestyle}
         axes.plot(*zip(*known, strict=True), color=colour, label=label, **look)
 
 
