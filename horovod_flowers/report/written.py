@@ -34,7 +34,7 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
     for kind, template, name in (("html", "index.html.jinja", "index.html"), ("md", "report.md.jinja", "report.md")):
         if kind in formats:
             page = _environment(kind).get_template(template).render(**_values(content, pictures, traces))
-            write_whole(output / name, page.strip() + "\n" if kind == "html" else _without_gaps(page))
+            write_whole(output / name, page.strip() + "\n" if kind == "html" else spaced(page))
             written.append(name)
     if "csv" in formats:
         write_whole(output / "scaling.csv", _csv(content))
@@ -93,7 +93,6 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "content": content,
         "missing": figures.MISSING,
         "most_commands": MOST_COMMANDS,
-        "no_interval": figures.NO_INTERVAL,
         "oversubscribed": figures.OVERSUBSCRIBED,
         "pictures": pictures,
         "style": style,
@@ -112,8 +111,24 @@ def markdown(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]#|!])", r"\\\1", line)
 
 
-def _without_gaps(page: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+def spaced(page: str) -> str:
+    """The Markdown page with one blank line between blocks of different kinds, which a reader else takes for one."""
+    lines: list[str] = []
+    fenced, kind = False, ""
+    for line in page.splitlines():
+        if not fenced and not line.strip():
+            continue
+        before, kind = kind, "code" if fenced else _kind(line)
+        apart = not fenced and (kind != before or kind in ("heading", "image", "quote", "text"))
+        lines += ["", line] if apart and lines else [line]
+        if line.startswith("```"):
+            fenced, kind = not fenced, "code"
+    return "\n".join(lines) + "\n"
+
+
+def _kind(line: str) -> str:
+    kinds = {"|": "table", "- ": "list", "#": "heading", ">": "quote", "!": "image", "```": "code"}
+    return next((kind for start, kind in kinds.items() if line.startswith(start)), "text")
 
 
 def _csv(content: Content) -> str:

@@ -6,9 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from horovod_flowers.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.command_line import parse
@@ -166,6 +168,35 @@ def test_words_of_a_run_are_text_in_every_file(tmp_path: Path, runs: Path, capsy
     assert "<b>" not in markdown
     assert "&lt;b&gt;&amp;'\"\\|\\`\\*\\_\\[red\\]" in markdown
     assert "left out: \\x3cb>" in capsys.readouterr().out
+
+
+def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) -> None:
+    """By a reader of its own kind: every table a table with all its rows, every heading, list and picture."""
+    for ranks, step in ((1, 400), (2, 250), (4, 150)):
+        for repetition in range(2):
+            config = RunConfig(global_batch=64, threads=1)
+            write_run(runs / f"s-{ranks}-{repetition}", ranks, [[1] * ranks, [step] * ranks], config=config)
+    run_report(tmp_path)
+    page = (tmp_path / "report" / "report.md").read_text()
+    provenance = json.loads((tmp_path / "report" / "scaling.json").read_text())["provenance"]
+    tokens = MarkdownIt("commonmark").enable("table").parse(page)
+    found = Counter(token.type for token in tokens)
+    headings = [tokens[k + 1].content for k, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings == [
+        *("Scaling report", "Scaling", "Where the time goes", "Bounds beside the measurements", "Ranks", "Learning"),
+        *("For an allocation proposal", "Before and after", "Provenance"),
+    ]
+    # Scaling 3 points, losses, bounds and ranks 2 each, accuracy 3, before and after 2; and a heading each.
+    assert found["table_open"] == 6
+    assert found["tr_open"] == 3 + 2 + 2 + 2 + 3 + 2 + 6
+    assert found["fence"] == 1
+    factors = len(provenance["varied"]) + len(provenance["held"])
+    assert found["list_item_open"] == factors + 3 + 2  # the runs of three points, and two laws that are refused
+    assert found["blockquote_open"] == 1
+    images = [child for token in tokens for child in token.children or () if child.type == "image"]
+    assert len(images) == len(list((tmp_path / "report" / "pictures").glob("*.png")))
+    assert not re.search(r"^\|.*\n[^|\n]", page, re.MULTILINE)  # no sentence is taken for a table's last row
+    assert "not available for 3 of 3 rows: fewer than 6 runs" in page
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path, runs: Path) -> None:
