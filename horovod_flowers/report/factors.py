@@ -33,7 +33,7 @@ def work_of(run: RunSummary) -> Work:
         ("data", run.result.data_digest),
         ("augment", config["data"]["augment"]),
         ("optimizer", config["optimizer"]["name"]),
-        ("precision", environment.precision),
+        ("precision", harmless(environment.precision)),
         ("accumulate", config["accumulate"]),
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
         ("cpu_model", tuple(sorted({host.cpu_model or "" for host in environment.hosts}))),
@@ -47,11 +47,16 @@ def other_scaling(work: Work) -> Work:
     return (("scaling", other[0]), (other[1], batch), *rest)
 
 
+def harmless(text: str) -> str:
+    """Words of a record may hold what a terminal obeys, or a font lacks: shown as its code instead."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def strategy_of(run: RunSummary) -> str:
     """How the ranks divided the work, with whatever options change its times."""
     if run.ranks == 1:
         return "one rank"
-    words = [run.environment.strategy]
+    words = [harmless(run.environment.strategy)]
     if run.environment.strategy == "mesh":
         words.append(f"of {run.config['model_parallel_size'] or 'nodes'}")
     if run.config["compression"] != "none":
@@ -109,7 +114,7 @@ def _in_words(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else harmless(str(value))
 
 
 def values_of(runs: Iterable[RunSummary]) -> dict[str, set[str]]:

@@ -10,6 +10,8 @@ from horovod_flowers.recorded.run import PARTS, RecordedRun
 from horovod_flowers.runlog import Environment, EpochRecord, Result
 
 TIMELINE_STEPS = 3
+MOST_APART_SECONDS = 100_000.0
+"""Between the first and the last beginning of a step in a timeline, by clocks that can be believed."""
 STRAGGLER_SHARE = 0.05
 """A rank is called slow where its own work takes this much longer than the median rank's."""
 
@@ -119,7 +121,10 @@ def _timeline(run: RecordedRun) -> Timeline:
     # difference is taken first, as seconds since 1970 with nanoseconds do not fit into a float.
     offsets = run.clock_offset_seconds - run.clock_offset_seconds.min()
     starts = (run.start_ns[shown] - run.start_ns[shown].min()) / 1e9 + offsets
-    return Timeline(run.steps[shown], starts - starts.min(), run.part_ns[shown] / 1e9)
+    starts -= starts.min()
+    if not starts.max() < MOST_APART_SECONDS:  # some clock is wrong: each rank from its own first step on
+        starts = (run.start_ns[shown] - run.start_ns[shown][:1]) / 1e9
+    return Timeline(run.steps[shown], starts, run.part_ns[shown] / 1e9)
 
 
 def step_percentiles(runs: list[RunSummary]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from horovod_flowers.progress import say
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import (
     NO_INTERVAL,
     OVERSUBSCRIBED,
@@ -33,7 +34,7 @@ def print_content(content: Content) -> None:
     for name, reason in content.failed:
         say(f"failed: {name}: {reason}")
     for line in sentences(content):
-        say(line)
+        say(harmless(line))
 
 
 def print_table(content: Content) -> None:
@@ -52,8 +53,8 @@ def print_table(content: Content) -> None:
     for point in content.points:
         accuracy = point.best_validation_accuracy
         table.add_row(
-            work_words(point),
-            point.strategy,
+            escape(work_words(point)),
+            escape(point.strategy),
             *([escape(point.which)] if which else []),
             f"{point.ranks}{marks(point)}",
             "/".join(str(threads) for threads in dict(point.work)["threads"]),

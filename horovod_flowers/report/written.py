@@ -22,6 +22,18 @@ from horovod_flowers.report.provenance import MOST_COMMANDS, baseline_command
 from horovod_flowers.report.rank_times import chrome_trace
 from horovod_flowers.report.terminal import compared
 
+PICTURE_FILES = (
+    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|(ranks|timeline|confusion)-\d+)\.(svg|png)"
+)
+TRACE_FILES = r"timeline-\d+\.json"
+
+
+def _remove_earlier(folder: Path, pattern: str) -> None:
+    """Remove what an earlier report wrote: a picture that this one does not draw would be of other runs."""
+    for path in folder.iterdir():
+        if re.fullmatch(pattern, path.name):
+            path.unlink()
+
 
 def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[str]:
     """Write what was asked for; the names of what was written, the page first."""
@@ -45,6 +57,7 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
     if "pictures" in formats or "md" in formats:  # report.md shows them
         folder = output / "pictures"
         folder.mkdir(exist_ok=True)
+        _remove_earlier(folder, PICTURE_FILES)
         for picture in pictures:
             for ending, data in (("svg", picture.svg), ("png", picture.png)):
                 with whole_file(folder / f"{picture.name}.{ending}") as temporary:
@@ -52,6 +65,7 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
         written.append("pictures/")
     if traces:
         (output / "traces").mkdir(exist_ok=True)
+        _remove_earlier(output / "traces", TRACE_FILES)
         for name, times in zip(traces, content.detailed, strict=True):
             write_whole(output / name, json.dumps(chrome_trace(times.run), allow_nan=False) + "\n")
         written.append("traces/")

@@ -82,6 +82,17 @@ def test_clocks_of_hosts_are_put_on_one_scale(tmp_path: Path) -> None:
     assert starts[0] == pytest.approx([0, 0.03], abs=1e-6)
 
 
+@pytest.mark.parametrize("unix", [5e9, 0.0])
+def test_a_clock_that_is_wrong_spoils_no_timeline(tmp_path: Path, unix: float) -> None:
+    folder = write_run(tmp_path / "r", 2, [[9, 9], [100, 100], [100, 100]])
+    lines = [json.loads(line) for line in folder.steps(1).read_text().splitlines()]
+    lines[0]["unix_seconds"] = unix
+    folder.steps(1).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = summary(tmp_path / "r")
+    assert run.timeline.start_seconds == pytest.approx(np.array([[0, 0], [0.1, 0.1]]))
+    json.dumps(chrome_trace(run), allow_nan=False)
+
+
 def test_the_chrome_trace_holds_every_part_once_without_overlap(tmp_path: Path) -> None:
     rows = [[(2, 80, 10, 8), (0, 70, 21, 9)]] * 4
     write_run(tmp_path / "r", 2, [[(0, 9, 0, 0)] * 2, *rows])

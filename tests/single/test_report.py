@@ -135,6 +135,18 @@ def test_only_what_is_asked_for_is_written(tmp_path: Path, runs: Path) -> None:
         assert {path.name for path in (tmp_path / "report").iterdir()} - {"traces"} == expected
 
 
+def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path, runs: Path) -> None:
+    write_run(runs / "one", 1, [[1], [400]])
+    write_run(runs / "two", 2, [[1, 1], [250, 250]])
+    run_report(tmp_path)
+    pictures, traces = tmp_path / "report" / "pictures", tmp_path / "report" / "traces"
+    assert (pictures / "speed-up-strong.png").exists()
+    assert (traces / "timeline-1.json").exists()
+    (pictures / "mine.png").touch()
+    main(["--runs-dir", str(runs / "one"), "--output", str(tmp_path / "report")])
+    assert {path.stem for path in pictures.iterdir()} == {"throughput", "parts", "learning", "mine"}
+
+
 def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,21 +165,27 @@ def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(
     assert [check["passed"] for check in document["checks"]] == [True, False]
 
 
-HOSTILE = "<b>&'\"|`*_[red]x[/red]"
+HOSTILE = "<b>&'\"|`*_[red]x[/red] $x^$"
 
 
 def test_words_of_a_run_are_text_in_every_file(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(runs / "one", 1, [[1], [400]], cpu_model=HOSTILE)
     write_run(runs / "two", 2, [[1, 1], [250, 250]], cpu_model=HOSTILE)
     (runs / HOSTILE.replace("/", "|")).mkdir()
+    for name in ("one", "two"):  # a strategy that a terminal would obey, or rich
+        environment = runs / name / "environment.json"
+        environment.write_text(environment.read_text().replace('"allreduce"', '"$^$[red]\\u001b[31mx"'))
     run_report(tmp_path)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "<b>" not in page
-    assert "&lt;b&gt;&amp;&#39;&#34;|`*_[red]x[/red]" in page
+    assert "&lt;b&gt;&amp;&#39;&#34;|`*_[red]x[/red] $x^$" in page
     markdown = (tmp_path / "report" / "report.md").read_text()
     assert "<b>" not in markdown
     assert "&lt;b&gt;&amp;'\"\\|\\`\\*\\_\\[red\\]" in markdown
-    assert "left out: \\x3cb>" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "left out: \\x3cb>" in text
+    assert "\x1b" not in text
+    assert "2 ranks ($^$[red]\\x1b[31mx) against one rank" in text
 
 
 def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) -> None:

@@ -21,6 +21,7 @@ STYLE = {
     "font.size": 10,
     "legend.frameon": False,
     "svg.fonttype": "path",  # looks the same wherever it is opened
+    "text.parse_math": False,  # a name with two dollars is a name
 }
 PNG_DPI = 120
 
