@@ -3,7 +3,7 @@
 import csv
 import json
 import statistics
-import tarfile
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ EXAMPLE = PROJECT / "docs" / "example-report"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example")
-    with tarfile.open(EXAMPLE / "runs.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+    subprocess.run(["tar", "-xzf", EXAMPLE / "runs.tar.gz", "-C", folder], check=True)  # as docs/report.md says
     return folder / "runs"
 
 
