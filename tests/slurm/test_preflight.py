@@ -31,7 +31,10 @@ def batch_job(cluster: Cluster, launcher: str, *words: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("launcher", "named"), [("mpirun", "openmpi"), ("horovodrun", "openmpi"), ("srun", "pmix")])
 def test_every_launcher_reaches_both_nodes(cluster: Cluster, prepared_folder: Path, launcher: str, named: str) -> None:
-    state, log = batch_job(cluster, launcher, *PREFLIGHT, *TINY, "--data.prepared-dir", str(prepared_folder))
+    data = ("--data.prepared-dir", str(prepared_folder))
+    prepared = cluster.run("python", "-m", "horovod_flowers.prepare", *TINY[:6], *data)
+    assert prepared.status == 0, prepared.output
+    state, log = batch_job(cluster, launcher, *PREFLIGHT, *TINY, *data)
     assert state == "COMPLETED", log
     assert f"2 rank(s) on 2 node(s), started by {named}" in log
     assert "between nodes at least" in log
