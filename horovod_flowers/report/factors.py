@@ -21,6 +21,7 @@ _RESOLVED = ("strategy", "precision", "global_batch", "per_rank_batch", "threads
 _SPEED = ("commit", "launcher", "MPI library", "bind", "horovod.", "HOROVOD_", "version of ")
 
 
+@cache
 def work_of(run: RunSummary) -> Work:
     """What must be equal for two runs to be compared; the number of ranks and the strategy are what may differ."""
     config, environment = run.config, run.environment
@@ -52,6 +53,7 @@ def harmless(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+@cache
 def strategy_of(run: RunSummary) -> str:
     """How the ranks divided the work, with whatever options change its times."""
     if run.ranks == 1:
@@ -66,6 +68,7 @@ def strategy_of(run: RunSummary) -> str:
     return " ".join(words)
 
 
+@cache
 def recipe_of(run: RunSummary) -> str:
     """What changes the accuracy but not the time of a step: runs that differ in it do not share a row."""
     config = run.config
@@ -134,6 +137,7 @@ def speed_factors(values: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return {name: found for name, found in values.items() if name.startswith(_SPEED)}
 
 
+@cache
 def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     """The factors that may change a step's seconds, to tell runs apart by."""
     return tuple(sorted((name, value) for name, value in factors_of(run).items() if name.startswith(_SPEED)))

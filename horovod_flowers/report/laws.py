@@ -104,9 +104,15 @@ def fit(law: Law, runs: Mapping[int, np.ndarray]) -> Fit | str:
         rates = np.stack([group[..., 0].sum(-1) / group[..., 1].sum(-1) for group in drawn], axis=-1)
         return _solve(law, ranks, rates)
 
-    rate_of_one, *values = statistic(*groups).tolist()
     fewest = min(len(group) for group in groups)
-    drawn = resampled(statistic, *groups)
+    try:
+        with np.errstate(all="ignore"):  # what becomes of it is looked at
+            rate_of_one, *values = statistic(*groups).tolist()
+            drawn = resampled(statistic, *groups)
+    except np.linalg.LinAlgError:
+        rate_of_one, values, drawn = float("nan"), [], None
+    if not np.isfinite([rate_of_one, *values]).all():
+        return f"{law} is not fitted: no curve of it comes near the measured throughput"
     if drawn is not None and not np.isfinite(drawn).all():
         drawn = None
     names = PARAMETERS[law]
@@ -154,10 +160,14 @@ def _least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _absolute(ranks: np.ndarray, rates: np.ndarray, columns: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The x of N / rate = columns x with the least squared errors of the rates themselves, by Gauss and Newton."""
     found = start
+    modelled = ranks / (found[..., None, :] * columns).sum(-1)
     for _ in range(GAUSS_NEWTON_STEPS):
-        modelled = ranks / (found[..., None, :] * columns).sum(-1)
         slope = -(modelled**2 / ranks)[..., None] * columns
-        found = found + _least_squares(slope, rates - modelled)
+        tried = found + _least_squares(slope, rates - modelled)
+        there = ranks / (tried[..., None, :] * columns).sum(-1)
+        # A step may lead astray, past a pole of the law: it counts only where it fits better.
+        better = (((rates - there) ** 2).sum(-1) < ((rates - modelled) ** 2).sum(-1))[..., None]
+        found, modelled = np.where(better, tried, found), np.where(better, there, modelled)
     return found
 
 

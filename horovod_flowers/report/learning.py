@@ -15,7 +15,7 @@ ACCURACY_STEP = 0.05
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's epochs."""
+    """One run's epochs; none where its records were lost."""
 
     run: str
     epochs: tuple[int, ...]

@@ -130,7 +130,7 @@ def _ratio(point: Point) -> str:
         )
     if point.refusal is not None:
         return (
-            f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}) against one rank: "
+            f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}) against its baseline: "
             f"{point.refusal}; add --allow-differences to have it all the same, marked"
         )
     return (

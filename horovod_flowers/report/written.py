@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ PICTURE_FILES = (
 TRACE_FILES = r"timeline-\d+\.json"
 
 
-def _remove_earlier(folder: Path, pattern: str) -> None:
-    """Remove what an earlier report wrote: a picture that this one does not draw would be of other runs."""
+def _remove_earlier(folder: Path, pattern: str, written: Collection[str]) -> None:
+    """Remove what an earlier report wrote and this one did not: it would be of other runs."""
     for path in folder.iterdir():
-        if re.fullmatch(pattern, path.name):
+        if re.fullmatch(pattern, path.name) and path.name not in written:
             path.unlink()
 
 
@@ -57,17 +57,18 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
     if "pictures" in formats or "md" in formats:  # report.md shows them
         folder = output / "pictures"
         folder.mkdir(exist_ok=True)
-        _remove_earlier(folder, PICTURE_FILES)
-        for picture in pictures:
-            for ending, data in (("svg", picture.svg), ("png", picture.png)):
-                with whole_file(folder / f"{picture.name}.{ending}") as temporary:
-                    temporary.write_bytes(data)
+        files = {f"{picture.name}.svg": picture.svg for picture in pictures}
+        files |= {f"{picture.name}.png": picture.png for picture in pictures}
+        for name, data in files.items():
+            with whole_file(folder / name) as temporary:
+                temporary.write_bytes(data)
+        _remove_earlier(folder, PICTURE_FILES, files)
         written.append("pictures/")
-    if traces:
+    if "trace" in formats:
         (output / "traces").mkdir(exist_ok=True)
-        _remove_earlier(output / "traces", TRACE_FILES)
         for name, times in zip(traces, content.detailed, strict=True):
             write_whole(output / name, json.dumps(chrome_trace(times.run), allow_nan=False) + "\n")
+        _remove_earlier(output / "traces", TRACE_FILES, [Path(name).name for name in traces])
         written.append("traces/")
     return written
 
@@ -122,7 +123,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
 def markdown(text: object) -> str:
     """Text that a Markdown reader shows as it is: no markup, no HTML, no new line, no end of a table's cell."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|!])", r"\\\1", line)
+    return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", line)
 
 
 def spaced(page: str) -> str:

@@ -92,10 +92,26 @@ def test_scaling_better_than_linear_is_shown_as_it_is() -> None:
 
 
 def test_no_peak_where_throughput_only_grows() -> None:
-    assert fitted("USL", runs_of({n: 90 * float(universal(n, 0.03, 0)) for n in (1, 2, 8, 32)})).peak_ranks is None or (
-        peak(0.03, 0) is None
+    assert peak(0.03, 0) is None
+    assert (
+        fitted("USL", runs_of({n: 90 * float(universal(n, 0.03, -0.0005)) for n in (1, 2, 8, 32)})).peak_ranks is None
     )
-    assert peak(0.03, -0.001) is None
+
+
+def test_no_measurements_however_odd_end_a_fit_in_an_error() -> None:
+    """Throughput anywhere between 1e-6 and 1e6 images a second: a curve of finite parameters, or a sentence."""
+    draw = np.random.default_rng(3)
+    fitted_at_all = 0
+    for _ in range(300):
+        rates = dict(zip((1, 2, 4, 8), np.exp(draw.uniform(-14, 14, 4)).tolist(), strict=True))
+        for law in ("Amdahl", "Gustafson", "USL"):
+            found = fit(law, runs_of(rates))
+            if isinstance(found, Fit):
+                fitted_at_all += 1
+                assert np.isfinite([found.rate_of_one, *(value.value for value in found.parameters.values())]).all()
+            else:
+                assert "no curve of it comes near" in found
+    assert fitted_at_all > 600
 
 
 @pytest.mark.parametrize(("law", "needs"), [("Amdahl", 3), ("Gustafson", 3), ("USL", 4)])

@@ -145,6 +145,31 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path, runs: Path) -
     (pictures / "mine.png").touch()
     main(["--runs-dir", str(runs / "one"), "--output", str(tmp_path / "report")])
     assert {path.stem for path in pictures.iterdir()} == {"throughput", "parts", "learning", "mine"}
+    assert list(traces.iterdir()) == []
+
+
+def test_runs_whose_epochs_were_lost_are_timed_all_the_same(tmp_path: Path, runs: Path) -> None:
+    """A run that was killed between its checkpoint and the record of its epoch, and resumed, misses a line."""
+    for name, ranks, step in (("one", 1, 400), ("two", 2, 250)):
+        write_run(runs / name, ranks, [[1] * ranks, [step] * ranks]).epochs.write_text("")
+    run_report(tmp_path)
+    document = json.loads((tmp_path / "report" / "scaling.json").read_text())
+    assert document["points"][1]["speed_up"] == pytest.approx(1.6)
+    assert document["time_to_accuracy"][0]["median_seconds"] is None
+
+
+def test_several_folders_a_threshold_and_a_browser(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    write_run(runs / "one", 1, [[1], [400]], validation=[0.3, 0.6])
+    write_run(tmp_path / "more" / "two", 2, [[1, 1], [250, 250]], validation=[0.3, 0.6])
+    words = ["--output", str(tmp_path / "report"), "--target-accuracy", "0.5", "--open"]
+    for threshold, ranks in (("0.8", 2), ("0.81", None)):
+        main([*words, "--runs-dir", f"{runs},{tmp_path / 'more'}", "--min-efficiency", threshold])
+        document = json.loads((tmp_path / "report" / "scaling.json").read_text())
+        assert [proposal["ranks"] for proposal in document["proposals"]] == [ranks]
+        assert [found["accuracy"] for found in document["time_to_accuracy"]] == [0.5, 0.5]
+    assert opened == [(tmp_path / "report" / "index.html").as_uri()] * 2
 
 
 def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(

@@ -60,7 +60,7 @@ def _curve(
 
 
 def _whole_epochs(axes: Any, shown: list[tuple[Any, list[Curve]]]) -> None:
-    last = max(epoch for _, curves in shown for curve in curves for epoch in curve.epochs)
+    last = max((epoch for _, curves in shown for curve in curves for epoch in curve.epochs), default=1)
     if last <= MOST_TICKS:
         axes.set_xticks(range(1, last + 1))
     axes.set_xlim(0.5, last + 0.5)
