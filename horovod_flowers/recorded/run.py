@@ -17,9 +17,9 @@ from horovod_flowers.runlog import Environment, EpochRecord, Result, RunFolder, 
 _MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,096 ranks on 64 cores each need
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """One run: what was asked for, what it ran on, and its timed steps."""
+@dataclass(frozen=True, eq=False)
+class DescribedRun:
+    """One run without its steps: what was asked for, what it ran on, and what came of it."""
 
     name: str
     path: Path
@@ -28,6 +28,17 @@ class RecordedRun:
     environment: Environment
     result: Result
     epochs: list[EpochRecord]
+
+    @property
+    def ranks(self) -> int:
+        """World size."""
+        return self.environment.world_size
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRun(DescribedRun):
+    """One run with its timed steps."""
+
     step_ns: np.ndarray
     """int64 [steps, ranks]: total nanoseconds of each timed step on each rank."""
     epoch_of_step: np.ndarray
@@ -42,11 +53,6 @@ class RecordedRun:
     """int64 [steps]: the numbers of the timed steps, counted over the run."""
     clock_offset_seconds: np.ndarray
     """float64 [ranks]: add it to seconds of the monotonic clock to get the time of day."""
-
-    @property
-    def ranks(self) -> int:
-        """World size."""
-        return self.environment.world_size
 
     @cached_property
     def slowest_ns(self) -> np.ndarray:

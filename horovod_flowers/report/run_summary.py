@@ -1,13 +1,10 @@
 """One run, reduced to what the report's figures need: a study's records need not lie in memory together."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from horovod_flowers.recorded.run import PARTS, RecordedRun
-from horovod_flowers.runlog import Environment, EpochRecord, Result
+from horovod_flowers.recorded.run import PARTS, DescribedRun, RecordedRun
 
 TIMELINE_STEPS = 3
 MOST_APART_SECONDS = 100_000.0
@@ -29,16 +26,9 @@ class Timeline:
 
 
 @dataclass(frozen=True, eq=False)
-class RunSummary:
+class RunSummary(DescribedRun):
     """What is kept of a run. Sums and medians are over its timed steps, warm-up left out."""
 
-    name: str
-    path: Path
-    """Its folder."""
-    config: dict[str, Any]
-    environment: Environment
-    result: Result
-    epochs: list[EpochRecord]
     images: int
     """Training images over all ranks."""
     timed_seconds: float
@@ -60,11 +50,6 @@ class RunSummary:
     timeline: Timeline
 
     @property
-    def ranks(self) -> int:
-        """World size."""
-        return self.environment.world_size
-
-    @property
     def median_step_seconds(self) -> float:
         """Median over the steps of the slowest rank's seconds."""
         return float(np.median(self.slowest_seconds))
@@ -82,12 +67,7 @@ def summarise(run: RecordedRun) -> RunSummary:
     communication = run.part_ns[:, :, PARTS.index("communication")]
     work = run.step_ns - communication
     return RunSummary(
-        name=run.name,
-        path=run.path,
-        config=run.config,
-        environment=run.environment,
-        result=run.result,
-        epochs=run.epochs,
+        **{item.name: getattr(run, item.name) for item in fields(DescribedRun)},
         images=run.images,
         timed_seconds=run.timed_seconds,
         slowest_seconds=run.step_ns.max(axis=1) / 1e9,

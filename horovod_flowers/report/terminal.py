@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from horovod_flowers.progress import say
+from horovod_flowers.report.claims import BeforeAfter
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import (
@@ -88,8 +89,8 @@ def sentences(content: Content) -> list[str]:
     lines += [proposal_paragraph(proposal) for proposal in content.proposals]
     if content.comparison is not None:
         lines.append(compared(content))
-    if content.before_after is not None and content.before_after.refusal:
-        lines.append(f"before and after: {content.before_after.refusal}")
+    if content.before_after is not None:
+        lines.append(f"before and after: {_before_after(content.before_after)}")
     for verdict in content.verdicts:
         lines.append(f"check {verdict.check.text}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}")
     return lines
@@ -109,6 +110,16 @@ def compared(content: Content) -> str:
     mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
     factors = "; ".join(found.factors) or "nothing that is recorded"
     return f"{rates}{mark}: {verdict}. What differs: {factors}"
+
+
+def _before_after(found: BeforeAfter) -> str:
+    if found.before is None or found.after is None:
+        return str(found.refusal)
+    sides = [f"{side.training_seconds:.1f} s" for side in (found.before, found.after)]
+    mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
+    mark += " (unlike runs)" if found.unlike else ""
+    ranks = f"{found.after.ranks} ranks ({found.after.strategy})"
+    return f"the same training took one process {sides[0]}, {ranks} {sides[1]}{mark}"
 
 
 def _note(point: Point) -> str:

@@ -39,6 +39,7 @@ def test_a_study_ends_with_table_files_and_a_sentence(
     run_report(tmp_path)
     text = capsys.readouterr().out
     assert "2 ranks (allreduce) against one rank: speed-up 1.60, parallel efficiency 0.80\n" in text
+    assert "before and after: the same training took one process 0.8 s, 2 ranks (allreduce) 0.5 s\n" in text
     assert "oversubscribed" not in text
     with open(tmp_path / "report" / "scaling.csv", newline="") as file:
         one, two = csv.DictReader(file)
