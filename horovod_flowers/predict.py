@@ -12,13 +12,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import yaml
 
-from horovod_flowers.command_line import build, parse
-from horovod_flowers.config import RunConfig, option, positional
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import option, positional
 from horovod_flowers.data.sources import PHOTO_SUFFIXES, decode_photo
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder, write_whole
@@ -26,6 +25,7 @@ from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
 from horovod_flowers.runlog import RunFolder
+from horovod_flowers.trained import load_run, read_run_config
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description = (__doc__ or "").splitlines()[0]
         config = parse(PredictConfig, "horovod_flowers.predict", description, arguments, launch.rank)
         folder, output = RunFolder(Path(config.run[0])), Path(config.output)
-        trained = read_config(folder)
+        trained = read_run_config(folder)
         if launch.rank == 0:
             writable_folder(output.parent, "choose another file with --output")
             find_photos(Path(str(config.photos)))
@@ -66,28 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         photos = ranks.broadcast(find_photos(Path(str(config.photos))) if ranks.rank == 0 else None)
         cores = take_cores(ranks, "auto", config.threads)
         start_tensorflow(ranks, config.threads or cores.physical)
-        classify, class_names = load(folder, config.checkpoint, trained)
+        model = load_run(folder, config.checkpoint, trained)
         # Neighbouring photos on one rank: they lie in one folder, and the parts only have to be put one after another.
         first, end = (len(photos) * place // ranks.size for place in (ranks.rank, ranks.rank + 1))
         own, unreadable = [], list[tuple[str, str]]()
         with Steps("predicting", end - first, "photos", muted=ranks.rank != 0) as progress:
             for names, images in batches(photos[first:end], trained.data.image_size, config.batch, unreadable):
-                probabilities = classify(images)
+                probabilities = model.probabilities(images)
                 best = probabilities.argmax(axis=1)
                 chances = probabilities[np.arange(len(best)), best].tolist()
-                own += list(zip(names, (class_names[k] for k in best), chances, strict=True))
+                own += list(zip(names, (model.class_names[k] for k in best), chances, strict=True))
                 progress.advance(len(names))
         write(output, ranks, own, unreadable)
-
-
-def read_config(folder: RunFolder) -> RunConfig:
-    """The options of the run. Raises UserError where there is none."""
-    try:
-        return build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no run {folder.path}: train one, or give the folder of one") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
 
 
 def find_photos(path: Path) -> list[str]:
@@ -98,27 +88,6 @@ def find_photos(path: Path) -> list[str]:
     if not found:
         raise UserError(f"there is no photo {path}, or none in it: give a {', '.join(PHOTO_SUFFIXES)} file or a folder")
     return found
-
-
-def load(folder: RunFolder, which: str, config: RunConfig) -> tuple[Any, tuple[str, ...]]:
-    """A function from uint8 [n, size, size, 3] to probabilities float32 [n, classes], and the names of the classes.
-
-    Raises UserError where the checkpoint is missing or damaged.
-    """
-    import tensorflow as tf
-
-    from horovod_flowers import checkpoint
-    from horovod_flowers.model import build_model
-    from horovod_flowers.model_state import ModelState
-
-    path = folder.checkpoints / f"{which}.safetensors"
-    class_names = checkpoint.read_progress(path).class_names
-    model = build_model(config.model.name, config.data.image_size, len(class_names))
-    state = ModelState.on_one_rank(model)
-    tensors, _ = checkpoint.load(path, state.shapes)
-    state.share(tensors)
-    forward = tf.function(lambda images: tf.nn.softmax(model(tf.cast(images, tf.float32), training=False)))
-    return (lambda images: forward(tf.constant(images)).numpy()), class_names
 
 
 def batches(
