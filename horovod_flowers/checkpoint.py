@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file
-from horovod_flowers.model_state import OPTIMIZER, WEIGHT
+from horovod_flowers.model_state import AVERAGE, OPTIMIZER, WEIGHT
 
 SCHEMA = 2
 READABLE = ("1", "2")  # 1 has no interrupted epochs
@@ -89,6 +89,20 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, n
     return {name: stored[name] for name in shapes}, progress
 
 
+def load_averaged(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The weights of these names to predict with: their running averages where the run kept them.
+
+    Raises UserError as `load` does.
+    """
+    weights, _ = load(path, shapes)
+    with _opened(path) as (file, _):
+        for name in file.keys():  # noqa: SIM118 (not a dictionary)
+            kind, _, number = name.partition(".")
+            if kind == AVERAGE and weights[f"{WEIGHT}.{number}"].shape == file.get_tensor(name).shape:
+                weights[f"{WEIGHT}.{number}"] = file.get_tensor(name)
+    return weights
+
+
 def read_progress(path: Path) -> Progress:
     """Where training stood, without the tensors. Raises UserError where the file is missing or damaged."""
     with _opened(path) as (_, progress):
@@ -118,7 +132,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Progress]]:
 def _refuse_mismatch(
     path: Path, progress: Progress, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, np.ndarray]
 ) -> None:
-    for kind, what in ((WEIGHT, "model"), (OPTIMIZER, "optimizer")):
+    for kind, what in ((WEIGHT, "model"), (OPTIMIZER, "optimizer"), (AVERAGE, "weight average")):
         wanted = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(kind)}
         found = {name: value.shape for name, value in stored.items() if name.startswith(kind)}
         if wanted and wanted != found:  # a reader that has no optimizer takes the weights alone

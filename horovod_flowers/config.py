@@ -18,6 +18,11 @@ def option(default: Any, text: str, words: int | None = None) -> Any:
     return field(default=default, metadata={"help": text, "words": words})
 
 
+def later_option(default: Any, text: str, before: Any) -> Any:
+    """An option that runs of version 0.1.0 did not have yet; `before`: its value that says what they did."""
+    return field(default=default, metadata={"help": text, "before": before})
+
+
 def positional(text: str) -> Any:
     """A dataclass field, a tuple of words, for what stands on the command line without a flag; at least one."""
     return field(default=(), metadata={"help": text, "positional": True})
@@ -43,6 +48,25 @@ class DataConfig:
     validation_fraction: float = option(0.15, "share of the images that is held out for validation")
     split_seed: int = option(0, "folder source: seed of the stratified split into training and validation")
     augment: bool = option(False, "flip, crop and recolour training images; the same at any number of ranks")
+    smallest_crop: float = later_option(
+        0.75, "augment: height and width of the smallest crop, as a share of the image's", before=0.75
+    )
+    stretch: float = later_option(
+        1.0, "augment: crops are up to this many times wider than high, or higher than wide", before=1.0
+    )
+    rotation_degrees: float = later_option(0.0, "augment: turn images by up to this angle either way", before=0.0)
+    recolour: float = later_option(
+        0.2, "augment: brightness, contrast and saturation each change by up to this share", before=0.2
+    )
+    erase: float = later_option(
+        0.0, "augment: share of the images in which a square of a fifth to two fifths turns grey", before=0.0
+    )
+    crop_size: int | None = later_option(
+        None,
+        "height and width in pixels that training images are augmented to, for models that take any size: smaller ones "
+        "train faster (default: --data.image-size, at which validation always looks)",
+        before=None,
+    )
 
     def __post_init__(self) -> None:
         if self.image_size < 24:
@@ -53,6 +77,7 @@ class DataConfig:
             raise UserError(
                 f"data.validation_fraction is {self.validation_fraction}: give a share between 0 and 1, such as 0.15"
             )
+        self._check_augmentation()
         if self.source == "folder" and not self.path:
             raise UserError("data.source is 'folder' but no folder is given: add --data.path FOLDER")
         if self.source != "folder" and self.path:
@@ -61,6 +86,24 @@ class DataConfig:
             )
         _not_negative("data.synthetic_seed", self.synthetic_seed)
         _not_negative("data.split_seed", self.split_seed)
+
+    def _check_augmentation(self) -> None:
+        limits = {
+            "smallest_crop": (0.1, 1.0),
+            "stretch": (1.0, 4.0),
+            "rotation_degrees": (0.0, 180.0),
+            "recolour": (0.0, 0.9),
+            "erase": (0.0, 1.0),
+        }
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"data.{name} is {getattr(self, name)}: give a number from {least:g} to {most:g}")
+        if self.crop_size is not None and not self.augment:
+            raise UserError("data.crop_size is given but images are not augmented: add --data.augment, or leave it out")
+        if self.crop_size is not None and not 24 <= self.crop_size <= self.image_size:
+            raise UserError(
+                f"data.crop_size is {self.crop_size}: give 24 to data.image_size ({self.image_size}) pixels"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,6 +114,9 @@ class ModelConfig:
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
         "returns a Keras model that takes pixels 0..255 and gives one logit a class",
+    )
+    weights: str | None = later_option(
+        None, "file of weights of this model to start from, .weights.h5 or .keras (default: random ones)", before=None
     )
 
 
@@ -91,6 +137,12 @@ class OptimizerConfig:
     )
     decay: Literal["none", "cosine"] = option("none", "cosine: fall to zero over the epochs after warm-up")
     momentum: float = option(0.9, "momentum of sgd")
+    weight_decay: float = later_option(
+        0.0,
+        "share of every kernel that an update takes away, times the learning rate (decoupled: Loshchilov and Hutter "
+        "2019); biases and normalisation are left alone",
+        before=0.0,
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < 100:
@@ -99,6 +151,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.base_batch is {self.base_batch}: give a positive number of images")
         if not 0 <= self.warmup_epochs < float("inf"):
             raise UserError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more epochs")
+        if not 0 <= self.weight_decay < 1:
+            raise UserError(f"optimizer.weight_decay is {self.weight_decay}: give 0 to below 1, such as 0.05")
         if not 0 <= self.momentum < 1:
             raise UserError(f"optimizer.momentum is {self.momentum}: give a number from 0 to below 1")
 
@@ -127,6 +181,12 @@ class HorovodConfig:
 class RunConfig:
     """One training run."""
 
+    preset: Literal["plain", "accurate"] = later_option(
+        "plain",
+        "values that other options start from. plain: the notebook's training, their defaults; accurate: training that "
+        "generalises (a residual network, augmentation, label smoothing, weight decay, averaged weights, 60 epochs)",
+        before="plain",
+    )
     name: str | None = option(None, "name of the run, a folder in --runs-dir (default: date, time and rank count)")
     runs_dir: str = option("runs", "folder that holds the runs")
     overwrite: bool = option(False, "replace a run of the same name")
@@ -143,6 +203,18 @@ class RunConfig:
         None, "images a step on each rank: weak scaling, the work grows with the ranks (default 32)"
     )
     seed: int = option(0, "seed of weights, image order and augmentation")
+    label_smoothing: float = later_option(
+        0.0, "share of each label that is spread over all classes (Szegedy et al. 2016, section 7)", before=0.0
+    )
+    average_decay: float = later_option(
+        0.0,
+        "evaluate and keep a running average of the weights: the share of it that a step of --optimizer.base-batch "
+        "images leaves, such as 0.99 (Polyak and Juditsky 1992); 0: none",
+        before=0.0,
+    )
+    early_stopping: int | None = later_option(
+        None, "end the run after this many epochs without a better validation accuracy", before=None
+    )
     strategy: Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"] = option(
         "allreduce",
         "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
@@ -193,7 +265,7 @@ class RunConfig:
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
         positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above")
-        for name in (*positive, "model_parallel_size"):
+        for name in (*positive, "model_parallel_size", "early_stopping"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: give a positive whole number")
@@ -202,6 +274,11 @@ class RunConfig:
         for name in ("resume", "resume_or_start"):
             if getattr(self, name) and self.name is None:
                 raise UserError(f"{name} needs to know which run: add --name RUN")
+        for name in ("label_smoothing", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a number from 0 to below 1")
+        if self.early_stopping is not None and not self.validate:
+            raise UserError("early_stopping looks at the validation accuracy: leave out --no-validate or it")
         if self.overwrite and (self.resume or self.resume_or_start):
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
         self._check_strategy()

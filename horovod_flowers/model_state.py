@@ -1,6 +1,6 @@
 """All that training changes in a model and its optimizer, as whole tensors by name, whatever the ranks hold of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.strategy.replicated import OneRank
 
-WEIGHT, OPTIMIZER = "weight", "optimizer"
+WEIGHT, OPTIMIZER, AVERAGE = "weight", "optimizer", "average"
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class _Held:
 
 
 class ModelState:
-    """Names: `weight.NNNN` in the order of the model's variables as it was built, `optimizer.NNNN` in that of the
-    optimizer's. Both are the same under every strategy at every number of ranks."""
+    """Names: `weight.NNNN` in the order of the model's variables as it was built, `average.NNNN` the running average of
+    that weight, `optimizer.NNNN` in the order of the optimizer's variables. The same under every strategy at every
+    number of ranks."""
 
     def __init__(self, model: Any, strategy: Strategy) -> None:
         """Take the model as built; hands it to the strategy to adopt."""
@@ -31,6 +32,12 @@ class ModelState:
         strategy.adopt(model)
         place = {id(variable): number for number, variable in enumerate(trained)}
         self._held: dict[str, _Held] = {}
+        self._trained = [number for number, variable in enumerate(built) if id(variable) in place]
+        self._statistics = {
+            number: variable
+            for number, variable in enumerate(built)
+            if id(variable) not in place and np.dtype(variable.dtype).kind == "f"
+        }
         for number, variable in enumerate(built):
             if (trained_as := place.get(id(variable))) is None:
                 held = _Held(variable, Part(tuple(variable.shape)))
@@ -54,6 +61,17 @@ class ModelState:
             weight = owner(number)
             part = Part(tuple(variable.shape)) if weight is None else self._strategy.parts[weight]
             self._held[f"{OPTIMIZER}.{number:04d}"] = _Held(variable, part)
+
+    @property
+    def statistics(self) -> list[Any]:
+        """What training moves without gradients, such as batch-normalisation statistics; counters are left out."""
+        return list(self._statistics.values())
+
+    def add_average(self, averages: Sequence[Any]) -> None:
+        """Take in running averages: one for each of the strategy's updated variables, then of the statistics."""
+        parts = [*self._strategy.parts, *(Part(tuple(variable.shape)) for variable in self.statistics)]
+        for number, variable, part in zip([*self._trained, *self._statistics], averages, parts, strict=True):
+            self._held[f"{AVERAGE}.{number:04d}"] = _Held(variable, part)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -89,8 +107,8 @@ class ModelState:
         if groups.world is not None:
             has_optimizer = groups.world.bcast(has_optimizer, root=0)
         for name, held in self._held.items():
-            if name.startswith(OPTIMIZER) and not has_optimizer:
-                continue  # counters and moments begin at zero everywhere
+            if name.startswith((OPTIMIZER, AVERAGE)) and not has_optimizer:
+                continue  # counters and moments begin at zero everywhere, averages with the weights
             value = groups.hand_out(held.part, source.get(name), np.dtype(held.variable.dtype))
             held.variable.assign(value.reshape(held.variable.shape))
         self._strategy.publish()

@@ -4,6 +4,7 @@ Keras computes an update of Adam in some ten operations, each of which reads and
 TensorFlow's fused kernels read and write each array once. Same formulas, same variables, same interface.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -61,6 +62,19 @@ class FusedSGD(keras.optimizers.SGD):
 
 def make_optimizer(config: OptimizerConfig) -> Any:
     """The optimizer of a run; its learning rate is set before every step."""
+    decay = config.weight_decay or None
     if config.name == "adam":
-        return FusedAdam(config.learning_rate)
-    return FusedSGD(config.learning_rate, momentum=config.momentum)
+        return FusedAdam(config.learning_rate, weight_decay=decay)
+    return FusedSGD(config.learning_rate, momentum=config.momentum, weight_decay=decay)
+
+
+def build_over(optimizer: Any, updated: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Build an optimizer over what this rank updates; `shapes` are those of the whole weights.
+
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, algorithm 2, with the learning rate for its
+    schedule multiplier) and leaves biases and the weights of normalisation alone.
+    """
+    undecayed = [variable for variable, shape in zip(updated, shapes, strict=True) if len(shape) < 2]
+    if undecayed:
+        optimizer.exclude_from_weight_decay(var_list=undecayed)
+    optimizer.build(updated)

@@ -16,6 +16,7 @@ from horovod_flowers.data.batches import Batch
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.weight_average import WeightAverage
 
 FP16_LOSS_SCALE = 1024.0
 """Keeps small gradients above fp16's smallest number (Micikevicius et al. 2018, section 3.2). Fixed, a power of two."""
@@ -55,8 +56,19 @@ class Update:
 class TrainingStep:
     """A compiled training step of one rank."""
 
-    def __init__(self, model: Any, optimizer: Any, strategy: Strategy, size: int, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        strategy: Strategy,
+        size: int,
+        precision: Precision,
+        *,
+        label_smoothing: float = 0.0,
+        average: WeightAverage | None = None,
+    ) -> None:
         self._model, self._optimizer, self._strategy, self._size = model, optimizer, strategy, size
+        self._label_smoothing, self._average = label_smoothing, average
         self._loss_scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self._sums: list[tf.Variable] = []
         self._updating = tf.function(self._build_updating)
@@ -85,6 +97,8 @@ class TrainingStep:
         # The update waits for the timestamp: else its first part would be booked as computation or communication.
         with tf.control_dependencies([combined_ns]):
             self._optimizer.apply(combined, strategy.updated)
+            if self._average is not None:
+                self._average.update(self._optimizer.iterations.value)
             for total in self._sums:
                 total.assign(tf.zeros_like(total))
         updated_ns = tf.zeros([], tf.int64)  # the update is the last thing
@@ -120,7 +134,7 @@ class TrainingStep:
         """
         with tf.GradientTape() as tape:
             logits = tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            losses = self._losses(labels, logits)
             loss_sum = tf.reduce_sum(weights * losses)
             # Each rank adds the model's own penalties in full: they survive the mean over ranks unchanged.
             penalties = [penalty * shares[1] for penalty in self._model.losses]
@@ -133,6 +147,14 @@ class TrainingStep:
         if self._loss_scale != 1:
             dense = [gradient / self._loss_scale for gradient in dense]
         return loss_sum, _correct(logits, labels, weights), dense
+
+    def _losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy of each image, with labels smoothed (Szegedy et al. 2016, section 7, uniform over classes)."""
+        if not self._label_smoothing:
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        classes = logits.shape[-1]
+        smoothed = tf.one_hot(labels, classes) * (1 - self._label_smoothing) + self._label_smoothing / classes
+        return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
 
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -127,7 +127,11 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     """Flags over YAML file over defaults; a run to resume starts from its own configuration instead of the defaults."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
+    words = [*preset_words(preset_in(words)), *words]
     config = parse(RunConfig, command, description, words, rank)
+    if config.preset != PLAIN and preset_in(words) is None:  # it stands in the user's --config file
+        words = [*preset_words(config.preset), *words]
+        config = parse(RunConfig, command, description, words, rank)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if config.resume_or_start and folder.path.exists():
         # Decided by every rank before MPI starts, and so before rank 0 changes anything.
@@ -147,6 +151,20 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
         file.write(yaml.safe_dump(kept))
         file.flush()
         return parse(RunConfig, command, description, ["--config", file.name, *words], rank)
+
+
+def preset_in(words: Sequence[str]) -> str | None:
+    """What --preset says on a command line; None where it does not stand there."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--preset" or word.startswith("--preset="):
+            return following if word == "--preset" else word.partition("=")[2]
+    return None
+
+
+def preset_words(preset: str | None) -> list[str]:
+    """What to put in front of a command line, for all that stands there to override: the preset's file."""
+    file = PRESETS / f"{preset}.yaml"
+    return ["--config", str(file)] if preset not in (None, PLAIN) and file.is_file() else []
 
 
 def has_ended(config: RunConfig) -> bool:
@@ -193,12 +211,16 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     config.check_against(launch.size, boundary, source.images - boundary)
 
 
+PLAIN = "plain"
+PRESETS = Path(__file__).parent / "presets"
+
 OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size", "shard_layers")
 
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
     *("epochs", "checkpoint", "tensorboard", "warmup_steps"),
+    *("preset", "early_stopping"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
     *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),

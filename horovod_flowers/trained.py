@@ -55,8 +55,7 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
     class_names = checkpoint.read_progress(path).class_names
     model = build_model(config.model.name, config.data.image_size, len(class_names))
     state = ModelState.on_one_rank(model)
-    tensors, _ = checkpoint.load(path, state.shapes)
-    state.share(tensors)
+    state.share(checkpoint.load_averaged(path, state.shapes))
     forward = tf.function(lambda images: tf.nn.softmax(model(tf.cast(images, tf.float32), training=False)))
     return TrainedModel(
         class_names=class_names,

@@ -1,5 +1,6 @@
 """The training loop of one rank."""
 
+import contextlib
 import itertools
 import os
 import resource
@@ -13,6 +14,7 @@ from horovod_flowers import checkpoint, runlog
 from horovod_flowers.announcement import describe_epoch
 from horovod_flowers.board import Board
 from horovod_flowers.config import RunConfig
+from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import Split, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
@@ -21,7 +23,7 @@ from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
 from horovod_flowers.model import build_model
 from horovod_flowers.model_state import ModelState
-from horovod_flowers.optimizer import make_optimizer
+from horovod_flowers.optimizer import build_over, make_optimizer
 from horovod_flowers.pooled_activation import move_relu_behind_pooling
 from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
@@ -30,6 +32,7 @@ from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder, Step
 from horovod_flowers.standing import EpochSums, Standing
 from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep, Update
 from horovod_flowers.strategy.choice import make_strategy
+from horovod_flowers.weight_average import WeightAverage
 
 
 class Training:
@@ -51,14 +54,27 @@ class Training:
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
         self.state = ModelState(self.model, self.strategy)
         self.optimizer = make_optimizer(config.optimizer)
-        self.optimizer.build(self.strategy.updated)
+        build_over(self.optimizer, self.strategy.updated, [part.shape for part in self.strategy.parts])
         self.state.add_optimizer(self.optimizer)
         self.global_batch = config.global_batch_for(ranks.size)
         whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
         self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
         update_batch = self.global_batch * config.accumulate
         self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
-        self._step = TrainingStep(self.model, self.optimizer, self.strategy, ranks.size, precision)
+        self.average = None
+        if config.average_decay:
+            decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
+            self.average = WeightAverage(self.strategy, self.state.statistics, decay)
+            self.state.add_average(self.average.variables)
+        self._step = TrainingStep(
+            self.model,
+            self.optimizer,
+            self.strategy,
+            ranks.size,
+            precision,
+            label_smoothing=config.label_smoothing,
+            average=self.average,
+        )
         self._evaluate = EvaluationPass(self.model, ranks)
         self._standing = Standing()
         self._steps_here = 0  # steps of this process: its first ones are warm-up
@@ -75,6 +91,8 @@ class Training:
                 tensors, standing = self._restore(folder)
             self._standing = self.ranks.broadcast(standing)
         self.state.share(tensors)
+        if self.average is not None and not self.config.resume:
+            self.average.begin()
         self._give_each_rank_its_own_dropout()
 
     def time_steps(self, updates: int) -> list[float]:
@@ -115,6 +133,8 @@ class Training:
                 say(describe_epoch(record, self.config.epochs))
             if board is not None:
                 board.write(record)
+            if self._should_stop_early(standing):
+                break
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
         step_log.close()
         memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
@@ -122,6 +142,15 @@ class Training:
             epoch_log.close()
             self._finish(folder, standing, memory)
         ranks.barrier()
+
+    def _should_stop_early(self, standing: Standing) -> bool:
+        """Whether the validation accuracy has not risen for as long as --early-stopping waits; all ranks agree."""
+        patience, best = self.config.early_stopping, standing.best_epoch
+        if patience is None or best is None or standing.epochs_done - best < patience:
+            return False
+        if self.ranks.rank == 0 and standing.epochs_done < self.config.epochs:
+            say(f"stopping early: no better validation accuracy in {patience} epochs since epoch {best}")
+        return True
 
     def _open_step_log(self, folder: RunFolder) -> LineLog:
         """Open this rank's step file; UserError on all ranks where a node does not see the run folder."""
@@ -279,7 +308,7 @@ class Training:
             size=self.ranks.size,
             seed=self.config.seed,
             epoch=epoch,
-            augmented=self.config.data.augment,
+            augmentation=Augmentation.of(self.config.data),
             first_step=first_step,
         )
 
@@ -322,15 +351,17 @@ class Training:
             rank=self.ranks.rank,
             size=self.ranks.size,
         )
-        with Prefetcher(batches) as ready:
+        with self._averaged_weights(), Prefetcher(batches) as ready:
             return self._evaluate(ready)
+
+    def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.average is None else self.average.in_place_of_weights()
 
     def _average_statistics(self) -> None:
         """Average over the ranks what training moves without gradients, such as batch-normalisation statistics."""
-        for variable in self.model.non_trainable_variables:
+        for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
             value = np.asarray(variable)
-            if value.dtype.kind == "f":  # counters and seeds are left as they are
-                variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
+            variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
 
     def _save(self, folder: RunFolder, standing: Standing) -> None:
         """Write a checkpoint from rank 0. Every rank calls it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from horovod_flowers.data.augment import DRAWS, augment
+from horovod_flowers.data.augment import DRAWS, Augmentation
 from horovod_flowers.data.order import augmentation_draws, epoch_order, rank_slice, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
 
@@ -42,7 +42,7 @@ def training_batches(
     size: int,
     seed: int,
     epoch: int,
-    augmented: bool,
+    augmentation: Augmentation | None,
     first_step: int = 0,
 ) -> Iterator[Batch]:
     """One epoch's batches of one rank: a full permutation of the training indices, every image exactly once.
@@ -52,7 +52,7 @@ def training_batches(
     images, steps = len(training), steps_per_epoch(len(training), global_batch)
     # Filled up with the epoch's first images rather than blanks, which would enter batch-normalisation statistics.
     order = np.resize(epoch_order(images, seed, epoch), steps * global_batch)
-    draws = augmentation_draws(images, seed, epoch, DRAWS) if augmented else None
+    draws = augmentation_draws(images, seed, epoch, DRAWS) if augmentation else None
     for step in range(first_step, steps):
         place = rank_slice(step, global_batch, rank, size)
         part = order[place]
@@ -61,6 +61,7 @@ def training_batches(
             training[part],
             counted=max(0, min(images - place.start, len(part))),
             global_images=min(global_batch, images - step * global_batch),
+            augmentation=augmentation,
             draws=None if draws is None else draws[part],
         )
 
@@ -76,17 +77,23 @@ def evaluation_batches(prepared: Prepared, indices: np.ndarray, *, batch: int, r
     for start in range(0, most, batch):
         part = own[start : start + batch]
         filled = np.resize(part if len(part) else indices[:1], batch)
-        yield _assemble(prepared, filled, counted=len(part), global_images=0, draws=None)
+        yield _assemble(prepared, filled, counted=len(part), global_images=0)
 
 
 def _assemble(
-    prepared: Prepared, indices: np.ndarray, *, counted: int, global_images: int, draws: np.ndarray | None
+    prepared: Prepared,
+    indices: np.ndarray,
+    *,
+    counted: int,
+    global_images: int,
+    augmentation: Augmentation | None = None,
+    draws: np.ndarray | None = None,
 ) -> Batch:
-    size = prepared.image_size
+    size = augmentation.size if augmentation else prepared.image_size
     images = np.empty((len(indices), size, size, 3), np.uint8)
     for place, index in enumerate(indices):
         image = prepared.image(index)
-        images[place] = image if draws is None else augment(image, draws[place])
+        images[place] = image if augmentation is None or draws is None else augmentation(image, draws[place])
     weights = (np.arange(len(indices)) < counted).astype(np.float32)
     return Batch(images, prepared.labels[indices], weights, global_images)
 

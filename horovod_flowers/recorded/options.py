@@ -35,8 +35,8 @@ class _PlainLoader(yaml.SafeLoader):
 def read_config(path: Path) -> dict[str, Any]:
     """The options as a tree of dictionaries, every one of RunConfig there and of its type.
 
-    Raises FileNotFoundError, or UserError where one is missing, unknown or wrong: a default in its place would be taken
-    for what was measured.
+    Options that came later than the run have the value that says what it did. Raises FileNotFoundError, or UserError
+    where one is missing, unknown or wrong: a default in its place would be taken for what was measured.
     """
     check_regular(path, MOST_BYTES)
     try:
@@ -63,6 +63,8 @@ def _check_types(kind: type, values: dict[Any, Any], prefix: str) -> None:
         if name not in hints:
             raise UserError(f"there is no option {prefix}{name}: the file is of another version")
     for item in dataclasses.fields(kind):
+        if item.name not in values and "before" in item.metadata:
+            values[item.name] = item.metadata["before"]  # what runs did when the option was not there yet
         if item.name not in values:
             raise UserError(f"{prefix}{item.name} is missing: the file is half-written or of another version")
         value, hint = values[item.name], hints[item.name]

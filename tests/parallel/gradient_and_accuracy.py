@@ -42,7 +42,7 @@ def main() -> None:
             size=ranks.size,
             seed=config.seed,
             epoch=1,
-            augmented=False,
+            augmentation=None,
         )
         first, *_, last = batches
 

@@ -1,19 +1,21 @@
 """One rank's batches: contents, weights, augmentation, and the thread that reads ahead."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from horovod_flowers.config import DataConfig
-from horovod_flowers.data.augment import DRAWS, augment
+from horovod_flowers.data.augment import DRAWS, Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import Prepared, prepare
 from horovod_flowers.data.sources import open_source
 
 CONFIG = DataConfig(image_size=32, synthetic_images=60, validation_fraction=0.25)
+AUGMENTATION = Augmentation(32, smallest_crop=0.75, stretch=1.5, rotation_degrees=20, recolour=0.2, erase=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def batches(prepared: Prepared, rank: int, size: int, augmented: bool = False, e
             size=size,
             seed=0,
             epoch=epoch,
-            augmented=augmented,
+            augmentation=Augmentation.of(replace(CONFIG, augment=augmented)),
         )
     )
 
@@ -87,17 +89,17 @@ def test_evaluation_sees_every_image_exactly_once(prepared: Prepared, size: int)
 
 def test_flip_alone_mirrors_the_image_exactly() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    flip_only = np.array([0.0, 1.0, 0.0, 0.0, 0.5, 0.5, 0.5], np.float32)
+    flip_only = np.array([0.0, 1.0, 0.0, 0.0, *[0.5] * 9], np.float32)
     assert len(flip_only) == DRAWS
-    assert np.abs(augment(image, flip_only).astype(int) - image[:, ::-1].astype(int)).max() <= 1
-    untouched = np.array([0.9, 1.0, 0.0, 0.0, 0.5, 0.5, 0.5], np.float32)
-    assert np.abs(augment(image, untouched).astype(int) - image.astype(int)).max() <= 1
+    assert np.abs(AUGMENTATION(image, flip_only).astype(int) - image[:, ::-1].astype(int)).max() <= 1
+    untouched = np.array([0.9, 1.0, 0.0, 0.0, *[0.5] * 9], np.float32)
+    assert np.abs(AUGMENTATION(image, untouched).astype(int) - image.astype(int)).max() <= 1
 
 
 def test_colour_draws_brighten_and_darken() -> None:
     image = np.full((32, 32, 3), 100, np.uint8)
-    brighter = augment(image, np.array([0.9, 1, 0, 0, 1.0, 0.5, 0.5], np.float32))
-    darker = augment(image, np.array([0.9, 1, 0, 0, 0.0, 0.5, 0.5], np.float32))
+    brighter = AUGMENTATION(image, np.array([0.9, 1, 0, 0, 1.0, *[0.5] * 8], np.float32))
+    darker = AUGMENTATION(image, np.array([0.9, 1, 0, 0, 0.0, *[0.5] * 8], np.float32))
     assert brighter.mean() == pytest.approx(120, abs=1)
     assert darker.mean() == pytest.approx(80, abs=1)
 

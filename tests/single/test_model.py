@@ -53,7 +53,7 @@ def test_a_users_function_builds_the_model() -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("resnet", "there is no model 'resnet': use flower_cnn, or package.module:function"),
+        ("resnet", "there is no model 'resnet': use flower_cnn, flower_resnet, or package.module:function"),
         ("package.module:", "there is no model"),
         ("os.path;rm:function", "there is no model"),
         ("no_such_package.models:net", "cannot be imported (No module named 'no_such_package')"),
