@@ -135,6 +135,11 @@ class OptimizerConfig:
     warmup_epochs: float = option(
         0.5, "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off"
     )
+    warmup_from_zero: bool = later_option(
+        False,
+        "climb from zero, at any global batch, instead of from the unscaled rate where it is scaled",
+        before=False,
+    )
     decay: Literal["none", "cosine"] = option("none", "cosine: fall to zero over the epochs after warm-up")
     momentum: float = option(0.9, "momentum of sgd")
     weight_decay: float = later_option(

@@ -10,7 +10,8 @@ from horovod_flowers.config import OptimizerConfig
 class Schedule:
     """Learning rate as a function of the step."""
 
-    unscaled: float
+    begin: float
+    """Where warm-up climbs from."""
     peak: float
     warmup_steps: int
     total_steps: int
@@ -19,12 +20,12 @@ class Schedule:
     def at(self, step: int) -> float:
         """Learning rate of step 0, 1, 2, ...
 
-        Warm-up is linear from the unscaled to the scaled rate (Goyal et al. 2017, section 2.2, 'gradual warmup');
-        the cosine falls from the scaled rate to zero over the remaining steps (Loshchilov and Hutter 2017, eq. 5,
-        without restarts).
+        Warm-up is linear to the scaled rate, from the unscaled one (Goyal et al. 2017, section 2.2, 'gradual warmup')
+        or from zero; the cosine falls from the scaled rate to zero over the remaining steps (Loshchilov and Hutter 2017,
+        eq. 5, without restarts).
         """
         if step < self.warmup_steps:
-            return self.unscaled + (self.peak - self.unscaled) * (step + 1) / self.warmup_steps
+            return self.begin + (self.peak - self.begin) * (step + 1) / self.warmup_steps
         if not self.cosine:
             return self.peak
         remaining = max(1, self.total_steps - self.warmup_steps)
@@ -47,10 +48,11 @@ def scale_factor(config: OptimizerConfig, global_batch: int) -> float:
 def schedule(config: OptimizerConfig, global_batch: int, steps_per_epoch: int, epochs: int) -> Schedule:
     """The schedule of a run."""
     factor = scale_factor(config, global_batch)
-    # A batch at or below the base batch has nothing to warm up to.
-    warmup = round(config.warmup_epochs * steps_per_epoch) if factor > 1 else 0
+    # From the unscaled rate, a batch at or below the base batch has nothing to warm up to.
+    warms_up = factor > 1 or config.warmup_from_zero
+    warmup = round(config.warmup_epochs * steps_per_epoch) if warms_up else 0
     return Schedule(
-        unscaled=config.learning_rate,
+        begin=0.0 if config.warmup_from_zero else config.learning_rate,
         peak=config.learning_rate * factor,
         warmup_steps=warmup,
         total_steps=epochs * steps_per_epoch,

@@ -8,6 +8,7 @@ Order of work: configuration and data are checked on every rank alone; then MPI,
 then the run folder is made and training begins. TensorFlow is imported late: a mistake is told before it loads.
 """
 
+import argparse
 import datetime
 import os
 import sys
@@ -155,10 +156,9 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
 
 def preset_in(words: Sequence[str]) -> str | None:
     """What --preset says on a command line; None where it does not stand there."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--preset" or word.startswith("--preset="):
-            return following if word == "--preset" else word.partition("=")[2]
-    return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", nargs="?")
+    return parser.parse_known_args(list(words))[0].preset
 
 
 def preset_words(preset: str | None) -> list[str]:

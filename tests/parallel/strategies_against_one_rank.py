@@ -47,18 +47,23 @@ def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:
 
     from horovod_flowers.model import build_model
     from horovod_flowers.model_state import ModelState
-    from horovod_flowers.optimizer import make_optimizer
+    from horovod_flowers.optimizer import build_over, make_optimizer
     from horovod_flowers.step import TrainingStep, Update
     from horovod_flowers.strategy.choice import make_strategy
+    from horovod_flowers.weight_average import WeightAverage
 
     keras.utils.set_random_seed(0)
     model = build_model(config.model.name, SIZE, CLASSES)
     strategy = make_strategy(config.strategy, config, ranks, "fp32", model)
     state, optimizer = ModelState(model, strategy), make_optimizer(config.optimizer)
-    optimizer.build(strategy.updated)
+    build_over(optimizer, strategy.updated, [part.shape for part in strategy.parts])
     state.add_optimizer(optimizer)
+    average = WeightAverage(strategy, state.statistics, config.average_decay)
+    state.add_average(average.variables)
     state.share(None)
-    step = TrainingStep(model, optimizer, strategy, ranks.size, "fp32")
+    average.begin()
+    smoothing = config.label_smoothing
+    step = TrainingStep(model, optimizer, strategy, ranks.size, "fp32", label_smoothing=smoothing, average=average)
     for number in range(steps):
         last = (number + 1) % config.accumulate == 0
         update = Update((IMAGES - 1) * config.accumulate, config.accumulate, last)
@@ -80,13 +85,13 @@ def main() -> None:
     with error_boundary("strategies"):
         ranks = connect(Launch.from_environment(os.environ), 1, "auto")
         start_tensorflow(ranks, 1)
-        base = RunConfig(shard_above=1000)
+        base = RunConfig(shard_above=1000, label_smoothing=0.1, average_decay=0.3)
         ranks = start_horovod(ranks, base.horovod, base.model_parallel_size_for(ranks.size, ranks.size // 2))
         alone = Ranks(0, 1, 0, 1, "single", None)
         found = []
         for model in MODELS:
             for optimizer in ("adam", "sgd") if ranks.size == 2 else ("adam",):
-                optimizing = OptimizerConfig(name=optimizer)
+                optimizing = OptimizerConfig(name=optimizer, weight_decay=0.1)
                 named = ModelConfig(f"tests.parallel.model_zoo:{model}")
                 config = dataclasses.replace(base, model=named, optimizer=optimizing)
                 accumulates = (1, 3) if model == "uneven" and optimizer == "adam" else (1,)
@@ -110,6 +115,7 @@ def main() -> None:
                                 {
                                     "case": f"{model} {optimizer} x{accumulate} {' '.join(options.values())}",
                                     "weights": differences(expected, collected, "weight"),
+                                    "average": differences(expected, collected, "average"),
                                     "optimizer": differences(expected, collected, "optimizer"),
                                     "exactly_restored": all(np.array_equal(collected[n], again[n]) for n in again),
                                     "optimizer_bytes": optimizer_bytes,

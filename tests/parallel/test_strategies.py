@@ -76,6 +76,7 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
     assert len(found) == {2: 37, 4: 22}[ranks]
     for case in found:
         assert case["weights"] < 2e-5, case
+        assert case["average"] < 2e-5, case
         assert case["optimizer"] < 2e-5, case
         assert case["exactly_restored"], case
     whole = {

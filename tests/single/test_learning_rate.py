@@ -29,6 +29,14 @@ def test_no_warm_up_where_nothing_is_scaled() -> None:
     assert rates.at(0) == rates.at(10) == 0.001
 
 
+def test_warm_up_from_zero_at_any_batch() -> None:
+    rates = schedule(
+        OptimizerConfig(warmup_epochs=2, warmup_from_zero=True), global_batch=32, steps_per_epoch=5, epochs=4
+    )
+    assert rates.at(0) == pytest.approx(0.0001)
+    assert rates.at(9) == rates.at(15) == pytest.approx(0.001)
+
+
 def test_cosine_falls_to_zero_from_the_end_of_warm_up() -> None:
     config = OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=1, decay="cosine")
     rates = schedule(config, global_batch=64, steps_per_epoch=10, epochs=3)
