@@ -113,10 +113,13 @@ class ModelConfig:
     name: str = option(
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
-        "returns a Keras model that takes pixels 0..255 and gives one logit a class",
+        "returns a Keras model that takes pixels 0..255 and gives one logit a class; or keras.applications:NAME",
     )
     weights: str | None = later_option(
-        None, "file of weights of this model to start from, .weights.h5 or .keras (default: random ones)", before=None
+        None,
+        "file of weights to start from, .weights.h5, .h5 or .keras: of this model, or of keras.applications:NAME "
+        "without its top (default: random weights; nothing is downloaded)",
+        before=None,
     )
 
 

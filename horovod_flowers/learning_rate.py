@@ -21,8 +21,8 @@ class Schedule:
         """Learning rate of step 0, 1, 2, ...
 
         Warm-up is linear to the scaled rate, from the unscaled one (Goyal et al. 2017, section 2.2, 'gradual warmup')
-        or from zero; the cosine falls from the scaled rate to zero over the remaining steps (Loshchilov and Hutter 2017,
-        eq. 5, without restarts).
+        or from zero; the cosine falls from the scaled rate to zero over the remaining steps (Loshchilov and Hutter
+        2017, eq. 5, without restarts).
         """
         if step < self.warmup_steps:
             return self.begin + (self.peak - self.begin) * (step + 1) / self.warmup_steps

@@ -5,6 +5,7 @@ A model takes pixels 0..255, float32 [batch, size, size, 3], and gives logits [b
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from horovod_flowers.errors import UserError
@@ -118,10 +119,60 @@ def build_model(name: str, image_size: int, classes: int) -> Any:
     return model
 
 
+def check_weights(path: Path) -> None:
+    """Refuse a file of weights that is missing or of another kind (UserError)."""
+    if path.suffix not in WEIGHT_FILES:
+        raise UserError(f"model.weights is {path}: allowed is a .weights.h5, .h5 or .keras file")
+    if not path.is_file():
+        raise UserError(f"there is no file of weights {path}: give --model.weights a .weights.h5, .h5 or .keras file")
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Start a built model from a file of weights: of the whole model, or of the Keras application in it.
+
+    Raises UserError where the file is missing, of another kind, or of another model.
+    """
+    check_weights(path)
+    inner = [layer for layer in model.layers if layer.name == APPLICATION]
+    reasons = []
+    for target in (model, *inner):
+        try:
+            target.load_weights(path)
+        except Exception as error:  # whatever h5py and Keras make of a file of another model
+            reasons.append(" ".join(str(error).split())[:200])
+            continue
+        return
+    raise UserError(f"{path} does not hold weights of model {model.name} ({reasons[-1]}): give a file of this model")
+
+
+def _application(name: str) -> Callable[..., Any]:
+    """A builder of one of Keras' applications, with random weights and a new last layer. Raises UserError."""
+    import keras
+
+    construct = getattr(keras.applications, name, None)
+    if not callable(construct):
+        raise UserError(f"keras.applications has no {name!r}: give a name such as keras.applications:MobileNetV2")
+    preprocess = importlib.import_module(construct.__module__).preprocess_input
+
+    def build(image_size: int, classes: int) -> Any:
+        shape = (image_size, image_size, 3)
+        inner = construct(include_top=False, weights=None, input_shape=shape, pooling="avg", name=APPLICATION)
+        inputs = keras.layers.Input(shape)
+        return keras.Model(inputs, keras.layers.Dense(classes)(inner(preprocess(inputs))), name=name.lower())
+
+    return build
+
+
+APPLICATIONS, APPLICATION = "keras.applications", "application"
+WEIGHT_FILES = (".h5", ".keras")
+
+
 def _builder(name: str) -> Callable[..., Any]:
     if name in REGISTRY:
         return REGISTRY[name]
     module, _, function = name.partition(":")
+    if module == APPLICATIONS:
+        return _application(function)
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

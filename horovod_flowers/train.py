@@ -30,7 +30,7 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.model import check_name
+from horovod_flowers.model import check_name, check_weights
 from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say
@@ -194,6 +194,8 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     if launch.rank != 0:
         return
     choose(config.precision, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())
+    if config.model.weights is not None:
+        check_weights(Path(config.model.weights))
     writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")
     if config.name is not None:
         folder = RunFolder(Path(config.runs_dir) / config.name)

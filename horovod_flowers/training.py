@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.errors import Stopped, UserError
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
-from horovod_flowers.model import build_model
+from horovod_flowers.model import build_model, load_weights
 from horovod_flowers.model_state import ModelState
 from horovod_flowers.optimizer import build_over, make_optimizer
 from horovod_flowers.pooled_activation import move_relu_behind_pooling
@@ -49,6 +50,8 @@ class Training:
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
+        if config.model.weights is not None and ranks.rank == 0 and not config.resume:  # the others get them from it
+            load_weights(self.model, Path(config.model.weights))
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model)

@@ -1,11 +1,14 @@
 """Models by name: the flower CNN, the user's own, and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.model import build_model, check_name
+from horovod_flowers.model import build_model, check_name, load_weights
 
 
 def test_the_flower_cnn_has_exactly_its_parameters() -> None:
@@ -73,3 +76,49 @@ def test_names_are_checked_without_importing() -> None:
     check_name("no_such_package.models:net")
     with pytest.raises(UserError, match="there is no model 'resnet'"):
         check_name("resnet")
+
+
+def test_the_residual_network_takes_images_of_any_size() -> None:
+    model = build_model("flower_resnet", 180, 5)
+    assert model.count_params() == 1_232_101
+    for size in (64, 101):
+        assert model(np.zeros((2, size, size, 3), np.float32)).shape == (2, 5)
+
+
+def test_a_keras_application_starts_from_a_file_of_its_weights(tmp_path: Path) -> None:
+    name = "keras.applications:MobileNetV2"
+    keras.utils.set_random_seed(1)
+    first = build_model(name, 64, 3)
+    application = first.get_layer("application")
+    application.save_weights(tmp_path / "top.weights.h5")
+    first.save_weights(tmp_path / "whole.weights.h5")
+    keras.utils.set_random_seed(2)
+    second = build_model(name, 64, 3)
+    wanted = [np.array(weight) for weight in first.weights]
+    random_kernels = [number for number, weight in enumerate(first.weights) if weight.path.endswith("kernel")]
+
+    def alike() -> list[bool]:
+        return [np.array_equal(np.array(second.weights[number]), wanted[number]) for number in random_kernels]
+
+    assert not any(alike())
+    load_weights(second, tmp_path / "top.weights.h5")
+    assert all(alike()[:-1]) and not alike()[-1]  # the last layer is new
+    load_weights(second, tmp_path / "whole.weights.h5")
+    assert all(alike())
+
+
+def test_wrong_weights_and_applications_get_one_sentence(tmp_path: Path) -> None:
+    model = build_model("flower_resnet", 64, 3)
+    with pytest.raises(UserError, match="there is no file of weights"):
+        load_weights(model, tmp_path / "missing.h5")
+    (tmp_path / "weights.pkl").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"allowed is a \.weights\.h5, \.h5 or \.keras file"):
+        load_weights(model, tmp_path / "weights.pkl")
+    (tmp_path / "damaged.weights.h5").write_bytes(b"\x89HDF\r\n" + bytes(100))
+    with pytest.raises(UserError, match="does not hold weights of model flower_resnet"):
+        load_weights(model, tmp_path / "damaged.weights.h5")
+    build_model("flower_resnet", 64, 4).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(UserError, match="does not hold weights of model flower_resnet"):
+        load_weights(model, tmp_path / "other.weights.h5")
+    with pytest.raises(UserError, match=r"keras\.applications has no 'Nothing'"):
+        build_model("keras.applications:Nothing", 64, 3)
