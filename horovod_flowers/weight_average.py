@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -26,7 +27,7 @@ class WeightAverage:
         """`decay`: share of the average that an update leaves, in (0, 1)."""
         self._strategy, self._decay = strategy, decay
         self._averaged = [*strategy.updated, *statistics]
-        self.variables = [tf.Variable(tf.zeros_like(variable.value)) for variable in self._averaged]
+        self.variables = [keras.Variable(tf.zeros_like(each.value), trainable=False) for each in self._averaged]
         """One for each of the strategy's `updated`, then of `statistics`, of the same shapes."""
         self.statistics = self.variables[len(strategy.updated) :]
 
@@ -40,13 +41,13 @@ class WeightAverage:
         count = tf.cast(updates_done, tf.float32)
         decay = tf.minimum(self._decay, (1 + count) / (RAMP + count))
         for average, variable in zip(self.variables, self._averaged, strict=True):
-            average.assign_add((1 - decay) * (tf.convert_to_tensor(variable.value) - average))
+            average.value.assign_add((1 - decay) * (tf.convert_to_tensor(variable.value) - average.value))
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
         """Have the model hold the averages for a while. Every rank enters and leaves."""
         weights = [np.asarray(variable) for variable in self._averaged]
-        self._assign([average.numpy() for average in self.variables])
+        self._assign([np.asarray(average) for average in self.variables])
         try:
             yield
         finally:

@@ -1,0 +1,68 @@
+"""The preset that generalises: what only shows over ranks and epochs (its accuracy is in docs/accuracy.md)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from horovod_flowers.recorded.run import read_run
+from tests.conftest import Workplace
+
+OPTIONS = ("--preset", "accurate", "--data.crop-size", "24", "--global-batch", "16", "--threads", "1")
+GOES_ON = ("--optimizer.decay", "none")  # a cosine ends with the epochs that a run began with
+
+
+@pytest.fixture(scope="module")
+def runs(shared_workplace: Workplace) -> Path:
+    """Two epochs in one go, and in two."""
+    for name, *more in (
+        ("accurate-whole", "--epochs", "2"),
+        ("accurate-parts", "--epochs", "1"),
+        ("accurate-parts", "--epochs", "2", "--resume"),
+    ):
+        ended = shared_workplace.train(*OPTIONS, *GOES_ON, "--name", name, *more, ranks=2)
+        assert ended.status == 0, ended.output
+    return shared_workplace.folder / "runs"
+
+
+def test_averages_statistics_and_schedule_resume_bit_by_bit(runs: Path) -> None:
+    expected = load_file(runs / "accurate-whole" / "checkpoints" / "last.safetensors")
+    resumed = load_file(runs / "accurate-parts" / "checkpoints" / "last.safetensors")
+    averages = [name for name in expected if name.startswith("average.")]
+    assert len(averages) == 59  # kernels, scales, shifts and statistics of 13 convolutions, and the last layer's two
+    assert all(not np.array_equal(expected[name], expected[f"weight.{name[8:]}"]) for name in averages)
+    assert all(np.array_equal(value, resumed[name]) for name, value in expected.items())
+
+
+def test_the_run_log_says_how_it_was_trained(runs: Path) -> None:
+    config = read_run(runs / "accurate-whole").config
+    assert (config["preset"], config["model"]["name"], config["data"]["crop_size"]) == ("accurate", "flower_resnet", 24)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_first_steps_are_nearly_the_same_at_any_number_of_ranks(
+    shared_workplace: Workplace, runs: Path, ranks: int
+) -> None:
+    """Not quite the same: each rank normalises over its own images, and drops its own units."""
+    name = f"accurate-{ranks}-ranks"
+    ended = shared_workplace.train(*OPTIONS, *GOES_ON, "--name", name, "--epochs", "2", ranks=ranks)
+    assert ended.status == 0, ended.output
+    one, other = (read_run(runs / run).epochs for run in ("accurate-whole", name))
+    for two, many in zip(one, other, strict=True):
+        assert many.images == two.images
+        assert many.learning_rate == pytest.approx(two.learning_rate)
+        assert many.training_loss == pytest.approx(two.training_loss, rel=0.1)
+
+
+def test_a_run_without_progress_stops_early(shared_workplace: Workplace) -> None:
+    # At this rate no weight moves, so the first epoch stays the best.
+    still = ("--optimizer.learning-rate", "1e-30", "--average-decay", "0", "--model.name", "flower_cnn")
+    ended = shared_workplace.train(
+        *("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2"), *still, ranks=2
+    )
+    assert ended.status == 0, ended.output
+    assert "stopping early: no better validation accuracy in 2 epochs since epoch 1" in ended.stdout
+    run = read_run(shared_workplace.folder / "runs" / "still")
+    assert [epoch.epoch for epoch in run.epochs] == [1, 2, 3]
+    assert (run.result.epochs, run.result.best_epoch) == (3, 1)
