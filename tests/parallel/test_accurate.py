@@ -30,7 +30,7 @@ def test_averages_statistics_and_schedule_resume_bit_by_bit(runs: Path) -> None:
     expected = load_file(runs / "accurate-whole" / "checkpoints" / "last.safetensors")
     resumed = load_file(runs / "accurate-parts" / "checkpoints" / "last.safetensors")
     averages = [name for name in expected if name.startswith("average.")]
-    assert len(averages) == 59  # kernels, scales, shifts and statistics of 13 convolutions, and the last layer's two
+    assert len(averages) == 62  # kernel, scale, shift and two statistics of 12 convolutions; the last layer has two
     assert all(not np.array_equal(expected[name], expected[f"weight.{name[8:]}"]) for name in averages)
     assert all(np.array_equal(value, resumed[name]) for name, value in expected.items())
 
