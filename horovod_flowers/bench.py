@@ -24,7 +24,7 @@ from horovod_flowers.collectives import Collectives, read_collectives
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import DataConfig, option
 from horovod_flowers.contenders import HERE, Contender, Measurement, Timing, Workload, installed_peers, our_contenders
-from horovod_flowers.data.order import steps_per_epoch, validation_boundary
+from horovod_flowers.data.order import steps_per_epoch, validation_range
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.errors import UserError
@@ -120,7 +120,7 @@ def refuse_what_cannot_run(config: BenchConfig) -> None:
     for name in config.precision_names:
         choose(name, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())  # type: ignore[arg-type]
     data, most = DataConfig(), max(config.rank_counts)
-    images = validation_boundary(data.synthetic_images, data.validation_fraction)
+    images = validation_range(data.synthetic_images, data)[0]
     there, asked = steps_per_epoch(images, config.per_rank_batch * most), config.warmup_steps + config.steps
     if asked > there:
         raise UserError(

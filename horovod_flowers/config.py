@@ -46,6 +46,12 @@ class DataConfig:
     synthetic_images: int = option(3670, "synthetic source: number of images (3,670 as in tf_flowers)")
     synthetic_seed: int = option(0, "synthetic source: image i is determined by this seed and i alone")
     validation_fraction: float = option(0.15, "share of the images that is held out for validation")
+    test_fraction: float = later_option(
+        0.0,
+        "share of the images that neither trains nor validates: to choose options on the validation images and judge "
+        "the choice on others",
+        before=0.0,
+    )
     split_seed: int = option(0, "folder source: seed of the stratified split into training and validation")
     augment: bool = option(False, "flip, crop and recolour training images; the same at any number of ranks")
     smallest_crop: float = later_option(
@@ -76,6 +82,11 @@ class DataConfig:
         if not 0 < self.validation_fraction < 1:
             raise UserError(
                 f"data.validation_fraction is {self.validation_fraction}: give a share between 0 and 1, such as 0.15"
+            )
+        if not 0 <= self.test_fraction < 1 - self.validation_fraction:
+            raise UserError(
+                f"data.test_fraction is {self.test_fraction}: give 0 to below {1 - self.validation_fraction:g}, which "
+                "data.validation_fraction leaves"
             )
         self._check_augmentation()
         if self.source == "folder" and not self.path:

@@ -23,7 +23,7 @@ import yaml
 from horovod_flowers.announcement import announce
 from horovod_flowers.command_line import build, parse, to_yaml
 from horovod_flowers.config import RunConfig, flat_options
-from horovod_flowers.data.order import Split, split, validation_boundary
+from horovod_flowers.data.order import Split, split, validation_range
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
 from horovod_flowers.errors import UserError
@@ -209,8 +209,8 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
         return
     if config.data.source != "synthetic":
         raise UserError(f"the photos are not prepared: run '{command_for(config.data)}' first (on the login node)")
-    boundary = validation_boundary(source.images, config.data.validation_fraction)
-    config.check_against(launch.size, boundary, source.images - boundary)
+    begin, end = validation_range(source.images, config.data)
+    config.check_against(launch.size, begin, end - begin)
 
 
 PLAIN = "plain"

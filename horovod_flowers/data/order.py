@@ -22,28 +22,38 @@ class Split:
 
     training: np.ndarray
     validation: np.ndarray
+    test: np.ndarray
+    """Empty where no share of the images is held out for it."""
 
 
 def split(prepared: Prepared, config: DataConfig) -> Split:
-    """Training and validation images.
+    """Training, validation and test images.
 
-    Ordered sources are cut as tensorflow-datasets cuts `train[:85%]` and `train[85%:]` (to the closest whole image);
-    the user's photos are split at random, seeded, with the same share of each class. Raises UserError where a class
-    is too small for that.
+    Ordered sources are cut as tensorflow-datasets cuts `train[:85%]` and `train[85%:]` (to the closest whole image),
+    the test images last; the user's photos are split at random, seeded, with the same share of each class. Raises
+    UserError where a class is too small for that.
     """
     indices = np.arange(len(prepared))
     if config.source != "folder":
-        boundary = validation_boundary(prepared.source_images, config.validation_fraction)
-        return Split(indices[prepared.positions < boundary], indices[prepared.positions >= boundary])
+        begin, end = validation_range(prepared.source_images, config)
+        positions = prepared.positions
+        within = (positions >= begin) & (positions < end)
+        return Split(indices[positions < begin], indices[within], indices[positions >= end])
     from sklearn.model_selection import train_test_split
 
     counts = np.bincount(prepared.labels, minlength=len(prepared.class_names))
     if counts.min() < 2:
         name = prepared.class_names[int(counts.argmin())]
         raise UserError(f"class {name!r} has {counts.min()} readable photos: at least 2 are needed, one to validate on")
+    test = indices[:0]
     try:
+        if config.test_fraction:
+            indices, test = train_test_split(
+                indices, test_size=config.test_fraction, random_state=config.split_seed, stratify=prepared.labels
+            )
+        share = config.validation_fraction / (1 - config.test_fraction)
         training, validation = train_test_split(
-            indices, test_size=config.validation_fraction, random_state=config.split_seed, stratify=prepared.labels
+            indices, test_size=share, random_state=config.split_seed, stratify=prepared.labels[indices]
         )
     except ValueError as error:  # fewer validation images than classes, say
         raise UserError(
@@ -51,12 +61,13 @@ def split(prepared: Prepared, config: DataConfig) -> Split:
             f"data.validation_fraction {config.validation_fraction} ({error}): add photos or choose a "
             "share nearer to 0.5"
         ) from error
-    return Split(np.sort(training), np.sort(validation))
+    return Split(np.sort(training), np.sort(validation), np.sort(test))
 
 
-def validation_boundary(source_images: int, validation_fraction: float) -> int:
-    """Position at which validation begins in an ordered source."""
-    return round(source_images * (1 - validation_fraction))
+def validation_range(source_images: int, config: DataConfig) -> tuple[int, int]:
+    """Positions at which validation begins and ends in an ordered source."""
+    begin = round(source_images * (1 - config.validation_fraction - config.test_fraction))
+    return begin, round(source_images * (1 - config.test_fraction))
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from horovod_flowers.data.order import augmentation_draws, epoch_order, rank_slice, steps_per_epoch, validation_boundary
+from horovod_flowers.config import DataConfig
+from horovod_flowers.data.order import augmentation_draws, epoch_order, rank_slice, steps_per_epoch, validation_range
 
 IMAGES = 103  # not a multiple of any batch below
 
@@ -43,5 +44,11 @@ def test_order_and_augmentation_draw_from_different_streams() -> None:
 
 def test_validation_begins_where_tensorflow_datasets_cuts() -> None:
     # tfds rounds a percentage boundary to the closest whole image: train[:85%] of 3,120 is 2,652.
-    assert validation_boundary(3120, 0.15) == 2652
-    assert validation_boundary(3670, 0.15) == 3120
+    config = DataConfig(validation_fraction=0.15)
+    assert validation_range(3120, config) == (2652, 3120)
+    assert validation_range(3670, config) == (3120, 3670)
+
+
+def test_test_images_are_apart_from_both() -> None:
+    config = DataConfig(validation_fraction=0.15, test_fraction=0.15)
+    assert validation_range(3120, config) == (2184, 2652)  # the rest is what others validate on

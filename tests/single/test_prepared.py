@@ -142,6 +142,10 @@ def test_the_split_of_photos_is_stratified_and_seeded(tmp_path: Path, write_phot
     assert np.array_equal(split(prepared, config).validation, images.validation)
     other = split(prepared, folder_config(photos, validation_fraction=0.25, split_seed=1))
     assert not np.array_equal(other.validation, images.validation)
+    thirds = split(prepared, folder_config(photos, validation_fraction=0.25, test_fraction=0.25))
+    assert sorted([*thirds.training, *thirds.validation, *thirds.test]) == list(range(60))
+    for part in (thirds.validation, thirds.test):
+        assert np.bincount(prepared.labels[part]).tolist() == [5, 10]
 
 
 def test_a_class_of_one_photo_is_refused(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
