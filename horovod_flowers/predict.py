@@ -1,15 +1,17 @@
-"""Classify photos with a trained run, each rank its share of them, into one CSV in the order of the photos.
+"""Classify photos with a trained model, each rank its share of them, into one table in the order of the photos.
 
-    python -m horovod_flowers.predict runs/NAME --photos PHOTOS
-    mpirun -np 2 --bind-to none python -m horovod_flowers.predict runs/NAME --photos PHOTOS --output flowers.csv
+    python -m horovod_flowers.predict PHOTOS... --run runs/NAME
+    mpirun -np 2 --bind-to none python -m horovod_flowers.predict PHOTOS... --model EXPORTED --output flowers.parquet
 
-PHOTOS is a photo or a folder, looked through with all below it. Photos that cannot be read are listed, and left out.
+PHOTOS are photos, folders (looked through with all below them), quoted globs, or @FILE with a path a line. Photos that
+cannot be read are listed beside the table, and left out of it.
 """
 
-import csv
-import io
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,32 +20,43 @@ import numpy as np
 
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import option, positional
-from horovod_flowers.data.sources import PHOTO_SUFFIXES, decode_photo
+from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import writable_folder, write_whole
+from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.precision import choose, cpu_flags, switch_on
+from horovod_flowers.prediction.decoding import decoded
+from horovod_flowers.prediction.parts import classify, merge, part_of, unreadable_list
+from horovod_flowers.prediction.photos import blocks, photos, write_list
+from horovod_flowers.prediction.tables import format_of
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
 from horovod_flowers.runlog import RunFolder
-from horovod_flowers.trained import load_run, read_run_config
+from horovod_flowers.trained import TrainedModel, load_run, read_run_config
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """Options of the predict command."""
 
-    run: tuple[str, ...] = positional("folder of a trained run, such as runs/NAME")
-    photos: str | None = option(None, "a photo, or a folder with photos in it and below it")
-    output: str = option("predictions.csv", "file to write: photo, class, probability")
+    photos: tuple[str, ...] = positional("photos, folders with photos, quoted globs, or @FILE with a path a line")
+    run: str | None = option(None, "folder of a trained run, such as runs/NAME")
+    model: str | None = option(None, "instead of --run: an exported model (python -m horovod_flowers.export)")
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
+    output: str = option("predictions.csv", "table to write, by its ending: .csv, .jsonl or .parquet")
     batch: int = option(32, "photos that a rank decodes and classifies at a time")
-    threads: int = option(0, "TensorFlow threads of each rank; 0: as many as its share of the node's cores")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "as in training: bf16 where the CPU has instructions for it"
+    )
+    threads: int = option(
+        0, "threads that decode and compute on each rank; 0: as many as its share of the node's cores"
+    )
 
     def __post_init__(self) -> None:
-        if len(self.run) > 1:
-            raise UserError(f"{len(self.run)} runs are given ({', '.join(self.run)}): give one")
-        if self.photos is None:
-            raise UserError("no photos are given: add --photos PHOTO or --photos FOLDER")
+        if (self.run is None) == (self.model is None):
+            given = "neither --run nor --model is" if self.run is None else "both --run and --model are"
+            raise UserError(f"{given} given: give --run runs/NAME or --model EXPORTED")
+        format_of(Path(self.output))
         if self.batch < 1:
             raise UserError(f"batch is {self.batch}: give a positive whole number")
         if self.threads < 0:
@@ -56,71 +69,121 @@ def main(arguments: Sequence[str] | None = None) -> None:
         launch = Launch.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
         config = parse(PredictConfig, "horovod_flowers.predict", description, arguments, launch.rank)
-        folder, output = RunFolder(Path(config.run[0])), Path(config.output)
-        trained = read_run_config(folder)
+        load = loader(config)
+        output = Path(config.output)
         if launch.rank == 0:
             writable_folder(output.parent, "choose another file with --output")
-            find_photos(Path(str(config.photos)))
+            next(photos(config.photos))
         ranks = connect(launch, config.threads, "auto")
-        # From one rank: two nodes may see a folder in which photos are still arriving differently.
-        photos = ranks.broadcast(find_photos(Path(str(config.photos))) if ranks.rank == 0 else None)
         cores = take_cores(ranks, "auto", config.threads)
-        start_tensorflow(ranks, config.threads or cores.physical)
-        model = load_run(folder, config.checkpoint, trained)
-        # Neighbouring photos on one rank: they lie in one folder, and the parts only have to be put one after another.
-        first, end = (len(photos) * place // ranks.size for place in (ranks.rank, ranks.rank + 1))
-        own, unreadable = [], list[tuple[str, str]]()
-        with Steps("predicting", end - first, "photos", muted=ranks.rank != 0) as progress:
-            for names, images in batches(photos[first:end], trained.data.image_size, config.batch, unreadable):
-                probabilities = model.probabilities(images)
-                best = probabilities.argmax(axis=1)
-                chances = probabilities[np.arange(len(best)), best].tolist()
-                own += list(zip(names, (model.class_names[k] for k in best), chances, strict=True))
-                progress.advance(len(names))
-        write(output, ranks, own, unreadable)
+        threads = config.threads or cores.physical
+        gpu = start_tensorflow(ranks, threads)
+        switch_on(choose(config.precision, cpu_flags(), gpu))
+        model = load()
+        folder, count = open_parts(ranks, output, config.photos)
+        try:
+            seconds = ranks.largest(run(config, ranks, model, folder, count, threads))
+            shared = ranks.largest(cores.oversubscribed) > 0
+            if ranks.rank == 0:
+                note = " (oversubscribed: ranks share cores, no measure of speed)" if shared else ""
+                finish(config, ranks, model, folder, count, seconds, note)
+            ranks.barrier()
+        finally:
+            if ranks.rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_photos(path: Path) -> list[str]:
-    """One photo, or those in a folder and below it, sorted. Raises UserError where there are none."""
-    if path.is_file():
-        return [str(path)]
-    found = sorted(str(photo) for photo in path.rglob("*") if photo.suffix.lower() in PHOTO_SUFFIXES)
-    if not found:
-        raise UserError(f"there is no photo {path}, or none in it: give a {', '.join(PHOTO_SUFFIXES)} file or a folder")
-    return found
+def loader(config: PredictConfig) -> Callable[[], TrainedModel]:
+    """What loads the model once TensorFlow has started. Raises UserError where there is nothing to load."""
+    if config.model is not None:
+        path = Path(config.model)
+        if not path.exists():
+            raise UserError(f"there is no exported model {path}: export one, or give --run runs/NAME")
+
+        def exported() -> TrainedModel:
+            from horovod_flowers.exported import load_exported
+
+            return load_exported(path)
+
+        return exported
+    folder = RunFolder(Path(str(config.run)))
+    trained = read_run_config(folder)
+    return lambda: load_run(folder, config.checkpoint, trained)
 
 
-def batches(
-    photos: Sequence[str], size: int, batch: int, unreadable: list[tuple[str, str]]
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and decoded images, at most `batch` at a time; adds name and reason of those that cannot be read."""
-    for start in range(0, len(photos), batch):
-        names, images = [], []
-        for name in photos[start : start + batch]:
-            try:
-                images.append(decode_photo(Path(name), size))
-            except Exception as error:  # whatever a decoder makes of a broken file, the others count
-                unreadable.append((name, str(error).splitlines()[0] if str(error) else type(error).__name__))
-                continue
-            names.append(name)
-        if images:
-            yield names, np.stack(images)
+def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, int]:
+    """A folder beside the output, with the list of photos in it, and their number.
+
+    Listed by one rank: two nodes may see a folder in which photos are still arriving differently. Raises one rank's
+    UserError on all, where a word gives no photo or a node does not see the folder.
+    """
+    folder, count, error = Path(), 0, None
+    if ranks.rank == 0:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".parts", dir=output.parent))
+            count = write_list(folder / LIST, photos(words))
+        except UserError as found:
+            error = found
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError as found:
+            error = UserError(f"cannot write in {output.parent} ({found.strerror}): choose another --output")
+    ranks.agree(error)
+    folder, count = ranks.broadcast((folder, count))
+    if not (folder / LIST).is_file():
+        error = UserError(f"{output.parent} is not the same folder on all nodes: choose an --output that they share")
+    ranks.agree(error)
+    return folder, count
 
 
-def write(output: Path, ranks: Ranks, own: list[tuple[str, str, float]], unreadable: list[tuple[str, str]]) -> None:
-    """Put the parts of all ranks together, on rank 0, and write them whole. Every rank calls it."""
-    gathered = ranks.gather((own, unreadable))
-    if gathered is not None:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("photo", "class", "probability"))
-        writer.writerows((name, label, f"{chance:.6f}") for rows, _ in gathered for name, label, chance in rows)
-        write_whole(output, table.getvalue())
-        for name, reason in (item for _, items in gathered for item in items):
-            say(f"unreadable, left out: {name}: {reason}")
-        say(f"{sum(len(rows) for rows, _ in gathered)} photos classified by {ranks.size} rank(s): {output}")
+LIST = "photos.jsonl"
+
+
+def run(config: PredictConfig, ranks: Ranks, model: TrainedModel, folder: Path, count: int, threads: int) -> float:
+    """Classify this rank's photos into its part; seconds, without those of building the graph."""
+    size = model.image_size
+    model.probabilities(np.zeros((config.batch, size, size, 3), np.uint8))  # traces the graph
     ranks.barrier()
+    started = time.monotonic()
+    own = blocks(folder / LIST, config.batch, ranks.rank, ranks.size)
+    with (
+        Prefetcher(decoded(own, config.batch, size, threads)) as ready,
+        Steps("predicting", -(-count // ranks.size), "photos on rank 0", muted=ranks.rank != 0) as progress,
+    ):
+        for done in classify(iter(ready), model.probabilities, part_of(folder, ranks.rank)):
+            progress.advance(done)
+    return time.monotonic() - started
 
+
+def finish(
+    config: PredictConfig,
+    ranks: Ranks,
+    model: TrainedModel,
+    folder: Path,
+    count: int,
+    predict_seconds: float,
+    note: str,
+) -> None:
+    """Put the parts together and say what came of it, on rank 0. Raises UserError where no photo could be read."""
+    output = Path(config.output)
+    read, unread = merge(folder, ranks.size, config.batch, output, format_of(output), model.class_names)
+    if unread:
+        listed = unreadable_list(output)
+        with open(listed, encoding="utf-8", newline="") as lines:
+            for line, _ in zip(lines, range(NAMED_UNREADABLE + 1), strict=False):
+                if not line.startswith("photo,"):
+                    say(f"unreadable, left out: {line.rstrip()}")
+        more = f" ({unread - NAMED_UNREADABLE} more)" if unread > NAMED_UNREADABLE else ""
+        say(f"{unread} of {count} photos could not be read{more}: {listed}")
+    if not read:
+        raise UserError(f"none of the {count} photos could be read: see {unreadable_list(output)}")
+    rate = count / predict_seconds
+    say(
+        f"{read} photos classified by {ranks.size} rank(s) in {predict_seconds:.1f} s, {rate:.1f} photos/s, decoding "
+        f"included{note}: {output}"
+    )
+
+
+NAMED_UNREADABLE = 10
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -98,16 +99,19 @@ def _assemble(
     return Batch(images, prepared.labels[indices], weights, global_images)
 
 
-class Prefetcher:
+Item = TypeVar("Item")
+
+
+class Prefetcher(Generic[Item]):
     """Runs an iterator of batches in a thread, a few batches ahead; errors of the thread are raised to the reader."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCHED_BATCHES)
+    def __init__(self, batches: Iterator[Item]) -> None:
+        self._queue: queue.Queue[Item | BaseException | None] = queue.Queue(PREFETCHED_BATCHES)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(batches,), name="prefetch", daemon=True)
         self._thread.start()
 
-    def _fill(self, batches: Iterator[Batch]) -> None:
+    def _fill(self, batches: Iterator[Item]) -> None:
         try:
             for batch in batches:
                 if not self._put(batch):
@@ -116,7 +120,7 @@ class Prefetcher:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: Batch | BaseException | None) -> bool:
+    def _put(self, item: Item | BaseException | None) -> bool:
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -125,7 +129,7 @@ class Prefetcher:
             return True
         return False
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Item]:
         while True:
             item = self._queue.get()
             if item is None:
@@ -134,7 +138,7 @@ class Prefetcher:
                 raise item
             yield item
 
-    def __enter__(self) -> "Prefetcher":
+    def __enter__(self) -> "Prefetcher[Item]":
         return self
 
     def __exit__(self, *unused: object) -> None:

@@ -38,10 +38,11 @@ def test_train_then_predict_in_parallel(workplace: Workplace, write_photos: Call
 
     photos = write_photos(red=5, blue=4)
     (photos / "blue" / "broken.jpg").write_bytes(b"no photo")
-    words = ("runs/t", "--photos", photos, "--batch", "2")
+    words = ("--run", "runs/t", photos, "--batch", "2")
     parallel = script(workplace, "predict.sh", "2", *words, "--output", "two.csv")
     assert parallel.status == 0, parallel.output
-    assert "9 photos classified by 2 rank(s): two.csv" in parallel.stdout
+    assert "9 photos classified by 2 rank(s) in " in parallel.stdout
+    assert "decoding included: two.csv" in parallel.stdout
     assert parallel.stdout.count("unreadable, left out: ") == 1
     alone = workplace.run("python", "-m", "horovod_flowers.predict", *words, "--output", "one.csv")
     assert alone.status == 0, alone.output
@@ -56,9 +57,12 @@ def test_train_then_predict_in_parallel(workplace: Workplace, write_photos: Call
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("runs/none", "--photos", "."), "there is no run runs/none"),
-        (("runs/t",), "no photos are given: add --photos"),
-        (("a", "b", "--photos", "."), "2 runs are given (a, b): give one"),
+        ((".", "--run", "runs/none"), "there is no run runs/none"),
+        ((".", "--model", "nowhere"), "there is no exported model nowhere"),
+        ((".",), "neither --run nor --model is given"),
+        ((".", "--run", "a", "--model", "b"), "both --run and --model are given"),
+        ((".", "--run", "a", "--output", "b.xls"), "output is b.xls: allowed endings are .csv"),
+        (("--run", "a"), "photos"),
     ],
 )
 def test_mistakes_of_predict(workplace: Workplace, words: tuple[str, ...], sentence: str) -> None:

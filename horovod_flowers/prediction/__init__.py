@@ -1,0 +1,4 @@
+"""From photos to a table of what they show, over ranks.
+
+photos (which ones) -> decoding (threads) -> parts (each rank its blocks) -> tables (one file, in the photos' order).
+"""

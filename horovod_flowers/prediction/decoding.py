@@ -1,0 +1,54 @@
+"""Photos decoded by several threads, a block ahead of the model."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from horovod_flowers.data.sources import decode_photo
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A block of photos."""
+
+    names: list[str]
+    images: np.ndarray
+    """uint8 [block size, size, size, 3], black where a photo could not be read and behind the last one: always the same
+    shape, so that a photo's numbers do not depend on how many others could be read."""
+    problems: list[str | None]
+    """Why each photo could not be read; None where it could."""
+
+
+def decoded(blocks: Iterator[Sequence[str]], block_size: int, size: int, threads: int) -> Iterator[Decoded]:
+    """Decode block after block, the photos of one by `threads` threads: Pillow decodes outside Python's lock."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for names in blocks:
+            images = np.zeros((block_size, size, size, 3), np.uint8)
+            found = list(pool.map(decode, names, [size] * len(names)))
+            problems: list[str | None] = []
+            for place, image in enumerate(found):
+                problems.append(image if isinstance(image, str) else None)
+                if not isinstance(image, str):
+                    images[place] = image
+            yield Decoded(list(names), images, problems)
+
+
+def decode(name: str, size: int) -> np.ndarray | str:
+    """One photo, uint8 [size, size, 3]; or, in a few words, why it cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            return "not a file"  # a named pipe would never end
+        return decode_photo(Path(name), size)
+    except OSError as error:
+        return error.strerror or _first_line(error)
+    except Exception as error:  # whatever a decoder makes of a broken or hostile file, the others count
+        return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
