@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all: write beside, fsync, rename."""
+"""Files and folders that appear whole or not at all: write beside, fsync, rename."""
 
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,34 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; move it to `path` when the block ends well, delete it otherwise.
+
+    A folder that is there already stays as it is until then, and is replaced.
+    """
+    path = Path(os.path.abspath(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    earlier = temporary.with_suffix(".earlier")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in (*temporary.rglob("*"), temporary):
+            sync(part)
+        if path.exists():  # a folder with something in it cannot be renamed over
+            path.rename(earlier)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(path)
+            raise
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def write_whole(path: Path, text: str) -> None:
