@@ -76,15 +76,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranks = connect(launch, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         start_tensorflow(ranks, config.threads or cores.physical)
-        model = load_run(run, config.checkpoint, trained)
-        found = describe(run, trained, config.checkpoint, model)
-        with whole_folder(output) as folder:
-            found = write(folder, model, found)
+        found = export(run, trained, config.checkpoint, output)
         size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         say(
             f"exported {found.model}, epoch {found.epoch}, to {output} ({size / 1e6:.1f} MB): {KERAS_FILE}, "
             f"{SAVED_MODEL}/, {MANIFEST}; loaded back, they answer as the run does"
         )
+
+
+def export(run: RunFolder, config: RunConfig, which: Checkpoint, output: Path) -> Description:
+    """Export a checkpoint of a run to the folder `output`, whole or not at all; TensorFlow must have been started.
+
+    Raises UserError where the checkpoint cannot be read, where Keras or TensorFlow cannot write its model, where what
+    they wrote does not load without the model's own code, or answers otherwise than the run.
+    """
+    model = load_run(run, which, config)
+    description = describe(run, config, which, model)
+    with whole_folder(output) as folder:
+        return write(folder, model, description)
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -128,8 +137,7 @@ def describe(run: RunFolder, config: RunConfig, which: Checkpoint, model: Traine
 def write(folder: Path, model: TrainedModel, description: Description) -> Description:
     """Fill a folder with an export, and load it back. Returns the description with checksums and what was compared.
 
-    Raises UserError where Keras or TensorFlow cannot write the model, where it does not load without its own code, or
-    answers otherwise than the run.
+    Raises UserError, as `export` does.
     """
     from horovod_flowers.load_back import compare
     from horovod_flowers.served import with_preprocessing, write_saved_model
