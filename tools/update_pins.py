@@ -62,7 +62,7 @@ def main() -> None:
     """Resolve without the two lists, then write them anew."""
     text = PYPROJECT.read_text(encoding="utf-8")
     project: dict[str, Any] = tomllib.loads(text)
-    direct = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    direct = sum(project["dependency-groups"].values(), project["project"]["dependencies"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unpinned = replace_list(replace_list(text, "constraint-dependencies", {}), "build-constraint-dependencies", {})
