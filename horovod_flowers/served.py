@@ -2,7 +2,7 @@
 
 Images are resized as `data.sources.decode_photo` resizes photos: bilinear, averaging where they shrink, without keeping
 proportions. Values are not rounded in between, so pixels differ from prepared ones by up to one level of 255 (by a few
-where a photo is more than four times as large as the model's images, which Pillow shrinks in two steps).
+where a photo is at least four times as large as the model's images, which Pillow shrinks in two steps).
 """
 
 from collections.abc import Sequence
