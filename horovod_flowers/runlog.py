@@ -193,15 +193,21 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     a divided layer works."""
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a trained model takes one validation image for."""
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a trained model takes one image for, mostly one that it was not trained on."""
 
     image: Count
-    """Its number in the prepared data."""
+    """Its number in the prepared data, or its place among the photos that were given."""
     label: str
     predicted: str
     probability: Share
     """Of the predicted class."""
+    label_probability: Share | None = None
+    """Of the label; null, with the rest, where an earlier version wrote it."""
+    rank_of_label: Positive | None = None
+    """1 where the label is the most probable class, 2 where one class is more probable, and so on."""
+    photo: str | None = None
+    """CLASS/FILE of a photo that was given; null for images of the prepared data."""
 
 
 Structure = TypeVar("Structure")

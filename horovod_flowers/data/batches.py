@@ -14,6 +14,8 @@ from horovod_flowers.data.prepared import Prepared
 
 PREFETCHED_BATCHES = 2
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -97,9 +99,6 @@ def _assemble(
         images[place] = image if augmentation is None or draws is None else augmentation(image, draws[place])
     weights = (np.arange(len(indices)) < counted).astype(np.float32)
     return Batch(images, prepared.labels[indices], weights, global_images)
-
-
-Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):

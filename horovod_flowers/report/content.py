@@ -17,7 +17,7 @@ from horovod_flowers.report.claims import (
     judge,
     proposal_of,
 )
-from horovod_flowers.report.evaluation import Evaluation, evaluation_of
+from horovod_flowers.report.evaluation import Evaluation, evaluation_of, predictions_of
 from horovod_flowers.report.laws import Fit, Law, fit
 from horovod_flowers.report.learning import Curve, Reached, curve_of, reached_by
 from horovod_flowers.report.losses import Losses, ceiling_of, losses_of
@@ -56,7 +56,8 @@ class Content:
     curves: list[tuple[Point, list[Curve]]]
     reached: list[Reached]
     evaluations: list[Evaluation]
-    """Of the runs that have predictions, the most accurate first, at most MOST_EVALUATIONS."""
+    """Of the runs that have predictions, the most accurate first: at most MOST_EVALUATIONS on validation images, then
+    as many on other images."""
     proposals: list[Proposal]
     before_after: BeforeAfter | None
     comparison: Comparison | None
@@ -121,15 +122,17 @@ def gather(
 def evaluations_of(runs: Sequence[RunSummary]) -> tuple[list[Evaluation], list[tuple[str, str]]]:
     """The evaluations that runs have, and those that cannot be read."""
     found, unreadable = [], []
-    for run in runs:
+    for run, of in [(each, of) for each in runs for of in predictions_of(each)]:
         try:
-            evaluation = evaluation_of(run)
+            evaluation = evaluation_of(run, of)
         except (OSError, UserError) as error:
             unreadable.append((f"predictions of {run.name}", str(error)))
             continue
         if evaluation is not None:
             found.append(evaluation)
-    return sorted(found, key=lambda evaluation: -evaluation.accuracy)[:MOST_EVALUATIONS], unreadable
+    found.sort(key=lambda evaluation: -evaluation.figures.accuracy.value)
+    groups = [[each for each in found if bool(each.of) is other] for other in (False, True)]
+    return [each for group in groups for each in group[:MOST_EVALUATIONS]], unreadable
 
 
 def fits_of(series: Series) -> SeriesFits:

@@ -1,34 +1,21 @@
-"""What a run's model takes each validation image for: confusion matrix, per-class figures, worst mistakes.
+"""What a run's model takes images for: accuracy, confusion matrix, per-class figures, calibration, worst mistakes.
 
-Read from RUN/evaluation/predictions.jsonl (docs/run-log.md) where the run has it. A photo of a mistake is
-RUN/evaluation/photos/IMAGE.jpg or .png, and left out where it is not one.
+Read from RUN/evaluation/predictions.jsonl, and from RUN/evaluation-NAME/ (other images than those that the run was
+validated on), as `python -m horovod_flowers.evaluate` writes them (docs/run-log.md). A photo of a mistake is
+photos/IMAGE.jpg or .png beside the predictions, and left out where it is not one.
 """
 
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from horovod_flowers.errors import UserError
+from horovod_flowers.accuracy import Figures, check_predictions, figures_of, worst_mistakes
 from horovod_flowers.report.run_summary import RunSummary
 from horovod_flowers.runlog import Prediction, RunFolder, read_lines
 
 MOST_MISTAKES = 12
 MOST_PHOTO_BYTES = 500_000
 _TYPES = {".jpg": ("image/jpeg", b"\xff\xd8\xff"), ".png": ("image/png", b"\x89PNG")}
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """One class."""
-
-    name: str
-    precision: float
-    """0 where no image was taken for it."""
-    recall: float
-    f1: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -48,50 +35,50 @@ class Evaluation:
     """The predictions of one run."""
 
     run: str
-    images: int
-    accuracy: float
-    confusion: np.ndarray
-    """int64 [classes, classes]: images by class (rows) and by what they were taken for (columns)."""
-    classes: list[ClassFigures]
+    of: str
+    """Empty for the run's validation images, else NAME of the folder evaluation-NAME."""
+    figures: Figures
     mistakes: list[Mistake]
     """The surest first."""
 
+    @property
+    def title(self) -> str:
+        """What was evaluated, in words."""
+        return f"run {self.run}, {self.of}" if self.of else f"run {self.run}"
 
-def evaluation_of(run: RunSummary) -> Evaluation | None:
-    """The evaluation of a run; None where it has none. Raises UserError where its file is damaged."""
-    folder = RunFolder(run.path)
-    if not folder.predictions.is_file():
+
+def predictions_of(run: RunSummary) -> dict[str, Path]:
+    """The files of predictions that a run has, by what they are of: '' for its validation images, which come first."""
+    own = RunFolder(run.path).predictions
+    files = {"": own, **{path.parent.name[len("evaluation-") :]: path for path in _others(run)}}
+    return {of: path for of, path in files.items() if path.is_file()}
+
+
+def _others(run: RunSummary) -> list[Path]:
+    """Of folders that are in the run itself: no link out of it is followed."""
+    found = sorted(run.path.glob("evaluation-*/predictions.jsonl"))
+    return [path for path in found if not (path.is_symlink() or path.parent.is_symlink())]
+
+
+def evaluation_of(run: RunSummary, of: str = "") -> Evaluation | None:
+    """An evaluation of a run; None where it has none. Raises UserError where its file is damaged."""
+    path = predictions_of(run).get(of)
+    if path is None:
         return None
-    found = list(read_lines(folder.predictions, Prediction))
-    if not found or len({prediction.image for prediction in found}) != len(found):
-        raise UserError(f"{folder.predictions} is empty or tells of an image twice")
-    from sklearn import metrics  # takes a second, which runs without predictions need not
-
-    labels = [prediction.label for prediction in found]
-    predicted = [prediction.predicted for prediction in found]
-    names = sorted({*labels, *predicted})
-    precision, recall, f1, images = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=names, zero_division=0
-    )
-    wrong = [prediction for prediction in found if prediction.label != prediction.predicted]
-    wrong.sort(key=lambda prediction: (-prediction.probability, prediction.image))
+    found: list[Prediction] = list(read_lines(path, Prediction))
+    check_predictions(found, path)
     return Evaluation(
         run=run.name,
-        images=len(found),
-        accuracy=metrics.accuracy_score(labels, predicted),
-        confusion=metrics.confusion_matrix(labels, predicted, labels=names),
-        classes=[
-            ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(images[k]))
-            for k, name in enumerate(names)
-        ],
-        mistakes=[_mistake(folder, prediction) for prediction in wrong[:MOST_MISTAKES]],
+        of=of,
+        figures=figures_of(found),
+        mistakes=[_mistake(path.parent / "photos", wrong) for wrong in worst_mistakes(found, MOST_MISTAKES)],
     )
 
 
-def _mistake(folder: RunFolder, prediction: Prediction) -> Mistake:
+def _mistake(photos: Path, prediction: Prediction) -> Mistake:
     photo, kind = None, ""
     for ending, (name, magic) in _TYPES.items():
-        data = _small_file(folder.predictions.parent / "photos" / f"{prediction.image}{ending}")
+        data = _small_file(photos / f"{prediction.image}{ending}")
         if data is not None and data.startswith(magic):
             photo, kind = data, name
             break

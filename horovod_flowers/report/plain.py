@@ -7,6 +7,7 @@ from typing import Any
 from horovod_flowers.report.bounds import fit_costs
 from horovod_flowers.report.claims import BeforeAfter, Comparison, Proposal, Side
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.evaluation import Evaluation
 from horovod_flowers.report.intervals import Estimate
 from horovod_flowers.report.points import Point
 from horovod_flowers.report.rank_times import RankTimes
@@ -143,6 +144,8 @@ def plain(content: Content) -> dict[str, Any]:
             {"check": verdict.check.text, "passed": verdict.passed, "reason": verdict.reason}
             for verdict in content.verdicts
         ],
+        # Only where runs have some: it came later, and a report without is what it was.
+        **({"evaluations": [_evaluation(found) for found in content.evaluations]} if content.evaluations else {}),
         "provenance": {
             "varied": content.provenance.varied,
             "held": content.provenance.held,
@@ -151,6 +154,25 @@ def plain(content: Content) -> dict[str, Any]:
         },
         "left_out": [{"run": name, "reason": reason} for name, reason in content.left_out],
         "failed": [{"point": name, "reason": reason} for name, reason in content.failed],
+    }
+
+
+def _evaluation(found: Evaluation) -> dict[str, Any]:
+    figures = found.figures
+    return {
+        "run": found.run,
+        "of": found.of or "validation",
+        "images": figures.images,
+        "accuracy": dict(vars(figures.accuracy)),
+        "top_k": None if figures.top_k is None else {"k": figures.top_k.k, **vars(figures.top_k.accuracy)},
+        "log_loss": figures.log_loss,
+        "expected_calibration_error": figures.calibration.expected_error,
+        "calibration_bins": len(figures.calibration.bins),
+        "classes": [
+            {**vars(row), "accuracy": None if row.accuracy is None else dict(vars(row.accuracy))}
+            for row in figures.classes
+        ],
+        "confusion": figures.confusion.tolist(),
     }
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from horovod_flowers.progress import say
 from horovod_flowers.report.claims import BeforeAfter
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.evaluation_words import evaluation_sentences
 from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import (
     NO_INTERVAL,
@@ -86,6 +87,8 @@ def sentences(content: Content) -> list[str]:
                 f"slow in {times.run.name}: rank {first.rank} on {first.host}, cores {first.cores}, takes "
                 f"{percent(first.excess)} longer than the median rank for its own work{others}"
             )
+    for found in content.evaluations:
+        lines.append(f"predictions of {found.title}: {evaluation_sentences(found.figures)[0]}")
     lines += [proposal_paragraph(proposal) for proposal in content.proposals]
     if content.comparison is not None:
         lines.append(compared(content))

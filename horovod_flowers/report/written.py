@@ -16,6 +16,7 @@ import jinja2
 from horovod_flowers.files import whole_file, write_whole
 from horovod_flowers.report import figures
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.evaluation_words import evaluation_sentences
 from horovod_flowers.report.losses import CAUSES
 from horovod_flowers.report.plain import COLUMNS, plain, row
 from horovod_flowers.report.provenance import MOST_COMMANDS, baseline_command
@@ -23,7 +24,8 @@ from horovod_flowers.report.rank_times import chrome_trace
 from horovod_flowers.report.terminal import compared
 
 PICTURE_FILES = (
-    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|(ranks|timeline|confusion)-\d+)\.(svg|png)"
+    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|"
+    r"(ranks|timeline|confusion|calibration)-\d+)\.(svg|png)"
 )
 TRACE_FILES = r"timeline-\d+\.json"
 
@@ -106,6 +108,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "command": shlex.join(content.command),
         "compared": compared,
         "content": content,
+        "evaluation_sentences": evaluation_sentences,
         "missing": figures.MISSING,
         "most_commands": MOST_COMMANDS,
         "oversubscribed": figures.OVERSUBSCRIBED,

@@ -76,9 +76,10 @@ def test_confusion_classes_and_the_worst_mistakes(tmp_path: Path) -> None:
     (photos / "4.jpg").write_bytes(JPEG)
     found = evaluation_of(summary(tmp_path / "r"))
     assert found is not None
-    assert [found.images, found.accuracy] == pytest.approx([5, 0.6])
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
-    daisy, rose, tulip = found.classes
+    figures = found.figures
+    assert [figures.images, figures.accuracy.value] == pytest.approx([5, 0.6])
+    assert figures.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    daisy, rose, tulip = figures.classes
     assert (daisy.precision, daisy.recall, daisy.f1, daisy.images) == (0.5, 0.5, 0.5, 2)
     assert [rose.precision, rose.recall, rose.f1, rose.images] == pytest.approx([2 / 3, 1.0, 0.8, 2])
     assert (tulip.precision, tulip.recall) == (0, 0)

@@ -1,6 +1,7 @@
 """The report's pictures, each drawn once and kept as SVG and PNG."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import matplotlib
@@ -42,17 +43,28 @@ class Picture:
 
 def pictures_of(content: Content) -> list[Picture]:
     """Draw everything that this report can show."""
-    from horovod_flowers.report.pictures import collectives, confusion, learning, losses, rank_times, scaling
+    from horovod_flowers.report.pictures import (
+        calibration,
+        collectives,
+        confusion,
+        learning,
+        losses,
+        rank_times,
+        scaling,
+    )
 
-    drawn = []
-    with plt.rc_context(STYLE):
-        for module in (scaling, losses, collectives, rank_times, learning, confusion):
-            drawn += [_rendered(*found) for found in module.draw(content)]
-    return drawn
+    modules = (scaling, losses, collectives, rank_times, learning, confusion, calibration)
+    return [picture for module in modules for picture in rendered(module.draw(content))]
 
 
 Drawn = tuple[str, str, str, Figure]
 """Name, section, alternative text, and the figure."""
+
+
+def rendered(figures: Iterable[Drawn]) -> list[Picture]:
+    """Draw figures in the report's style: an iterator that draws each when it is asked for it."""
+    with plt.rc_context(STYLE):
+        return [_rendered(*found) for found in figures]
 
 
 def _rendered(name: str, section: str, alt: str, figure: Figure) -> Picture:
