@@ -19,10 +19,11 @@ from safetensors.numpy import save_file
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import whole_file
-from horovod_flowers.model_state import AVERAGE, OPTIMIZER, WEIGHT
 
 SCHEMA = 2
 READABLE = ("1", "2")  # 1 has no interrupted epochs
+WEIGHT, OPTIMIZER, AVERAGE = "weight", "optimizer", "average"
+"""What tensors' names begin with (model_state.ModelState gives them)."""
 
 
 @dataclass(frozen=True)

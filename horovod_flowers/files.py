@@ -62,6 +62,35 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes the place of `path` when the block ends well.
+
+    Otherwise it is deleted, and an earlier folder stays as it was.
+    """
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary, earlier = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "earlier"))
+    temporary.mkdir()
+    try:
+        yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            sync(written)
+        try:
+            path.rename(earlier)
+        except FileNotFoundError:
+            os.rename(temporary, path)
+        else:
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                earlier.rename(path)
+                raise
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Force a file's contents, or a folder's entries, to storage."""
     descriptor = os.open(path, os.O_RDONLY)

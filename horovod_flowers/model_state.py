@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.checkpoint import AVERAGE, OPTIMIZER, WEIGHT
 from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.strategy.replicated import OneRank
-
-WEIGHT, OPTIMIZER, AVERAGE = "weight", "optimizer", "average"
 
 
 @dataclass(frozen=True)

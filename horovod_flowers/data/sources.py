@@ -152,7 +152,7 @@ def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
 class FolderSource:
     """The user's photos: one folder a class, class names and photos in sorted order."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, fewest_classes: int = 2) -> None:
         assert config.path is not None
         self._size = config.image_size
         self._root = Path(config.path)
@@ -162,13 +162,14 @@ class FolderSource:
         listing = [entry for entry in self._list() if entry[1]]
         if not listing:
             raise UserError(f"no photo found in {self._root}: expected CLASS/*.jpg or CLASS/*.png, one folder a class")
-        if len(listing) < 2:
+        if len(listing) < fewest_classes:
             raise UserError(
                 f"{self._root} has photos of one class only ({listing[0][0]}): give at least two class folders"
             )
         self.class_names = tuple(name for name, _ in listing)
-        self._photos = [(f"{name}/{photo.name}", label) for label, (name, ps) in enumerate(listing) for photo in ps]
-        self.images = len(self._photos)
+        self.photos = [(f"{name}/{photo.name}", label) for label, (name, ps) in enumerate(listing) for photo in ps]
+        """CLASS/FILE of each photo, and the number of its class."""
+        self.images = len(self.photos)
         self.identity = {
             "source": "folder",
             "image_size": config.image_size,
@@ -188,7 +189,7 @@ class FolderSource:
     def chunks(self) -> Iterator[Chunk]:
         """Photos by path: each prepare process reads its own."""
         for start in range(0, self.images, CHUNK_IMAGES):
-            names, labels = zip(*self._photos[start : start + CHUNK_IMAGES], strict=True)
+            names, labels = zip(*self.photos[start : start + CHUNK_IMAGES], strict=True)
             yield _PhotoChunk(names, tuple(self._root / name for name in names), labels, start, self._size)
 
 

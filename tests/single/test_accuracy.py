@@ -62,7 +62,7 @@ def test_figures_by_hand() -> None:
         )
     )
     daisy, iris, rose, tulip = found.classes
-    assert (found.images, found.accuracy.value) == (7, pytest.approx(3 / 7))
+    assert (found.images, found.accuracy.value) == pytest.approx((7, 3 / 7))
     assert found.confusion.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 2, 0], [2, 1, 0, 0]]
     assert (daisy.precision, daisy.recall, daisy.f1) == pytest.approx((1 / 3, 1 / 2, 2 / 5))
     assert (rose.precision, rose.recall, rose.f1, rose.images) == pytest.approx((2 / 3, 1, 4 / 5, 2))

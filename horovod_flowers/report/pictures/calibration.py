@@ -31,10 +31,10 @@ def calibration_figure(title: str, found: Figures) -> Figure:
     figure, (axes, counts) = plt.subplots(2, 1, figsize=(5.2, 5.6), sharex=True, height_ratios=(3, 1))
     axes.plot((0, 1), (0, 1), color="#999999", linestyle="--", label="as often right as it is sure")
     axes.errorbar(
-        across, heights, yerr=spans, fmt="o-", markersize=5, color=SERIES_COLOURS[0], capsize=3, label="measured, 95 %"
+        across, heights, yerr=spans, fmt="o", markersize=5, color=SERIES_COLOURS[0], capsize=3, label="measured, 95 %"
     )
-    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="upper left", fontsize=9)
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
+    axes.legend(loc="lower right", fontsize=9)
     axes.grid(alpha=0.3)
     left = [row.low for row in calibration.bins]
     width = calibration.bins[0].high - calibration.bins[0].low

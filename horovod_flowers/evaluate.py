@@ -1,0 +1,268 @@
+"""Evaluate a trained run: accuracy with its interval, what it mixes up, whether its probabilities can be believed.
+
+    python -m horovod_flowers.evaluate runs/NAME
+    mpirun -np 2 --bind-to none python -m horovod_flowers.evaluate runs/NAME --checkpoint last
+    python -m horovod_flowers.evaluate runs/NAME --photos PHOTOS          # PHOTOS/CLASS/*.jpg that it never saw
+
+Every image once over the ranks, in fp32. Writes RUN/evaluation (docs/evaluate.md), which the report shows.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from horovod_flowers.accuracy import TOP_K, figures_of, worst_mistakes
+from horovod_flowers.checkpoint import Progress, read_progress
+from horovod_flowers.command_line import parse
+from horovod_flowers.config import RunConfig, option, positional
+from horovod_flowers.data.batches import Prefetcher
+from horovod_flowers.data.evaluated import Images, Part, PhotoImages, PreparedImages
+from horovod_flowers.data.order import split
+from horovod_flowers.data.prepared import Prepared, open_prepared
+from horovod_flowers.data.sources import open_source
+from horovod_flowers.errors import UserError
+from horovod_flowers.evaluation_record import Evaluated, ImagesOf, check_replaceable, record_of, write_evaluation
+from horovod_flowers.evaluation_summary import print_summary
+from horovod_flowers.files import writable_folder
+from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.prepare import command_for
+from horovod_flowers.progress import Steps
+from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
+from horovod_flowers.report.evaluation import MOST_MISTAKES
+from horovod_flowers.runlog import Environment, Prediction, RunFolder, read_json
+from horovod_flowers.train import draw_where_missing
+from horovod_flowers.trained import TrainedModel, load_run, read_run_config
+
+DIGITS = 6
+"""Of probabilities: what differs beyond them between numbers of threads is rounding."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of the evaluate command."""
+
+    run: tuple[str, ...] = positional("folder of a trained run, such as runs/NAME")
+    checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
+    split: Literal["validation", "training"] = option("validation", "which of the run's images")
+    photos: str | None = option(
+        None, "instead of the run's own images, photos that it never saw: FOLDER/CLASS/*.jpg or *.png"
+    )
+    top_k: int = option(TOP_K, "count an image where its class is among this many most probable (at most all)")
+    prepared_dir: str | None = option(None, "where the prepared images are (default: where the run had them)")
+    output: str | None = option(
+        None, "folder to write (default: RUN/evaluation, or RUN/evaluation-NAME for photos or training images)"
+    )
+    batch: int = option(32, "images that a rank classifies at a time")
+    threads: int = option(0, "TensorFlow threads of each rank; 0: as many as its share of the node's cores")
+
+    def __post_init__(self) -> None:
+        if len(self.run) > 1:
+            raise UserError(f"{len(self.run)} runs are given ({', '.join(self.run)}): give one")
+        if self.photos is not None and self.split != "validation":
+            raise UserError("--photos and --split are given: photos are taken as they are, leave out one of the two")
+        for name in ("batch", "top_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a positive whole number")
+        if self.threads < 0:
+            raise UserError(f"threads is {self.threads}: give 0 or a positive whole number")
+
+    @property
+    def images_of(self) -> ImagesOf:
+        """What is evaluated."""
+        return self.split if self.photos is None else "photos"
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the results go."""
+        if self.output is not None:
+            return Path(self.output)
+        names = {"validation": "", "training": "-training", "photos": f"-{Path(self.photos or '').resolve().name}"}
+        return Path(self.run[0]) / f"evaluation{names[self.images_of]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.evaluate`; every rank calls it."""
+    with error_boundary("horovod_flowers.evaluate"):
+        launch = Launch.from_environment(os.environ)
+        description = (__doc__ or "").splitlines()[0]
+        config = parse(EvaluateConfig, "horovod_flowers.evaluate", description, arguments, launch.rank)
+        folder = RunFolder(Path(config.run[0]))
+        trained = read_run_config(folder)
+        progress = progress_of(folder, config.checkpoint)
+        root = Path(config.prepared_dir or trained.data.prepared_dir)
+        if launch.rank == 0:
+            check_before_mpi(config, trained, progress, root)
+        ranks = connect(launch, config.threads, "auto")
+        images, digest = open_images(config, trained, progress, root, ranks)
+        cores = take_cores(ranks, "auto", config.threads)
+        threads = config.threads or cores.physical
+        start_tensorflow(ranks, threads)
+        model = load_run(folder, config.checkpoint, trained)
+        predictions, unreadable, photo_digest = classify(config, images, model, ranks)
+        if ranks.rank == 0:
+            evaluated = Evaluated(
+                run=folder.path.resolve().name,
+                checkpoint=config.checkpoint,
+                epoch=progress.epochs_done,
+                steps=progress.steps_done,
+                model=trained.model.name,
+                class_names=list(model.class_names),
+                images_of=config.images_of,
+                photos=config.photos,
+                data_digest=digest or photo_digest,
+                **logged_by_training(config, folder, progress),
+                world_size=ranks.size,
+                batch=config.batch,
+                threads=threads,
+                command=sys.orig_argv,
+            )
+            figures = figures_of(predictions, min(config.top_k, len(model.class_names)))
+            record = record_of(evaluated, figures, worst_mistakes(predictions, MOST_MISTAKES), unreadable)
+            write_evaluation(config.output_folder, record, predictions, figures, images.image)
+            print_summary(record, figures, config.output_folder)
+        ranks.barrier()
+
+
+def progress_of(folder: RunFolder, which: Literal["best", "last"]) -> Progress:
+    """Where training stood at a checkpoint. Raises UserError where there is none, naming those that are there."""
+    path = folder.checkpoints / f"{which}.safetensors"
+    if not path.exists():
+        there = [name for name in ("best", "last") if (folder.checkpoints / f"{name}.safetensors").exists()]
+        remedy = f"give --checkpoint {there[0]}" if there else "train it with checkpoints (without --no-checkpoint)"
+        raise UserError(f"run {folder.path} has no {which} checkpoint: {remedy}")
+    return read_progress(path)
+
+
+def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """The accuracy that training logged for the same images and weights, and the precision that it computed in."""
+    if config.images_of != "validation" or progress.partial is not None or progress.validation_accuracy is None:
+        return {"logged_accuracy": None, "logged_precision": None}
+    precision = read_json(folder.environment, Environment).precision
+    return {"logged_accuracy": progress.validation_accuracy, "logged_precision": precision}
+
+
+def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: Progress, root: Path) -> None:
+    """Refuse what can be known without the other ranks; rank 0 calls it, for all. Raises UserError."""
+    check_replaceable(config.output_folder)
+    writable_folder(config.output_folder.parent, "choose another folder with --output")
+    if config.photos is not None:
+        PhotoImages(Path(config.photos), trained.data.image_size, progress.class_names)
+    elif trained.data.source != "synthetic":
+        open_checked(root, trained, progress)
+
+
+def open_images(
+    config: EvaluateConfig, trained: RunConfig, progress: Progress, root: Path, ranks: Ranks
+) -> tuple[Images, str]:
+    """The images, and the digest of those that have one ('' for photos). The same on every rank.
+
+    Raises UserError on all ranks where one of them does not see the images, or sees others.
+    """
+    images: Images | None = None
+    error, digest = None, ""
+    if config.photos is None and trained.data.source == "synthetic":
+        there = (root / "objects" / progress.data_digest).is_dir()
+        if not ranks.smallest(int(there)):
+            draw_where_missing(root, open_source(trained.data), ranks)
+    try:
+        if config.photos is not None:
+            found = PhotoImages(Path(config.photos), trained.data.image_size, progress.class_names)
+            images, seen = found, hashlib.sha256(json.dumps(found.names).encode()).hexdigest()
+        else:
+            prepared = open_checked(root, trained, progress)
+            indices = getattr(split(prepared, trained.data), config.split)
+            images, seen = PreparedImages(prepared, indices), prepared.digest
+            digest = prepared.digest
+    except UserError as raised:
+        error, seen = raised, ""
+    ranks.agree(error)
+    if ranks.broadcast(seen) != seen:
+        error = UserError(f"{config.photos} holds other photos here than on rank 0: give a folder that all nodes share")
+    ranks.agree(error)
+    assert images is not None
+    return images, digest
+
+
+def open_checked(root: Path, trained: RunConfig, progress: Progress) -> Prepared:
+    """The very images that the run was trained with. Raises UserError where they are not in `root`."""
+    try:
+        prepared = open_prepared(root / "objects" / progress.data_digest)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the images that the run was trained with (digest {progress.data_digest}) are not in {root}: run "
+            f"'{command_for(trained.data)}' on photos that have not changed since, or say where they are with "
+            "--prepared-dir"
+        ) from error
+    if prepared.class_names != progress.class_names:
+        raise UserError(
+            f"{prepared.folder} holds images of {', '.join(prepared.class_names)}, but the run was trained on "
+            f"{', '.join(progress.class_names)}: delete that folder and prepare again"
+        )
+    return prepared
+
+
+def classify(
+    config: EvaluateConfig, images: Images, model: TrainedModel, ranks: Ranks
+) -> tuple[list[Prediction], list[tuple[str, str]], str]:
+    """Predictions by image, what could not be read, and a digest of photos: on rank 0, empty elsewhere.
+
+    Every rank calls it. Raises UserError on all of them where no image could be read.
+    """
+    own: list[Prediction] = []
+    digests: list[tuple[int, str]] = []
+    unreadable: list[tuple[str, str]] = []
+    parts = images.parts(ranks.rank, ranks.size, config.batch)
+    share = -(-images.count // ranks.size)
+    with Prefetcher(parts) as ready, Steps("evaluating", share, "images", muted=ranks.rank != 0) as progress:
+        for part in ready:
+            own += predictions_of(part, model, images)
+            digests += zip(part.numbers.tolist(), part.digests, strict=False)
+            unreadable += part.unreadable
+            progress.advance(len(part.numbers))
+    gathered = ranks.gather((own, digests, unreadable)) or []
+    total = ranks.total(np.array([float(len(own))]))[0]
+    if not total:
+        raise UserError(f"none of the {images.count} photos in {config.photos} can be read: give JPEG or PNG files")
+    predictions = sorted((each for found, _, _ in gathered for each in found), key=lambda each: each.image)
+    pixels = dict(item for _, found, _ in gathered for item in found)
+    contents = [(each.photo, each.label, pixels.get(each.image)) for each in predictions]
+    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:32]
+    return predictions, sorted(item for _, _, found in gathered for item in found), digest
+
+
+def predictions_of(part: Part, model: TrainedModel, images: Images) -> list[Prediction]:
+    """What the model takes a batch's images for."""
+    if not len(part.numbers):
+        return []
+    found = []
+    probabilities = model.probabilities(part.images)[: len(part.numbers)]
+    for number, label, chances in zip(part.numbers.tolist(), part.labels.tolist(), probabilities, strict=True):
+        order = np.argsort(-chances, kind="stable")  # as argmax does, the first of equals
+        found.append(
+            Prediction(
+                image=number,
+                label=model.class_names[label],
+                predicted=model.class_names[order[0]],
+                probability=written(chances[order[0]]),
+                label_probability=written(chances[label]),
+                rank_of_label=int(np.flatnonzero(order == label)[0]) + 1,
+                photo=images.photo(number),
+            )
+        )
+    return found
+
+
+def written(chance: np.float32) -> float:
+    """A probability as it is written; a sum of roundings may lie a little above 1."""
+    return min(1.0, round(float(chance), DIGITS))
+
+
+if __name__ == "__main__":
+    main()
