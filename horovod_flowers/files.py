@@ -30,44 +30,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; move it to `path` when the block ends well, delete it otherwise.
-
-    A folder that is there already stays as it is until then, and is replaced.
-    """
-    path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    earlier = temporary.with_suffix(".earlier")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for part in (*temporary.rglob("*"), temporary):
-            sync(part)
-        if path.exists():  # a folder with something in it cannot be renamed over
-            path.rename(earlier)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if earlier.exists():
-                earlier.rename(path)
-            raise
-        sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(earlier, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes the place of `path` when the block ends well.
 
     Otherwise it is deleted, and an earlier folder stays as it was.
     """
+    path = Path(os.path.abspath(path))  # '.' has no name to stand beside
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary, earlier = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "earlier"))
     temporary.mkdir()
@@ -89,6 +56,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
