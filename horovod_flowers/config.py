@@ -159,8 +159,8 @@ class OptimizerConfig:
     weight_decay: float = later_option(
         0.0,
         "share of every kernel that an update of --optimizer.base-batch images takes away, times the learning rate "
-        "(decoupled: Loshchilov and Hutter 2019); an epoch takes as much at any batch; biases and normalisation are "
-        "left alone",
+        "(decoupled: Loshchilov and Hutter 2019); an epoch takes as much at any batch; biases and normalisation are left "
+        "alone",
         before=0.0,
     )
 
