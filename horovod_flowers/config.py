@@ -158,9 +158,8 @@ class OptimizerConfig:
     momentum: float = option(0.9, "momentum of sgd")
     weight_decay: float = later_option(
         0.0,
-        "share of every kernel that an update of --optimizer.base-batch images takes away, times the learning rate "
-        "(decoupled: Loshchilov and Hutter 2019); an epoch takes as much at any batch; biases and normalisation are left "
-        "alone",
+        "share of every kernel that an update takes away, times the learning rate (decoupled: Loshchilov and Hutter "
+        "2019); biases and normalisation are left alone",
         before=0.0,
     )
 

@@ -39,14 +39,10 @@ def scale_factor(config: OptimizerConfig, global_batch: int) -> float:
     2022, section 5) is the rule for adaptive optimizers.
     """
     ratio = global_batch / config.base_batch
-    return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[scaling_rule(config)]
-
-
-def scaling_rule(config: OptimizerConfig) -> str:
-    """linear, sqrt or none: what 'auto' stands for."""
-    if config.scaling != "auto":
-        return config.scaling
-    return "sqrt" if config.name == "adam" else "linear"
+    rule = config.scaling
+    if rule == "auto":
+        rule = "sqrt" if config.name == "adam" else "linear"
+    return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
 
 
 def schedule(config: OptimizerConfig, global_batch: int, steps_per_epoch: int, epochs: int) -> Schedule:

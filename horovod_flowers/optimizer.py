@@ -4,7 +4,6 @@ Keras computes an update of Adam in some ten operations, each of which reads and
 TensorFlow's fused kernels read and write each array once. Same formulas, same variables, same interface.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from horovod_flowers.config import OptimizerConfig
-from horovod_flowers.learning_rate import scale_factor, scaling_rule
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -62,29 +60,12 @@ class FusedSGD(keras.optimizers.SGD):
         )
 
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
-"""Keras' defaults: right for the base batch."""
-
-
-def make_optimizer(config: OptimizerConfig, global_batch: int | None = None) -> Any:
-    """The optimizer of a run; its learning rate is set before every step.
-
-    `global_batch` (default: the base batch): images of an update. Where the learning rate grows with its square root,
-    Adam's averages look back over as many images as at the base batch, not as many updates (Malladi et al. 2022,
-    definition 5.2: beta' = 1 - k (1 - beta), epsilon' = epsilon / sqrt(k) at k times the batch), and whatever the rule,
-    an epoch takes the same share of the weights away.
-    """
-    ratio = (global_batch or config.base_batch) / config.base_batch
-    factor = scale_factor(config, global_batch or config.base_batch)
-    decay = config.weight_decay * ratio / factor or None
-    if config.name == "sgd":
-        return FusedSGD(config.learning_rate, momentum=config.momentum, weight_decay=decay)
-    if scaling_rule(config) != "sqrt":
+def make_optimizer(config: OptimizerConfig) -> Any:
+    """The optimizer of a run; its learning rate is set before every step."""
+    decay = config.weight_decay or None
+    if config.name == "adam":
         return FusedAdam(config.learning_rate, weight_decay=decay)
-    beta_1, beta_2 = (max(0.0, 1 - ratio * (1 - beta)) for beta in (BETA_1, BETA_2))
-    return FusedAdam(
-        config.learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=EPSILON / math.sqrt(ratio), weight_decay=decay
-    )
+    return FusedSGD(config.learning_rate, momentum=config.momentum, weight_decay=decay)
 
 
 def build_over(optimizer: Any, updated: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:

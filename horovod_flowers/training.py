@@ -56,13 +56,13 @@ class Training:
         move_relu_behind_pooling(self.model)
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
         self.state = ModelState(self.model, self.strategy)
-        self.global_batch = config.global_batch_for(ranks.size)
-        update_batch = self.global_batch * config.accumulate
-        self.optimizer = make_optimizer(config.optimizer, update_batch)
+        self.optimizer = make_optimizer(config.optimizer)
         build_over(self.optimizer, self.strategy.updated, [part.shape for part in self.strategy.parts])
         self.state.add_optimizer(self.optimizer)
+        self.global_batch = config.global_batch_for(ranks.size)
         whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
         self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
+        update_batch = self.global_batch * config.accumulate
         self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
         self.average = None
         if config.average_decay:

@@ -49,19 +49,6 @@ def test_twenty_steps_equal_keras_own(fused: Any, stock: Any, options: dict[str,
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_adam_looks_back_over_as_many_images_at_any_batch() -> None:
-    config = OptimizerConfig(weight_decay=0.1)
-    base, large, huge = (make_optimizer(config, batch) for batch in (32, 256, 4096))
-    assert (base.beta_1, base.beta_2, base.epsilon, base.weight_decay) == pytest.approx((0.9, 0.999, 1e-7, 0.1))
-    wanted = (0.2, 0.992, 1e-7 / 8**0.5, 0.1 * 8**0.5)
-    assert (large.beta_1, large.beta_2, large.epsilon, large.weight_decay) == pytest.approx(wanted)
-    assert huge.beta_1 == 0
-    unscaled = make_optimizer(OptimizerConfig(scaling="none", weight_decay=0.1), 256)
-    assert (unscaled.beta_1, unscaled.weight_decay) == pytest.approx((0.9, 0.8))
-    momentum = make_optimizer(OptimizerConfig(name="sgd", weight_decay=0.1), 256)
-    assert (momentum.momentum, momentum.weight_decay) == pytest.approx((0.9, 0.1))
-
-
 def test_the_update_is_one_operation_a_variable() -> None:
     optimizer = make_optimizer(OptimizerConfig())
     variables = [keras.Variable(np.ones(shape, np.float32)) for shape in SHAPES]
