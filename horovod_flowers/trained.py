@@ -27,7 +27,7 @@ class TrainedModel:
     source: str
     """What it was loaded from, for messages."""
     keras_model: Any = field(repr=False)
-    """From pixels 0..255, float32 [n, size, size, 3], to logits [n, classes]."""
+    """From pixels 0..255, float32 [n, size, size, 3], to logits [n, classes]; None where a SavedModel was loaded."""
 
 
 def read_run_config(folder: RunFolder) -> RunConfig:

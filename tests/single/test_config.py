@@ -72,6 +72,15 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--optimizer.learning-rate", "nan"], "learning_rate is 'nan': allowed is a number"),
         (["--seed", "-1"], "seed is -1: give 0 or a positive whole number"),
         (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["--label-smoothing", "1"], "label_smoothing is 1.0: give a number from 0 to below 1"),
+        (["--average-decay", "-0.1"], "average_decay is -0.1: give a number from 0 to below 1"),
+        (["--early-stopping", "0"], "early_stopping is 0: give a positive whole number"),
+        (["--early-stopping", "2", "--no-validate"], "leave out --no-validate or it"),
+        (["--optimizer.weight-decay", "1"], "weight_decay is 1.0: give 0 to below 1, such as 0.05"),
+        (["--data.crop-size", "64"], "data.crop_size is given but images are not augmented: add --data.augment"),
+        (["--data.augment", "--data.crop-size", "200"], "crop_size is 200: give 24 to data.image_size (180) pixels"),
+        (["--data.stretch", "0.5"], "data.stretch is 0.5: give a number from 1 to 4"),
+        (["--data.test-fraction", "0.9"], "data.test_fraction is 0.9: give 0 to below 0.85"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments: list[str], sentence: str) -> None:
