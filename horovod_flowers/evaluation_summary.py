@@ -9,7 +9,7 @@ from rich.table import Table
 
 from horovod_flowers.accuracy import Figures
 from horovod_flowers.evaluation_record import EvaluationRecord, title_of
-from horovod_flowers.progress import say
+from horovod_flowers.progress import on_terminal, say
 from horovod_flowers.report.evaluation_words import evaluation_sentences
 from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import MISSING, percent
@@ -37,7 +37,7 @@ def print_summary(record: EvaluationRecord, figures: Figures, output: Path) -> N
 
 
 def _print_classes(record: EvaluationRecord) -> None:
-    console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
+    console = Console() if on_terminal() else Console(width=TABLE_WIDTH, force_terminal=False)
     evaluated = record.evaluated
     title = f"Evaluation of {title_of(evaluated)}: {evaluated.checkpoint} checkpoint, epoch {evaluated.epoch}"
     table = Table(title=escape(harmless(title)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
