@@ -23,6 +23,8 @@ class Mistake:
     """One image that was taken for another class."""
 
     image: int
+    name: str
+    """CLASS/FILE of a photo, 'image 7' of prepared data."""
     label: str
     predicted: str
     probability: float
@@ -82,7 +84,15 @@ def _mistake(photos: Path, prediction: Prediction) -> Mistake:
         if data is not None and data.startswith(magic):
             photo, kind = data, name
             break
-    return Mistake(prediction.image, prediction.label, prediction.predicted, prediction.probability, photo, kind)
+    return Mistake(
+        image=prediction.image,
+        name=prediction.photo or f"image {prediction.image}",
+        label=prediction.label,
+        predicted=prediction.predicted,
+        probability=prediction.probability,
+        photo=photo,
+        photo_type=kind,
+    )
 
 
 def _small_file(path: Path) -> bytes | None:

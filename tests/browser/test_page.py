@@ -130,6 +130,19 @@ def test_marks_stand_where_ranks_shared_cores(opened: Opened) -> None:
         assert ranks in ("1", "2", "4*")
 
 
+def test_predictions_are_shown_with_what_they_are_worth(opened: Opened) -> None:
+    main = opened.page.locator("main")
+    assert "Accuracy 0.333 (95 % interval 0.061 to 0.792) on 3 images. " in main.inner_text()
+    assert "expected calibration error 0.533 (15 bins)" in main.inner_text()
+    for start in ("Confusion matrix of run", "Reliability diagram of run", "image 1: "):
+        picture = main.locator(f'img[alt^="{start}"]')
+        assert picture.count() == 1
+        box = picture.bounding_box()
+        assert box is not None
+        assert box["width"] > 100
+    assert main.locator("figcaption", has_text="taken for rose (80.0 %)").count() == 1
+
+
 def test_it_prints(opened: Opened, pictures: Path) -> None:
     data = opened.page.pdf(path=pictures / "report.pdf", format="A4")
     assert data.startswith(b"%PDF")
