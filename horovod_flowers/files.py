@@ -34,7 +34,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Otherwise it is deleted, and an earlier folder stays as it was.
     """
-    path = Path(os.path.abspath(path))  # '.' has no name to stand beside
+    path = path.resolve()  # beside what a link leads to; '.' has no name to stand beside
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary, earlier = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "earlier"))
     temporary.mkdir()

@@ -20,6 +20,16 @@ def test_a_folder_takes_the_place_of_the_earlier_one_as_a_whole(tmp_path: Path) 
     assert contents(tmp_path) == {"made/in/b": "second"}
 
 
+def test_a_link_still_leads_to_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "link").symlink_to("made")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "made") == {"a": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "made"]
+
+
 def test_the_earlier_folder_stays_where_writing_fails(tmp_path: Path) -> None:
     def write(text: str, error: Exception | None) -> None:
         with whole_folder(tmp_path / "made") as folder:

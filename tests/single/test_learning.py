@@ -8,6 +8,7 @@ import pytest
 
 from horovod_flowers.errors import UserError
 from horovod_flowers.recorded.run import read_run
+from horovod_flowers.report.content import evaluations_of
 from horovod_flowers.report.evaluation import evaluation_of
 from horovod_flowers.report.learning import common_accuracy, curve_of, reached_by, seconds_to
 from horovod_flowers.report.points import points_of
@@ -53,13 +54,29 @@ def test_a_run_without_a_model_has_no_time_to_accuracy(tmp_path: Path) -> None:
     assert reached_by(points_of([summary(tmp_path / "r")]), 0.5) == []
 
 
-def write_predictions(folder: RunFolder, rows: list[tuple[str, str, float]]) -> None:
-    folder.predictions.parent.mkdir()
+def write_predictions(folder: RunFolder, rows: list[tuple[str, str, float]], name: str = "evaluation") -> None:
+    path = folder.path / name / "predictions.jsonl"
+    path.parent.mkdir()
     lines = [
         {"image": image, "label": label, "predicted": predicted, "probability": probability}
         for image, (label, predicted, probability) in enumerate(rows)
     ]
-    folder.predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_other_images_are_shown_after_those_that_runs_were_validated_on(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        folder = write_run(tmp_path / name, 1, [[100], [400]])
+        write_predictions(folder, [("rose", "rose" if name == "b" else "daisy", 0.9), ("daisy", "daisy", 0.9)])
+        write_predictions(folder, [("rose", "rose", 0.9)], "evaluation-meadow")
+        runs.append(summary(tmp_path / name))
+    (tmp_path / "a" / "evaluation-elsewhere").symlink_to(tmp_path / "b" / "evaluation")
+    (tmp_path / "b" / "evaluation-meadow" / "predictions.jsonl").write_text("{}\n")
+    found, unreadable = evaluations_of(runs)
+    assert [each.title for each in found] == ["run b", "run a", "run a, meadow"]
+    assert [each.figures.accuracy.value for each in found] == [1, 0.5, 1]
+    assert [name for name, _ in unreadable] == ["predictions of b"]
 
 
 def test_confusion_classes_and_the_worst_mistakes(tmp_path: Path) -> None:

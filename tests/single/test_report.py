@@ -347,7 +347,7 @@ def test_the_report_imports_no_tensorflow() -> None:
 
 def test_importing_a_command_does_nothing() -> None:
     code = (
-        "import sys, horovod_flowers.train, horovod_flowers.prepare;"
+        "import sys, horovod_flowers.train, horovod_flowers.prepare, horovod_flowers.evaluate;"
         "sys.exit(bool({'tensorflow', 'horovod', 'mpi4py.MPI'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
