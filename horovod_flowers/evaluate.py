@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from horovod_flowers.accuracy import TOP_K, figures_of, worst_mistakes
 from horovod_flowers.checkpoint import Progress, read_progress
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import RunConfig, option, positional
@@ -28,8 +27,9 @@ from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import Prepared, open_prepared
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.errors import UserError
-from horovod_flowers.evaluation_record import Evaluated, ImagesOf, check_replaceable, record_of, write_evaluation
-from horovod_flowers.evaluation_summary import print_summary
+from horovod_flowers.evaluation.figures import TOP_K, figures_of, worst_mistakes
+from horovod_flowers.evaluation.record import Evaluated, ImagesOf, check_replaceable, record_of, write_evaluation
+from horovod_flowers.evaluation.summary import print_summary
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.prepare import command_for

@@ -20,7 +20,7 @@ from horovod_flowers.command_line import parse
 from horovod_flowers.config import RunConfig, option, positional
 from horovod_flowers.environment import utc_now, versions
 from horovod_flowers.errors import UserError
-from horovod_flowers.exported import (
+from horovod_flowers.exports.exported import (
     FORMAT,
     KERAS_FILE,
     MANIFEST,
@@ -139,8 +139,8 @@ def write(folder: Path, model: TrainedModel, description: Description) -> Descri
 
     Raises UserError, as `export` does.
     """
-    from horovod_flowers.load_back import compare
-    from horovod_flowers.served import with_preprocessing, write_saved_model
+    from horovod_flowers.exports.load_back import compare
+    from horovod_flowers.exports.served import with_preprocessing, write_saved_model
 
     try:
         whole = with_preprocessing(model.keras_model, model.image_size)

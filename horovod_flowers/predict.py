@@ -101,7 +101,7 @@ def loader(config: PredictConfig) -> Callable[[], TrainedModel]:
             raise UserError(f"there is no exported model {path}: export one, or give --run runs/NAME")
 
         def exported() -> TrainedModel:
-            from horovod_flowers.exported import load_exported
+            from horovod_flowers.exports.exported import load_exported
 
             return load_exported(path)
 

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from horovod_flowers.accuracy import Figures, check_predictions, figures_of, worst_mistakes
+from horovod_flowers.evaluation.figures import Figures, check_predictions, figures_of, worst_mistakes
 from horovod_flowers.report.run_summary import RunSummary
 from horovod_flowers.runlog import Prediction, RunFolder, read_lines
 

@@ -1,6 +1,6 @@
 """How an evaluation is put into words, the same in the terminal, the pages and after `evaluate`."""
 
-from horovod_flowers.accuracy import BINS, Figures, Proportion
+from horovod_flowers.evaluation.figures import BINS, Figures, Proportion
 from horovod_flowers.report.figures import counted
 
 MOST_CONFUSED = 3

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from horovod_flowers.accuracy import figures_of, proportion
 from horovod_flowers.data.synthetic import CLASSES
-from horovod_flowers.evaluation_record import EvaluationRecord, read_evaluation
+from horovod_flowers.evaluation.figures import figures_of, proportion
+from horovod_flowers.evaluation.record import EvaluationRecord, read_evaluation
 from horovod_flowers.recorded.run import read_run
 from horovod_flowers.report.__main__ import main as report
 from horovod_flowers.runlog import Prediction, RunFolder, read_lines

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from horovod_flowers.accuracy import Figures
+from horovod_flowers.evaluation.figures import Figures
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pictures import Drawn
 

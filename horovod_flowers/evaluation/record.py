@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from horovod_flowers.accuracy import Calibration, ClassFigures, Figures, Proportion, TopK
 from horovod_flowers.errors import UserError
+from horovod_flowers.evaluation.figures import Calibration, ClassFigures, Figures, Proportion, TopK
 from horovod_flowers.files import whole_folder
 from horovod_flowers.runlog import Count, Positive, Prediction, Share
 

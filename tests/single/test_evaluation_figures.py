@@ -8,8 +8,8 @@ import pytest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from horovod_flowers.accuracy import calibration_of, check_predictions, figures_of, proportion, worst_mistakes
 from horovod_flowers.errors import UserError
+from horovod_flowers.evaluation.figures import calibration_of, check_predictions, figures_of, proportion, worst_mistakes
 from horovod_flowers.runlog import Prediction
 
 CLASSES = ("daisy", "rose", "tulip", "iris")

@@ -14,7 +14,7 @@ import numpy as np
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.sources import decode_photo
 from horovod_flowers.errors import UserError
-from horovod_flowers.exported import Checked
+from horovod_flowers.exports.exported import Checked
 from horovod_flowers.trained import TrainedModel
 
 TOLERANCE = 1e-4

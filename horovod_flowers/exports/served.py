@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from horovod_flowers.exported import CLASS_NAMES, IMAGES, PHOTOS
+from horovod_flowers.exports.exported import CLASS_NAMES, IMAGES, PHOTOS
 
 
 def with_preprocessing(model: Any, image_size: int) -> Any:

@@ -170,7 +170,7 @@ def _load_saved_model(folder: Path) -> TrainedModel:
     import tensorflow as tf
 
     description = _read_description_file(folder / "assets.extra" / MEMBER)
-    from horovod_flowers.operations import refused_operation
+    from horovod_flowers.exports.operations import refused_operation
 
     try:
         if (refused := refused_operation((folder / "saved_model.pb").read_bytes())) is not None:
