@@ -50,7 +50,9 @@ class EvaluateConfig:
 
     run: tuple[str, ...] = positional("folder of a trained run, such as runs/NAME")
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
-    split: Literal["validation", "training"] = option("validation", "which of the run's images")
+    split: Literal["validation", "training", "test"] = option(
+        "validation", "which of the run's images; test: those that --data.test-fraction held out"
+    )
     photos: str | None = option(
         None, "instead of the run's own images, photos that it never saw: FOLDER/CLASS/*.jpg or *.png"
     )
@@ -83,7 +85,12 @@ class EvaluateConfig:
         """Where the results go."""
         if self.output is not None:
             return Path(self.output)
-        names = {"validation": "", "training": "-training", "photos": f"-{Path(self.photos or '').resolve().name}"}
+        names = {
+            "validation": "",
+            "training": "-training",
+            "test": "-test",
+            "photos": f"-{Path(self.photos or '').resolve().name}",
+        }
         return Path(self.run[0]) / f"evaluation{names[self.images_of]}"
 
 
@@ -150,6 +157,10 @@ def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: Prog
 
 def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: Progress, root: Path) -> None:
     """Refuse what can be known without the other ranks; rank 0 calls it, for all. Raises UserError."""
+    if config.images_of == "test" and not trained.data.test_fraction:
+        raise UserError(
+            "split is 'test' but the run held no image out: train one with --data.test-fraction, or leave out --split"
+        )
     check_replaceable(config.output_folder)
     writable_folder(config.output_folder.parent, "choose another folder with --output")
     if config.photos is not None:

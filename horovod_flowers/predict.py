@@ -131,7 +131,12 @@ def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, 
     folder, count = ranks.broadcast((folder, count))
     if not (folder / LIST).is_file():
         error = UserError(f"{output.parent} is not the same folder on all nodes: choose an --output that they share")
-    ranks.agree(error)
+    try:
+        ranks.agree(error)
+    except UserError:
+        if ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder, count
 
 

@@ -24,7 +24,7 @@ MOST_PHOTO_BYTES = 500_000
 """As the report takes them."""
 JPEG_QUALITIES = (90, 70, 40, 10)
 
-ImagesOf = Literal["validation", "training", "photos"]
+ImagesOf = Literal["validation", "training", "test", "photos"]
 
 
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,5 +187,10 @@ def _pictures(
 
 def title_of(evaluated: Evaluated) -> str:
     """What was evaluated, in words."""
-    other = {"validation": "", "training": ", training", "photos": f", {Path(evaluated.photos or '').name}"}
+    other = {
+        "validation": "",
+        "training": ", training",
+        "test": ", test",
+        "photos": f", {Path(evaluated.photos or '').name}",
+    }
     return f"run {evaluated.run}{other[evaluated.images_of]}"

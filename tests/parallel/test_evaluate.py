@@ -192,3 +192,16 @@ def test_photos_that_changed_since_are_refused(
     images.rename(images.with_name("f" * 32))
     ended = workplace.run("python", "-m", "horovod_flowers.evaluate", "runs/r")
     assert_one_sentence(ended, f"the images that the run was trained with (digest {images.name}) are not in prepared:")
+
+
+def test_images_that_were_held_out_are_evaluated_apart(shared_workplace: Workplace, folder: Path) -> None:
+    options = ("--global-batch", "20", "--name", "held-out", "--data.test-fraction", "0.25")
+    ended = shared_workplace.train(*options)
+    assert ended.status == 0, ended.output
+    command = ("python", "-m", "horovod_flowers.evaluate", "runs/held-out", "--threads", "1", "--split", "test")
+    ended = shared_workplace.run(*mpirun(2, *command))
+    assert ended.status == 0, ended.output
+    found = predictions_in(folder / "runs" / "held-out" / "evaluation-test")
+    assert [each.image for each in found] == list(range(90, 120))
+    ended = shared_workplace.run(*COMMAND, "--split", "test")
+    assert_one_sentence(ended, "split is 'test' but the run held no image out")
