@@ -1,5 +1,6 @@
 """Flags, YAML keys and help generated from a configuration dataclass."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -8,6 +9,7 @@ import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
@@ -48,7 +50,8 @@ def _nearest(flag: str, known: typing.Iterable[str]) -> str:
 
 
 def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
-    """Read flags and `--config` YAML into a `kind` instance; flags override the file.
+    """Read flags and `--config` YAML into a `kind` instance; flags override the file, and both the preset that either
+    names.
 
     --help and --print-config answer on rank 0 alone. Raises UserError for an unknown flag or key, or a value of the
     wrong type; the dataclasses raise it for values out of range.
@@ -66,12 +69,53 @@ def parse(kind: type[Config], command: str, description: str, arguments: Sequenc
         "--config", action="config", help="YAML file of these options, keys as in --print-config; flags override it"
     )
     add_options(parser, kind)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
     with quiet:
-        given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
-    values = given.as_dict()
+        named = _preset_in(kind, words)
+        values = parser.parse_args([*_preset_words(kind, named), *words]).as_dict()
+        below = _preset_words(kind, _preset_of(kind, values))
+        if below != _preset_words(kind, named):  # it stands in the --config file
+            values = parser.parse_args([*below, *words]).as_dict()
     values.pop("config", None)
     return build(kind, values)
+
+
+def start_of(options: Config) -> Config:
+    """What has not to be said of these options: the defaults, or their preset's values, its name still to be said."""
+    kind, presets = type(options), _presets(type(options))
+    if presets is None:
+        return kind()
+    started = parse(kind, "", "", _preset_words(kind, _preset_of(kind, vars(options))))
+    return dataclasses.replace(started, **{presets[0]: getattr(kind(), presets[0])})  # type: ignore[type-var]
+
+
+def _presets(kind: type) -> tuple[str, Path] | None:
+    """The option that names a preset, and the folder of their files."""
+    found = ((item.name, item.metadata["presets"]) for item in dataclasses.fields(kind) if "presets" in item.metadata)
+    return next(found, None)
+
+
+def _preset_of(kind: type, values: Mapping[str, Any]) -> str | None:
+    presets = _presets(kind)
+    return values[presets[0]] if presets else None
+
+
+def _preset_in(kind: type, words: Sequence[str]) -> str | None:
+    """What stands for the preset on the command line."""
+    presets = _presets(kind)
+    if presets is None:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{presets[0]}", nargs="?")
+    return vars(parser.parse_known_args(list(words))[0])[presets[0]]
+
+
+def _preset_words(kind: type, name: str | None) -> list[str]:
+    """To be put before all that overrides it."""
+    presets = _presets(kind)
+    file = presets[1] / f"{name}.yaml" if presets else None
+    return ["--config", str(file)] if file is not None and file.is_file() else []
 
 
 def _positionals(kind: type) -> str:

@@ -5,10 +5,12 @@ Every value is checked here, without MPI and without TensorFlow, before any rank
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.errors import UserError
 
+PRESETS = Path(__file__).parent / "presets"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
 """A name that is a safe folder name everywhere, and harmless wherever it is shown."""
 
@@ -21,6 +23,11 @@ def option(default: Any, text: str, words: int | None = None) -> Any:
 def later_option(default: Any, text: str, before: Any) -> Any:
     """An option that runs of version 0.1.0 did not have yet; `before`: its value that says what they did."""
     return field(default=default, metadata={"help": text, "before": before})
+
+
+def presets_option(folder: Path, default: Any, text: str, before: Any) -> Any:
+    """A later option whose value names a file in `folder`, NAME.yaml, that others start from; a name may have none."""
+    return field(default=default, metadata={"help": text, "before": before, "presets": folder})
 
 
 def positional(text: str) -> Any:
@@ -200,7 +207,8 @@ class HorovodConfig:
 class RunConfig:
     """One training run."""
 
-    preset: Literal["plain", "accurate"] = later_option(
+    preset: Literal["plain", "accurate"] = presets_option(
+        PRESETS,
         "plain",
         "values that other options start from. plain: the notebook's training, their defaults; accurate: training that "
         "generalises (a residual network, augmentation, label smoothing, weight decay, averaged weights, 60 epochs)",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import yaml
 
 from horovod_flowers.collectives import collectives_file, read_collectives
-from horovod_flowers.command_line import build, flags
+from horovod_flowers.command_line import build, flags, start_of
 from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.errors import UserError
 from horovod_flowers.microbenchmark import MicrobenchmarkConfig
@@ -127,9 +127,9 @@ class CollectivesPoint(Point):
 
 
 def option_words(options: Any) -> list[str]:
-    """Words for the command line from a configuration dataclass: whatever differs from its defaults."""
-    defaults = flat_options(asdict(type(options)()))
-    return flags({name: value for name, value in flat_options(asdict(options)).items() if value != defaults[name]})
+    """Words for the command line from a configuration dataclass: its preset, and whatever differs from that."""
+    start = flat_options(asdict(start_of(options)))
+    return flags({name: value for name, value in flat_options(asdict(options)).items() if value != start[name]})
 
 
 def _refuse_other(what: str, compared: Iterable[tuple[str, Any, Any]]) -> None:

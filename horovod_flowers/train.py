@@ -8,7 +8,6 @@ Order of work: configuration and data are checked on every rank alone; then MPI,
 then the run folder is made and training begins. TensorFlow is imported late: a mistake is told before it loads.
 """
 
-import argparse
 import datetime
 import os
 import sys
@@ -128,11 +127,7 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     """Flags over YAML file over defaults; a run to resume starts from its own configuration instead of the defaults."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
-    words = [*preset_words(preset_in(words)), *words]
     config = parse(RunConfig, command, description, words, rank)
-    if config.preset != PLAIN and preset_in(words) is None:  # it stands in the user's --config file
-        words = [*preset_words(config.preset), *words]
-        config = parse(RunConfig, command, description, words, rank)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if config.resume_or_start and folder.path.exists():
         # Decided by every rank before MPI starts, and so before rank 0 changes anything.
@@ -152,19 +147,6 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
         file.write(yaml.safe_dump(kept))
         file.flush()
         return parse(RunConfig, command, description, ["--config", file.name, *words], rank)
-
-
-def preset_in(words: Sequence[str]) -> str | None:
-    """What --preset says on a command line; None where it does not stand there."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", nargs="?")
-    return parser.parse_known_args(list(words))[0].preset
-
-
-def preset_words(preset: str | None) -> list[str]:
-    """What to put in front of a command line, for all that stands there to override: the preset's file."""
-    file = PRESETS / f"{preset}.yaml"
-    return ["--config", str(file)] if preset not in (None, PLAIN) and file.is_file() else []
 
 
 def has_ended(config: RunConfig) -> bool:
@@ -212,9 +194,6 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     begin, end = validation_range(source.images, config.data)
     config.check_against(launch.size, begin, end - begin)
 
-
-PLAIN = "plain"
-PRESETS = Path(__file__).parent / "presets"
 
 OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size", "shard_layers")
 

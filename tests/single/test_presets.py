@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from horovod_flowers.command_line import build
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.command_line import build, parse
+from horovod_flowers.config import PRESETS, RunConfig, flat_options
 from horovod_flowers.errors import UserError
+from horovod_flowers.preflight.__main__ import PreflightConfig
 from horovod_flowers.recorded.options import read_config as read_recorded
-from horovod_flowers.train import PRESETS, read_config
+from horovod_flowers.study_file import points_of, read_study
+from horovod_flowers.study_point import option_words
+from horovod_flowers.train import read_config
 
 
 def test_every_preset_has_its_file_and_differs_from_the_defaults() -> None:
@@ -52,3 +55,25 @@ def _plain() -> dict:
     from dataclasses import asdict
 
     return asdict(RunConfig())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--epochs", "3"], ["--preset", "accurate"], ["--preset", "accurate", "--epochs", "1", "--no-data.augment"]],
+)
+def test_the_words_that_a_study_gives_train_mean_its_options(words: list[str]) -> None:
+    """Also where an option has its default again, which the preset had changed."""
+    if "--no-data.augment" in words:
+        words = [*words, "--data.crop-size", "null"]
+    config = read_config(words, 0)
+    assert read_config(option_words(config), 0) == config
+    assert len(option_words(config)) <= len(words)
+
+
+def test_a_job_file_may_name_a_preset(tmp_path: Path) -> None:
+    study = {"name": "a", "ranks": [1], "options": {"preset": "accurate", "epochs": 2, "global_batch": 32}}
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(study))
+    (point, *_) = points_of(read_study(file), file, "runs")
+    assert (point.config.model.name, point.config.epochs) == ("flower_resnet", 2)
+    assert parse(PreflightConfig, "preflight", "", option_words(point.config)).data.crop_size == 128
