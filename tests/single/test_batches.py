@@ -104,6 +104,55 @@ def test_colour_draws_brighten_and_darken() -> None:
     assert darker.mean() == pytest.approx(80, abs=1)
 
 
+def test_the_middle_of_the_draws_changes_nothing_but_the_crop() -> None:
+    """A turn of 0, no stretch, nothing erased: half-way draws of an odd-sized image give its middle back."""
+    image = np.random.default_rng(1).integers(0, 256, (33, 33, 3), dtype=np.uint8)
+    draws = np.array([0.9, 0.0, 0.5, 0.5, *[0.5] * 9], np.float32)
+    cropped = replace(AUGMENTATION, size=11, smallest_crop=1 / 3)(image, draws)
+    assert cropped.shape == (11, 11, 3)
+    assert np.array_equal(cropped, image[11:22, 11:22])
+
+
+@pytest.mark.parametrize(("turn", "quarters"), [(1.0, 1), (0.0, -1)])
+def test_a_quarter_turn_is_numpys(turn: float, quarters: int) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    draws = np.array([0.9, 1.0, 0.5, 0.5, *[0.5] * 4, turn, *[0.5] * 4], np.float32)
+    turned = replace(AUGMENTATION, size=24, rotation_degrees=90)(image, draws)
+    assert np.abs(turned.astype(int) - np.rot90(image, quarters).astype(int)).max() <= 1
+
+
+def test_stretched_crops_are_narrower_or_lower() -> None:
+    """Columns brighten by 1 a pixel: their step in the result tells how wide the crop was."""
+    image = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None].repeat(100, axis=0), 3, axis=2)
+    steps = []
+    for stretch in (0.0, 0.5, 1.0):
+        draws = np.array([0.9, 0.0, 0.5, 0.5, *[0.5] * 3, stretch, *[0.5] * 5], np.float32)
+        result = replace(AUGMENTATION, size=50, smallest_crop=0.5, stretch=1.44)(image, draws)
+        steps.append((int(result[25, -1, 0]) - int(result[25, 0, 0])) / 49)
+    assert steps == pytest.approx([1 / 1.2, 1.0, 1.2], abs=0.03)
+
+
+def test_as_many_images_as_asked_have_a_grey_square_of_a_fifth_to_two_fifths() -> None:
+    random = np.random.default_rng(3)
+    image = np.full((50, 50, 3), 10, np.uint8)
+    augmentation = Augmentation(50, smallest_crop=1, stretch=1, rotation_degrees=0, recolour=0, erase=0.25)
+    edges = [np.sqrt((augmentation(image, random.random(DRAWS)) == 128).all(axis=2).sum()) for _ in range(400)]
+    erased = [edge for edge in edges if edge]
+    assert len(erased) / len(edges) == pytest.approx(0.25, abs=0.08)
+    assert min(erased) == pytest.approx(10, abs=1)
+    assert max(erased) == pytest.approx(20, abs=1)
+
+
+def test_training_images_have_the_size_of_the_crops(prepared: Prepared) -> None:
+    cropped = replace(CONFIG, augment=True, crop_size=24)
+    training = split(prepared, CONFIG).training
+    options = {"global_batch": 16, "rank": 0, "size": 1, "seed": 0, "epoch": 1}
+    first = next(training_batches(prepared, training, augmentation=Augmentation.of(cropped), **options))
+    assert first.images.shape == (16, 24, 24, 3)
+    (whole, *_) = evaluation_batches(prepared, training, batch=16, rank=0, size=1)
+    assert whole.images.shape == (16, 32, 32, 3)
+
+
 def test_errors_of_the_reading_thread_reach_the_reader() -> None:
     def failing() -> Iterator[Batch]:
         raise OSError("disk on fire")
