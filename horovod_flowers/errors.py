@@ -9,6 +9,13 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line that is not too long."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(said.split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
 class Stopped(Exception):
     """The job was asked to stop before its end, and did so with everything in its place.
 

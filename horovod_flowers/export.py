@@ -19,7 +19,7 @@ import msgspec
 from horovod_flowers.command_line import parse
 from horovod_flowers.config import RunConfig, option, positional
 from horovod_flowers.environment import utc_now, versions
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import UserError, first_line
 from horovod_flowers.exports.exported import (
     FORMAT,
     KERAS_FILE,
@@ -28,7 +28,6 @@ from horovod_flowers.exports.exported import (
     SAVED_MODEL,
     SCHEMA,
     Description,
-    first_line,
     sha256,
     to_json,
 )

@@ -15,7 +15,7 @@ import numpy as np
 from horovod_flowers.config import DataConfig
 from horovod_flowers.data.batches import evaluation_batches
 from horovod_flowers.data.prepared import Prepared
-from horovod_flowers.data.sources import FolderSource, decode_photo
+from horovod_flowers.data.sources import FolderSource, decode_photo, photo_or_reason
 from horovod_flowers.errors import UserError
 
 
@@ -99,12 +99,11 @@ class PhotoImages:
         for start in range(rank * batch, self.count, size * batch):
             numbers, images, unreadable = [], [], []
             for number in range(start, min(start + batch, self.count)):
-                try:
-                    images.append(self.image(number))
-                except Exception as error:  # whatever a decoder makes of a broken file, the others count
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    unreadable.append((self.names[number], reason))
+                image = photo_or_reason(self._folder / self.names[number], self._size)
+                if isinstance(image, str):
+                    unreadable.append((self.names[number], image))
                     continue
+                images.append(image)
                 numbers.append(number)
             own = np.array(numbers, np.int64)
             digests = tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)

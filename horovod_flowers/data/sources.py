@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from horovod_flowers.config import DataConfig
 from horovod_flowers.data import synthetic
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import UserError, first_line
 
 CHUNK_IMAGES = 256
 # Where tensorflow-datasets 4.9 fetches tf_flowers from.
@@ -119,11 +120,11 @@ class _PhotoChunk:
     def decode(self) -> DecodedChunk:
         images, labels, positions, unreadable = [], [], [], []
         for offset, (name, photo, label) in enumerate(zip(self.names, self.photos, self.labels, strict=True)):
-            try:
-                images.append(decode_photo(photo, self.size))
-            except Exception as error:  # whatever a decoder makes of a broken or hostile file, the others count
-                unreadable.append((name, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            image = photo_or_reason(photo, self.size)
+            if isinstance(image, str):
+                unreadable.append((name, image))
                 continue
+            images.append(image)
             labels.append(label)
             positions.append(self.start + offset)
         empty = np.empty((0, self.size, self.size, 3), np.uint8)
@@ -142,11 +143,21 @@ def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    if isinstance(photo, Path) and not stat.S_ISREG(photo.stat().st_mode):
+        raise OSError("not a file")  # a named pipe would never end
     with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo, formats=("JPEG", "PNG")) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction where the photo is much larger
         upright = ImageOps.exif_transpose(image)
         resized = upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(resized)
+
+
+def photo_or_reason(photo: Path | bytes, size: int) -> np.ndarray | str:
+    """A photo as `decode_photo` decodes it; or, in a line, why it cannot be read: the others count."""
+    try:
+        return decode_photo(photo, size)
+    except Exception as error:  # whatever a decoder makes of a broken or hostile file
+        return first_line(error)
 
 
 class FolderSource:

@@ -11,13 +11,14 @@ SavedModel, which is a program, only operations that compute are accepted, none 
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import UserError, first_line
 from horovod_flowers.runlog import Count, Positive, Share
 from horovod_flowers.trained import TrainedModel
 
@@ -162,7 +163,7 @@ def _description_in_keras_file(path: Path) -> Description:
         raise UserError(
             f"{path} names no classes (it has no member {MEMBER}): give a file that horovod_flowers.export wrote"
         ) from error
-    except (OSError, zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError, RuntimeError) as error:  # type: ignore[attr-defined]
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or no .keras file ({first_line(error)}): {_AGAIN}") from error
 
 
@@ -193,12 +194,6 @@ def _load_saved_model(folder: Path) -> TrainedModel:
         return loaded.signatures[IMAGES](images=tf.constant(images, tf.float32))["probabilities"].numpy()
 
     return TrainedModel(tuple(description.class_names), description.image_size, probabilities, str(folder), None)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def to_json(description: Description) -> bytes:

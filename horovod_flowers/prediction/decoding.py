@@ -1,15 +1,14 @@
 """Photos decoded by several threads, a block ahead of the model."""
 
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.data.sources import decode_photo
+from horovod_flowers.data.sources import photo_or_reason
 
 
 @dataclass(frozen=True)
@@ -29,26 +28,10 @@ def decoded(blocks: Iterator[Sequence[str]], block_size: int, size: int, threads
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         for names in blocks:
             images = np.zeros((block_size, size, size, 3), np.uint8)
-            found = list(pool.map(decode, names, [size] * len(names)))
+            found = list(pool.map(photo_or_reason, map(Path, names), repeat(size)))
             problems: list[str | None] = []
             for place, image in enumerate(found):
                 problems.append(image if isinstance(image, str) else None)
                 if not isinstance(image, str):
                     images[place] = image
             yield Decoded(list(names), images, problems)
-
-
-def decode(name: str, size: int) -> np.ndarray | str:
-    """One photo, uint8 [size, size, 3]; or, in a few words, why it cannot be read."""
-    try:
-        if not stat.S_ISREG(os.stat(name).st_mode):
-            return "not a file"  # a named pipe would never end
-        return decode_photo(Path(name), size)
-    except OSError as error:
-        return error.strerror or _first_line(error)
-    except Exception as error:  # whatever a decoder makes of a broken or hostile file, the others count
-        return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

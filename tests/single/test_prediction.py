@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from horovod_flowers.data.sources import photo_or_reason
 from horovod_flowers.errors import UserError
-from horovod_flowers.prediction.decoding import Decoded, decode, decoded
+from horovod_flowers.prediction.decoding import Decoded, decoded
 from horovod_flowers.prediction.parts import classify, in_order, merge, part_of, unreadable_list
 from horovod_flowers.prediction.photos import blocks, photos, shown, write_list
 from horovod_flowers.prediction.tables import Row, format_of, table
@@ -47,7 +48,7 @@ def test_links_that_lead_in_a_circle_end(folder: Path) -> None:
     (folder / "self.jpg").symlink_to("self.jpg")
     found = list(photos(["."]))
     assert len(found) == 6
-    assert decode("self.jpg", 8) == "Too many levels of symbolic links"
+    assert photo_or_reason(Path("self.jpg"), 8) == "Too many levels of symbolic links"
 
 
 @pytest.mark.parametrize("word", ["none.jpg", "*.png", "empty", "@none", "@blank"])

@@ -86,6 +86,13 @@ def test_unreadable_photos_are_skipped_counted_and_listed(tmp_path: Path, write_
     assert prepared.labels.tolist() == [0, 0, 0, 1, 1]
 
 
+def test_a_pipe_called_a_photo_holds_nobody_up(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+    photos = write_photos(red=3, blue=3)
+    os.mkfifo(photos / "red" / "pipe.jpg")
+    prepared = prepare(tmp_path / "prepared", open_source(folder_config(photos)), processes=1)
+    assert prepared.unreadable == (("red/pipe.jpg", "not a file"),)
+
+
 def test_strict_refuses_an_unreadable_photo(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
     photos = write_photos(red=3, blue=3)
     (photos / "red" / "001.jpg").write_bytes(b"")
