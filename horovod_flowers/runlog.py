@@ -111,6 +111,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data_digest: str
     training_images: Count
     validation_images: Count
+    stopped_early: bool = False
+    """Whether --early-stopping ended it before its last epoch."""
+
+    def ends(self, epochs: int) -> bool:
+        """Whether nothing is left of a run of that many epochs."""
+        return self.stopped_early or self.epochs >= epochs
 
 
 class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,45 @@ class Standing:
     best_validation_accuracy: float | None = None
     best_epoch: int | None = None
 
+    @staticmethod
+    def of(saved: checkpoint.Progress) -> "Standing":
+        """Where a checkpoint stands."""
+        return Standing(
+            epochs_done=saved.epochs_done,
+            steps_done=saved.steps_done,
+            partial=saved.partial,
+            training_seconds=saved.training_seconds,
+            last_validation_accuracy=saved.validation_accuracy,
+            best_validation_accuracy=saved.best_validation_accuracy,
+            best_epoch=saved.best_epoch,
+        )
+
+    def progress(self, model: str, class_names: tuple[str, ...], data_digest: str) -> checkpoint.Progress:
+        """This, for a checkpoint."""
+        return checkpoint.Progress(
+            epochs_done=self.epochs_done,
+            steps_done=self.steps_done,
+            partial=self.partial,
+            training_seconds=self.training_seconds,
+            model=model,
+            class_names=class_names,
+            data_digest=data_digest,
+            validation_accuracy=self.last_validation_accuracy,
+            best_validation_accuracy=self.best_validation_accuracy,
+            best_epoch=self.best_epoch,
+        )
+
+    def evaluated(self, accuracy: float) -> None:
+        """Take in the validation accuracy of the last epoch done."""
+        self.last_validation_accuracy = accuracy
+        if self.best_validation_accuracy is None or accuracy > self.best_validation_accuracy:
+            self.best_validation_accuracy, self.best_epoch = accuracy, self.epochs_done
+
+    @property
+    def epochs_without_progress(self) -> int:
+        """Epochs since the best validation accuracy."""
+        return 0 if self.best_epoch is None else self.epochs_done - self.best_epoch
+
     @property
     def steps_into_epoch(self) -> int:
         """Steps of the next epoch that are done already."""

@@ -80,7 +80,7 @@ class TrainingPoint(Point):
     def finished(self, runs_dir: Path) -> bool:
         """Whether the run has a result. Raises UserError where its options are not the point's."""
         folder = RunFolder(runs_dir / self.name)
-        if not folder.result.exists() or read_json(folder.result, Result).epochs < self.config.epochs:
+        if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
             return False
         try:
             stored = build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))

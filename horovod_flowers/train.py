@@ -150,9 +150,9 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
 
 
 def has_ended(config: RunConfig) -> bool:
-    """Whether the run has trained all of its epochs."""
+    """Whether the run has trained all of its epochs, or was stopped early."""
     result = RunFolder(Path(config.runs_dir) / str(config.name)).result
-    return config.resume and result.exists() and read_json(result, Result).epochs >= config.epochs
+    return config.resume and result.exists() and read_json(result, Result).ends(config.epochs)
 
 
 def _stored_options(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import resource
 import time
@@ -136,7 +137,7 @@ class Training:
                 say(describe_epoch(record, self.config.epochs))
             if board is not None:
                 board.write(record)
-            if self._should_stop_early(standing):
+            if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
                 break
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
         step_log.close()
@@ -145,15 +146,6 @@ class Training:
             epoch_log.close()
             self._finish(folder, standing, memory)
         ranks.barrier()
-
-    def _should_stop_early(self, standing: Standing) -> bool:
-        """Whether the validation accuracy has not risen for as long as --early-stopping waits; all ranks agree."""
-        patience, best = self.config.early_stopping, standing.best_epoch
-        if patience is None or best is None or standing.epochs_done - best < patience:
-            return False
-        if self.ranks.rank == 0 and standing.epochs_done < self.config.epochs:
-            say(f"stopping early: no better validation accuracy in {patience} epochs since epoch {best}")
-        return True
 
     def _open_step_log(self, folder: RunFolder) -> LineLog:
         """Open this rank's step file; UserError on all ranks where a node does not see the run folder."""
@@ -190,16 +182,7 @@ class Training:
             )
         into_epoch = saved.partial.steps if saved.partial else 0
         say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done + into_epoch}")
-        standing = Standing(
-            saved.epochs_done,
-            saved.steps_done,
-            saved.partial,
-            saved.training_seconds,
-            saved.validation_accuracy,
-            saved.best_validation_accuracy,
-            saved.best_epoch,
-        )
-        return tensors, standing
+        return tensors, Standing.of(saved)
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
@@ -238,9 +221,7 @@ class Training:
         started = time.monotonic()
         evaluation = self._validate() if self.config.validate and self.strategy.trains_one_model else None
         if evaluation is not None:
-            standing.last_validation_accuracy = evaluation.accuracy
-            if standing.best_validation_accuracy is None or evaluation.accuracy > standing.best_validation_accuracy:
-                standing.best_validation_accuracy, standing.best_epoch = evaluation.accuracy, epoch
+            standing.evaluated(evaluation.accuracy)
         return EpochRecord(
             epoch=epoch,
             steps=self.steps_per_epoch,
@@ -371,21 +352,16 @@ class Training:
         tensors = self.state.collect()
         if tensors is None:
             return
-        progress = checkpoint.Progress(
-            epochs_done=standing.epochs_done,
-            steps_done=standing.steps_done,
-            partial=standing.partial,
-            training_seconds=standing.training_seconds,
-            model=self.config.model.name,
-            class_names=self.prepared.class_names,
-            data_digest=self.prepared.digest,
-            validation_accuracy=standing.last_validation_accuracy,
-            best_validation_accuracy=standing.best_validation_accuracy,
-            best_epoch=standing.best_epoch,
-        )
+        progress = standing.progress(self.config.model.name, self.prepared.class_names, self.prepared.digest)
         checkpoint.save(folder.checkpoints, tensors, progress)
 
     def _finish(self, folder: RunFolder, standing: Standing, memory: list[tuple[int, int]]) -> None:
+        stopped_early = standing.epochs_done < self.config.epochs
+        if stopped_early:
+            say(
+                f"stopped early: no better validation accuracy in {standing.epochs_without_progress} epochs since "
+                f"epoch {standing.best_epoch}"
+            )
         result = Result(
             schema=runlog.SCHEMA,
             epochs=standing.epochs_done,
@@ -400,6 +376,7 @@ class Training:
             data_digest=self.prepared.digest,
             training_images=len(self.images.training),
             validation_images=len(self.images.validation),
+            stopped_early=stopped_early,
         )
         runlog.write_json(folder.result, result)
         best = standing.best_validation_accuracy

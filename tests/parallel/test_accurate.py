@@ -58,11 +58,13 @@ def test_the_first_steps_are_nearly_the_same_at_any_number_of_ranks(
 def test_a_run_without_progress_stops_early(shared_workplace: Workplace) -> None:
     # At this rate no weight moves, so the first epoch stays the best.
     still = ("--optimizer.learning-rate", "1e-30", "--average-decay", "0", "--model.name", "flower_cnn")
-    ended = shared_workplace.train(
-        *("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2"), *still, ranks=2
-    )
+    options = ("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2", *still)
+    ended = shared_workplace.train(*options, ranks=2)
     assert ended.status == 0, ended.output
-    assert "stopping early: no better validation accuracy in 2 epochs since epoch 1" in ended.stdout
+    assert "stopped early: no better validation accuracy in 2 epochs since epoch 1" in ended.stdout
     run = read_run(shared_workplace.folder / "runs" / "still")
     assert [epoch.epoch for epoch in run.epochs] == [1, 2, 3]
-    assert (run.result.epochs, run.result.best_epoch) == (3, 1)
+    assert (run.result.epochs, run.result.best_epoch, run.result.stopped_early) == (3, 1, True)
+    again = shared_workplace.train(*options, "--resume-or-start", ranks=2)
+    assert again.status == 0, again.output
+    assert "has ended already: nothing to do" in again.stdout
