@@ -4,23 +4,34 @@
 # shellcheck source=jobs/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 : "${MAX_RESTARTS:=10}"
+
+# When the time limit is near or the job is pre-empted (USR1 or TERM to this script): remember it, and pass it on to what
+# runs. Its ranks finish their step, write a checkpoint and end with status 75. Then the job goes back into the queue.
+asked='' child=''
+asked_to_stop() {
+  asked=$1
+  if [[ -n $child ]]; then kill -USR1 "$child" 2>/dev/null || true; fi
+}
+trap 'asked_to_stop USR1' USR1
+trap 'asked_to_stop TERM' TERM
+
 say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0} of at most $MAX_RESTARTS"
 
-# Run a command. When the time limit is near or the job is pre-empted (USR1 or TERM to this script), pass it on: the
-# ranks finish their step, write a checkpoint and end with status 75. Then the job goes back into the queue.
+# Run a command that can be asked to stop; none once the job has been asked, such as while the preflight ended.
 stoppable() {
-  local asked='' status=0 child
+  local status=0
+  if [[ -n $asked ]]; then
+    say "asked to stop by $asked before $*"
+    put_back
+  fi
   "$@" &
   child=$!
-  # shellcheck disable=SC2064  # this child
-  trap "asked=USR1; kill -USR1 $child" USR1
-  # shellcheck disable=SC2064
-  trap "asked=TERM; kill -USR1 $child" TERM
-  while :; do # wait returns early when a signal comes
+  if [[ -n $asked ]]; then kill -USR1 "$child" 2>/dev/null || true; fi # asked while it was started
+  while :; do                                                            # wait returns early when a signal comes
     wait "$child" && status=0 || status=$?
     kill -0 "$child" 2>/dev/null || break
   done
-  trap - USR1 TERM
+  child=''
   if [[ -n $asked ]]; then say "asked to stop by $asked: ended with status $status"; fi
   # 128 and more: the signal came before there was anything to save.
   if ((status == 75)) || [[ -n $asked && $status -ge 128 ]]; then put_back; fi

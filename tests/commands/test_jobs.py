@@ -173,3 +173,21 @@ def test_preflight_finds_ranks_on_one_core_and_too_many_threads(workplace: Workp
     assert alone.status == 0, alone.output
     assert alone.stdout.splitlines()[-1] == "ready"
     assert "1 rank(s) on 1 node(s), started by single" in alone.stdout
+
+
+def test_a_job_asked_to_stop_while_its_preflight_ends_starts_nothing_more(tmp_path: Path) -> None:
+    """The signal that comes too late for one command holds for the next: training would run into the time limit."""
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho RUNNING\n")
+    (tmp_path / "squeue").chmod(0o755)
+    (tmp_path / "job").write_text(
+        f"set -euo pipefail\nsource '{PROJECT}/slurm/job.sh'\n"
+        'stoppable bash -c \'trap "" USR1; kill -USR1 $PPID; sleep 0.5\'\nstoppable touch second\n'
+    )
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "MAX_RESTARTS": "0", "FLOWERS_SITE": "/no/such/file"}
+    path = f"{tmp_path}:{clean_environment()['PATH']}"
+    ended = run_command(["bash", "job"], tmp_path, variables=job | {"PATH": path})
+    assert ended.status == 75, ended.output
+    assert "asked to stop by USR1: ended with status 0" in ended.stdout
+    assert "asked to stop by USR1 before touch second" in ended.stdout
+    assert "not put back; sbatch it again to go on" in ended.stdout
+    assert not (tmp_path / "second").exists()
