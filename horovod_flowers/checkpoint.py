@@ -1,29 +1,44 @@
 """Checkpoints: weights, optimizer state and where training stood, in one safetensors file. No pickle.
 
 Whole tensors, numbered in the model's and the optimizer's own order: a checkpoint does not tell which strategy wrote it
-or on how many ranks.
+or on how many ranks. A SHA-256 over all of them and the progress tells damage, wherever in the file it is.
+
+    last.safetensors                the newest
+    earlier-STEPS.safetensors       those before it, as many as are kept
+    best.safetensors                that of the epoch with the best validation accuracy
 """
 
 import contextlib
-import json
+import hashlib
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.files import whole_file
+from horovod_flowers.errors import UserError, first_line
+from horovod_flowers.files import sync, whole_file
 
-SCHEMA = 2
-READABLE = ("1", "2")  # 1 has no interrupted epochs
-WEIGHT, OPTIMIZER, AVERAGE = "weight", "optimizer", "average"
+SCHEMA = 3
+UNSIGNED = ("1", "2")  # without checksum; 1 also without interrupted epochs
+READABLE = (*UNSIGNED, "3")
+WEIGHT, OPTIMIZER, AVERAGE, APART = "weight", "optimizer", "average", "apart"
 """What tensors' names begin with (model_state.ModelState gives them)."""
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+_EARLIER = re.compile(r"earlier-(\d+)\.safetensors")
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +68,73 @@ class Progress:
     partial: PartialEpoch | None = None
     """Of the epoch after `epochs_done`, where the checkpoint was written in the middle of it."""
 
+    @property
+    def steps(self) -> int:
+        """Since the run began, those of an interrupted epoch too."""
+        return self.steps_done + (self.partial.steps if self.partial else 0)
 
-def save(folder: Path, tensors: Mapping[str, np.ndarray], progress: Progress) -> None:
+
+def save(folder: Path, tensors: Mapping[str, np.ndarray], progress: Progress, keep: int = 1) -> None:
     """Write `last.safetensors`, and `best.safetensors` too where this epoch is the best so far; each whole or not.
 
-    tensors: whole ones by name, as `ModelState.collect` gives them.
+    tensors: whole ones by name, as `ModelState.collect` gives them. keep: how many of the last ones there are then.
     """
-    metadata = {"format": "horovod_flowers", "schema": str(SCHEMA), "progress": json.dumps(asdict(progress))}
-    folder.mkdir(exist_ok=True)
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
-    with whole_file(folder / "last.safetensors") as temporary:
+    metadata = {"format": "horovod_flowers", "schema": str(SCHEMA), "progress": msgspec.json.encode(progress).decode()}
+    metadata["sha256"] = _digest(contiguous, metadata["progress"])
+    folder.mkdir(exist_ok=True)
+    last = folder / LAST
+    with whole_file(last) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
+        sync(temporary)  # before anything that is there moves
         if progress.best_epoch == progress.epochs_done and progress.partial is None:
             # First, so that a crash in between never leaves a last checkpoint that speaks of a best one not there.
-            with whole_file(folder / "best.safetensors") as second:
+            with whole_file(folder / BEST) as second:
                 _same_contents(temporary, second)
+        if keep > 1:
+            _set_aside(last, progress)
+    for path in _earlier(folder)[keep - 1 :]:
+        path.unlink()
+
+
+def _set_aside(last: Path, newer: Progress) -> None:
+    """Keep what is the last checkpoint under another name, unless it is damaged or no older than the `newer` one."""
+    try:
+        steps = read_progress(last).steps
+    except UserError:
+        return
+    if steps >= newer.steps:  # of what has been trained again since
+        return
+    earlier = last.with_name(f"earlier-{steps:08d}.safetensors")
+    earlier.unlink(missing_ok=True)
+    try:
+        os.link(last, earlier)
+    except OSError:  # no hard links here: for a moment there is no last one, and readers take this
+        last.rename(earlier)
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The checkpoints before the last one, newest first."""
+    found = ((_EARLIER.fullmatch(path.name), path) for path in folder.glob("earlier-*"))
+    return [path for _, path in sorted(((int(name[1]), path) for name, path in found if name), reverse=True)]
+
+
+def forget_later(folder: Path, steps: int) -> None:
+    """Delete earlier checkpoints of more than so many steps, which a run that starts anew from there will repeat."""
+    for path in _earlier(folder):
+        name = _EARLIER.fullmatch(path.name)
+        if name and int(name[1]) > steps:
+            path.unlink()
+
+
+def _digest(tensors: Mapping[str, np.ndarray], progress: str) -> str:
+    """SHA-256 over the names, types, shapes and values of contiguous tensors, and the progress."""
+    digest = hashlib.sha256(progress.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _same_contents(file: Path, second: Path) -> None:
@@ -80,14 +147,37 @@ def _same_contents(file: Path, second: Path) -> None:
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], Progress]:
-    """Read the tensors of these names and shapes, as `ModelState.shapes` gives them.
+    """Read the tensors of these names and shapes, as `ModelState.shapes` gives them, and what ranks held apart.
 
-    Raises UserError where the file is missing, damaged, or of another model or optimizer.
+    Raises DamagedError; UserError where the file is missing, or of another model or optimizer.
     """
-    with _opened(path) as (file, progress):
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    stored, progress = _read(path)
     _refuse_mismatch(path, progress, shapes, stored)
-    return {name: stored[name] for name in shapes}, progress
+    return {name: value for name, value in stored.items() if name in shapes or name.startswith(APART)}, progress
+
+
+def load_newest(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, np.ndarray], Progress, Path, list[str]]:
+    """`load` the newest checkpoint that is not damaged: tensors, progress, its file, and what is wrong with newer ones.
+
+    Raises UserError where there is none, or it does not fit.
+    """
+    damaged: list[str] = []
+    for path in candidates(folder):
+        try:
+            return *load(path, shapes), path, damaged
+        except DamagedError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}: start another run")
+    raise UserError(f"there is no checkpoint in {folder}: start the run without --resume")
+
+
+def candidates(folder: Path) -> list[Path]:
+    """The checkpoints that are there, the newest first."""
+    last, best = folder / LAST, folder / BEST
+    return [path for path in (last, *_earlier(folder), best) if path.exists()]
 
 
 def load_averaged(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -95,39 +185,54 @@ def load_averaged(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 
     Raises UserError as `load` does.
     """
-    weights, _ = load(path, shapes)
-    with _opened(path) as (file, _):
-        for name in file.keys():  # noqa: SIM118 (not a dictionary)
-            kind, _, number = name.partition(".")
-            if kind == AVERAGE and weights[f"{WEIGHT}.{number}"].shape == file.get_tensor(name).shape:
-                weights[f"{WEIGHT}.{number}"] = file.get_tensor(name)
+    stored, progress = _read(path)
+    _refuse_mismatch(path, progress, shapes, stored)
+    weights = {name: stored[name] for name in shapes}
+    for name, value in stored.items():
+        kind, _, number = name.partition(".")
+        weight = weights.get(f"{WEIGHT}.{number}")
+        if kind == AVERAGE and weight is not None and weight.shape == value.shape:
+            weights[f"{WEIGHT}.{number}"] = value
     return weights
 
 
 def read_progress(path: Path) -> Progress:
-    """Where training stood, without the tensors. Raises UserError where the file is missing or damaged."""
-    with _opened(path) as (_, progress):
-        return progress
+    """Where training stood, without the tensors and without a look at their checksum. Raises as `load` does."""
+    with _opened(path) as (_, metadata):
+        return _progress(path, metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], Progress]:
+    """All tensors, checked. Raises as `load` does."""
+    with _opened(path) as (file, metadata):
+        progress = _progress(path, metadata)
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    unsigned = "sha256" not in metadata and metadata["schema"] in UNSIGNED
+    if not unsigned and _digest(stored, metadata["progress"]) != metadata.get("sha256"):
+        raise DamagedError(f"checkpoint {path} is damaged (its checksum is another)")
+    return stored, progress
+
+
+def _progress(path: Path, metadata: Mapping[str, str]) -> Progress:
+    if metadata.get("format") != "horovod_flowers" or metadata.get("schema") not in READABLE:
+        raise DamagedError(f"{path} is not a checkpoint of this version of horovod_flowers")
+    try:
+        return msgspec.json.decode(metadata.get("progress", ""), type=Progress)
+    except msgspec.MsgspecError as error:
+        raise DamagedError(f"checkpoint {path} is damaged ({error})") from error
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Progress]]:
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DamagedError(f"checkpoint {path} is not a file")  # a named pipe would never end
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != "horovod_flowers" or metadata.get("schema") not in READABLE:
-                raise UserError(f"{path} is not a checkpoint of this version of horovod_flowers")
-            values = json.loads(metadata["progress"])
-            partial = values.get("partial")
-            converted = {
-                "class_names": tuple(values["class_names"]),
-                "partial": PartialEpoch(**partial) if partial else None,
-            }
-            yield file, Progress(**{**values, **converted})
+            yield file, file.metadata() or {}
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}: start the run without --resume") from error
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}): use the other checkpoint beside it") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two: of a type that numpy has not
+        raise DamagedError(f"checkpoint {path} is damaged ({first_line(error)})") from error
 
 
 def _refuse_mismatch(

@@ -274,6 +274,27 @@ class RunConfig:
     )
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
     checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
+    checkpoint_steps: int | None = later_option(
+        None,
+        "write a checkpoint every so many steps, too, so that a job that dies loses no more than these",
+        before=None,
+    )
+    keep_checkpoints: int = later_option(
+        2,
+        "how many of the last checkpoints are kept: where the newest is damaged, --resume takes the one before",
+        before=1,
+    )
+    check_weights: bool = later_option(
+        True,
+        "compare the weights of all ranks by a checksum before each checkpoint, and at every epoch's end",
+        before=False,
+    )
+    replay_step: int | None = later_option(
+        None,
+        "with --resume: train again from the checkpoint before this step of the run (counted from 0) up to it, and "
+        "tell the loss of each of its images, instead of going on; changes no file",
+        before=None,
+    )
     validate: bool = option(True, "evaluate the validation images after every epoch (--no-validate)")
     tensorboard: bool = option(False, "write TensorBoard logs into the run")
     data: DataConfig = field(default_factory=DataConfig)
@@ -292,7 +313,7 @@ class RunConfig:
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
         positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above")
-        for name in (*positive, "model_parallel_size", "early_stopping"):
+        for name in (*positive, "model_parallel_size", "early_stopping", "checkpoint_steps", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: give a positive whole number")
@@ -308,6 +329,8 @@ class RunConfig:
             raise UserError("early_stopping looks at the validation accuracy: leave out --no-validate or it")
         if self.overwrite and (self.resume or self.resume_or_start):
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
+        if self.replay_step is not None and not (self.resume and self.replay_step >= 0):
+            raise UserError(f"replay_step is {self.replay_step}: give a step from 0 on, with --resume --name RUN")
         self._check_strategy()
 
     def _check_strategy(self) -> None:

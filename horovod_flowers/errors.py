@@ -16,6 +16,14 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
+class JobError(Exception):
+    """What ends a job though nobody made a mistake in the command, such as a loss that is not a number.
+
+    The message is one sentence: what happened, where, what is left, what to try. Commands print it without a traceback
+    and exit with status 1.
+    """
+
+
 class Stopped(Exception):
     """The job was asked to stop before its end, and did so with everything in its place.
 

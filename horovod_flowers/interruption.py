@@ -15,6 +15,9 @@ import numpy as np
 from horovod_flowers.ranks import Ranks
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+ALARM = "alarm"
+"""What the ranks agree on where one of them cannot go on."""
+_ALARM_NUMBER = 1000  # above every signal's
 _POLL_SECONDS = 0.0002
 
 
@@ -40,8 +43,12 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._own = self._own or number
 
+    def alarm(self) -> None:
+        """Have all ranks stop as if they were asked to: this one cannot go on."""
+        self._own = _ALARM_NUMBER
+
     def agreed(self, ranks: Ranks, together: bool = True) -> str | None:
-        """The signal's name where the ranks agree to stop after this update, else None. Every rank calls it.
+        """The signal's name, or ALARM, where the ranks agree to stop after this update, else None. Every rank calls it.
 
         What a rank knows travels while the next update is computed, so nobody waits and all stop one update after the
         first of them was told. Ranks that are not `together` (they train apart) each go by what they were told.
@@ -72,4 +79,6 @@ class StopRequest:
 
 
 def _name(number: int) -> str | None:
+    if number == _ALARM_NUMBER:
+        return ALARM
     return signal.Signals(number).name if number else None

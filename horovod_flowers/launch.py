@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.errors import Stopped, UserError
+from horovod_flowers.errors import JobError, Stopped, UserError
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -102,14 +102,16 @@ def _tasks_on_node(layout: str, node: int) -> int:
 def error_boundary(command: str) -> Iterator[None]:
     """End the process, and the whole job with it, on any error inside the block.
 
-    A UserError becomes one sentence on one rank and exit status 2; a job that stopped because it was asked to status
-    75 (every rank of it: nothing is wrong); Ctrl-C status 130; anything else is a defect of
-    ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
+    A UserError becomes one sentence on one rank and exit status 2, a JobError the same with status 1; a job that
+    stopped because it was asked to status 75 (every rank of it: nothing is wrong); Ctrl-C status 130; anything else is
+    a defect of ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
     """
     try:
         yield
     except UserError as error:
         _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
+    except JobError as error:
+        _end_with_one_voice(f"{command}: error: {error}", EXIT_FAILURE)
     except Stopped as stop:
         if _own_rank() == 0:
             print(f"{command}: {stop}", file=sys.stderr, flush=True)

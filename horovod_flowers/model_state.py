@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.checkpoint import AVERAGE, OPTIMIZER, WEIGHT
+from horovod_flowers.checkpoint import APART, AVERAGE, OPTIMIZER, WEIGHT
 from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.strategy.replicated import OneRank
@@ -21,7 +21,7 @@ class _Held:
 class ModelState:
     """Names: `weight.NNNN` in the order of the model's variables as it was built, `average.NNNN` the running average of
     that weight, `optimizer.NNNN` in the order of the optimizer's variables. The same under every strategy at every
-    number of ranks."""
+    number of ranks. `apart.NAME` stands beside those that each rank has its own of in the middle of an epoch."""
 
     def __init__(self, model: Any, strategy: Strategy) -> None:
         """Take the model as built; hands it to the strategy to adopt."""
@@ -73,6 +73,11 @@ class ModelState:
             self._held[f"{AVERAGE}.{number:04d}"] = _Held(variable, part)
 
     @property
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of the whole tensors."""
+        return {name: (held.part.shape, np.dtype(held.variable.dtype)) for name, held in self._held.items()}
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the whole tensors."""
         return {name: held.part.shape for name, held in self._held.items()}
@@ -86,11 +91,31 @@ class ModelState:
     def _of(self, kind: str) -> list[_Held]:
         return [held for name, held in self._held.items() if name.startswith(kind)]
 
-    def collect(self) -> dict[str, np.ndarray] | None:
-        """Whole tensors, on rank 0; None elsewhere. Every rank calls it."""
+    def collect(self, into: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray] | None:
+        """Whole tensors, on rank 0, in its arrays where it gives some of this `layout`; None elsewhere.
+
+        Every rank calls it.
+        """
         groups = self._strategy.groups
-        whole = {name: groups.collect(held.part, np.asarray(held.variable)) for name, held in self._held.items()}
-        return None if any(value is None for value in whole.values()) else whole  # type: ignore[return-value]
+        whole: dict[str, np.ndarray] = {}
+        if groups.at_root:
+            whole.update(into or {name: np.empty(shape, kind) for name, (shape, kind) in self.layout.items()})
+        for name, held in self._held.items():
+            groups.collect(held.part, _view(held.variable), whole.get(name))
+        return whole if groups.at_root else None
+
+    def collect_apart(self) -> dict[str, np.ndarray] | None:
+        """What each rank has its own of between two steps of an epoch, [ranks, ...] on rank 0; None elsewhere.
+
+        Statistics move without gradients and are averaged at the end of an epoch only. Every rank calls it.
+        """
+        world = self._strategy.groups.world
+        if world is None:
+            return {}
+        names = [f"{kind}.{number:04d}" for kind in (WEIGHT, AVERAGE) for number in self._statistics]
+        own = {name: np.array(_view(self._held[name].variable)) for name in names if name in self._held}
+        gathered = world.gather(own, root=0)
+        return gathered and {f"{APART}.{name}": np.stack([rank[name] for rank in gathered]) for name in own}
 
     def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
         """Give every rank its parts of what rank 0 has: `stored`, else the weights that it was built with.
@@ -110,4 +135,19 @@ class ModelState:
                 continue  # counters and moments begin at zero everywhere, averages with the weights
             value = groups.hand_out(held.part, source.get(name), np.dtype(held.variable.dtype))
             held.variable.assign(value.reshape(held.variable.shape))
+        if groups.world is not None:
+            self._share_apart(groups.world, stored or {})
         self._strategy.publish()
+
+    def _share_apart(self, world: Any, stored: Mapping[str, np.ndarray]) -> None:
+        """Give each rank back what it had of its own, where as many ranks as then go on; else all have the mean."""
+        apart = world.bcast({name: value for name, value in stored.items() if name.startswith(APART)}, root=0)
+        for name, value in apart.items():
+            held = self._held.get(name.removeprefix(f"{APART}."))
+            if held is not None and value.shape == (world.Get_size(), *held.part.shape):
+                held.variable.assign(value[world.Get_rank()])
+
+
+def _view(variable: Any) -> np.ndarray:
+    """A variable's values as they are, without a copy; an update that comes while they are looked at makes one."""
+    return np.asarray(variable.value.read_value())

@@ -17,6 +17,11 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def warn(message: str) -> None:
+    """Print one line that matters even where the output is thrown away."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def on_terminal() -> bool:
     """Whether a live display reaches a person's terminal untouched.
 

@@ -49,6 +49,10 @@ class Ranks:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
         return [value] if self.mpi is None else self.mpi.gather(value, root=0)
 
+    def everyone(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+        return [value] if self.mpi is None else self.mpi.allgather(value)
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         return value if self.mpi is None else self.mpi.bcast(value, root=0)

@@ -5,7 +5,7 @@
     RUNS/NAME/steps/rank-00000.jsonl      a header, then one record a step; one file a rank, written by that rank
     RUNS/NAME/epochs.jsonl                one record an epoch
     RUNS/NAME/result.json                 final metrics; there once the run has finished
-    RUNS/NAME/checkpoints/                last.safetensors, best.safetensors
+    RUNS/NAME/checkpoints/                last.safetensors, best.safetensors, those before the last
 
 Lines are appended and never changed, so a run that dies keeps what it had; the other files appear whole. Readers check
 every record against its type. No TensorFlow here.
@@ -90,6 +90,8 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     validation_loss: float | None = None
     validation_accuracy: Share | None = None
     validation_seconds: Seconds | None = None
+    checkpoint_seconds: Seconds | None = None
+    """That the training waited for checkpoints, within and after the epoch; null in older records."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,7 +231,6 @@ class RunFolder:
         self.epochs = path / "epochs.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
-        self.last_checkpoint = self.checkpoints / "last.safetensors"
         self.tensorboard = path / "tensorboard"
         self.predictions = path / "evaluation" / "predictions.jsonl"
         self._steps = path / "steps"
@@ -241,6 +242,11 @@ class RunFolder:
     def step_files(self) -> list[Path]:
         """The step files that are there."""
         return sorted(self._steps.glob("rank-*.jsonl"))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is any."""
+        return any(self.checkpoints.glob("*.safetensors"))
 
     def check(self, overwrite: bool, resume: bool) -> None:
         """Refuse a name that is taken, or a run to resume that is not there (UserError).

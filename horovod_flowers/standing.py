@@ -1,6 +1,6 @@
 """How far a run is: what its epochs and the one in work have added up to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from horovod_flowers import checkpoint
 
@@ -57,6 +57,16 @@ class Standing:
         """Epochs since the best validation accuracy."""
         return 0 if self.best_epoch is None else self.epochs_done - self.best_epoch
 
+    def within_epoch(self, sums: "EpochSums") -> "Standing":
+        """This, with the steps that the epoch in work has done; `sums` over all ranks."""
+        partial = checkpoint.PartialEpoch(sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds)
+        return replace(self, partial=partial if sums.steps else None)
+
+    @property
+    def steps(self) -> int:
+        """Done since the run began, those of an interrupted epoch too."""
+        return self.steps_done + self.steps_into_epoch
+
     @property
     def steps_into_epoch(self) -> int:
         """Steps of the next epoch that are done already."""
@@ -73,5 +83,7 @@ class EpochSums:
     images: int = 0
     seconds: float = 0.0
     learning_rate: float = 0.0
+    checkpoint_seconds: float = 0.0
+    """Of this rank, waiting for checkpoints in the middle of the epoch; no part of `seconds`."""
     stopped_by: str | None = None
     """The signal after which all ranks stopped in the middle of the epoch."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
+from horovod_flowers.runlog import StepRecord
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.weight_average import WeightAverage
 
@@ -40,6 +41,23 @@ class StepOutcome:
     """When this rank's weights were updated. (On a GPU the update is queued and its time falls into the next step.)"""
     end_ns: int
     """When the model held all updated weights: later than `updated_ns` where those of other ranks had to come."""
+
+    def record(self, epoch: int, step: int, images: int, warmup: bool, start_ns: int, batch_ns: int) -> StepRecord:
+        """This for the run log; `start_ns`: when the step before ended, `batch_ns`: when the batch was there."""
+        waited_ns = min(self.waited_ns, self.gradients_ns - batch_ns)
+        return StepRecord(
+            epoch=epoch,
+            step=step,
+            warmup=warmup,
+            images=images,
+            loss=self.loss_sum / images if images else None,
+            start_ns=start_ns,
+            input_wait_ns=batch_ns - start_ns,
+            compute_ns=self.gradients_ns - batch_ns - waited_ns,
+            communication_ns=waited_ns + self.combined_ns - self.gradients_ns + self.end_ns - self.updated_ns,
+            update_ns=self.updated_ns - self.combined_ns,
+            total_ns=self.end_ns - start_ns,
+        )
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if config.resume_or_start and folder.path.exists():
         # Decided by every rank before MPI starts, and so before rank 0 changes anything.
-        if not (folder.last_checkpoint.exists() or folder.result.exists()):
+        if not (folder.has_checkpoint or folder.result.exists()):
             return replace(config, overwrite=True, resume_or_start=False)
         words.append("--resume")
         config = replace(config, resume=True)
@@ -200,7 +200,8 @@ OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size"
 # What may differ between a run and its continuation, without making it another training.
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
-    *("epochs", "checkpoint", "tensorboard", "warmup_steps"),
+    *("epochs", "checkpoint", "checkpoint_steps", "keep_checkpoints", "check_weights", "replay_step"),
+    *("tensorboard", "warmup_steps"),
     *("preset", "early_stopping"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),

@@ -7,20 +7,24 @@ import os
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
+import msgspec
 import numpy as np
 
-from horovod_flowers import checkpoint, runlog
+from horovod_flowers import runlog
 from horovod_flowers.announcement import describe_epoch
 from horovod_flowers.board import Board
+from horovod_flowers.checkpoint import PartialEpoch
+from horovod_flowers.checkpointing import Checkpointing
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import Split, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
-from horovod_flowers.errors import Stopped, UserError
+from horovod_flowers.errors import JobError, Stopped, UserError
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
 from horovod_flowers.model import build_model, load_weights
@@ -30,9 +34,10 @@ from horovod_flowers.pooled_activation import move_relu_behind_pooling
 from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
-from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder, StepRecord
+from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder
+from horovod_flowers.soundness import BadLoss, check_same_weights, stop_alone, stop_at_bad_loss
 from horovod_flowers.standing import EpochSums, Standing
-from horovod_flowers.step import Evaluation, EvaluationPass, StepOutcome, TrainingStep, Update
+from horovod_flowers.step import Evaluation, EvaluationPass, TrainingStep, Update
 from horovod_flowers.strategy.choice import make_strategy
 from horovod_flowers.weight_average import WeightAverage
 
@@ -80,7 +85,10 @@ class Training:
             average=self.average,
         )
         self._evaluate = EvaluationPass(self.model, ranks)
+        self._checkpoints = Checkpointing(config, ranks, prepared, self.state)
+        self._writes_checkpoints = config.checkpoint and self.strategy.trains_one_model
         self._standing = Standing()
+        self._bad_loss: BadLoss | None = None
         self._steps_here = 0  # steps of this process: its first ones are warm-up
 
     def start(self, folder: RunFolder) -> None:
@@ -92,7 +100,7 @@ class Training:
         if self.config.resume:
             standing = None
             if self.ranks.rank == 0:
-                tensors, standing = self._restore(folder)
+                tensors, standing = self._checkpoints.restore(folder)
             self._standing = self.ranks.broadcast(standing)
         self.state.share(tensors)
         if self.average is not None and not self.config.resume:
@@ -124,14 +132,17 @@ class Training:
         step_log = self._open_step_log(folder)
         epoch_log = LineLog(folder.epochs) if first else None
         board = Board(folder.tensorboard) if first and self.config.tensorboard else None
+        if self._writes_checkpoints:
+            self._checkpoints.open(folder, standing)
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
             sums = self._train_epoch(epoch, standing, step_log, request)
             if sums.stopped_by is not None:
                 step_log.close()
                 self._stop(folder, standing, sums)
             record = self._finish_epoch(epoch, standing, sums)
-            if self.config.checkpoint and self.strategy.trains_one_model:
-                self._save(folder, standing)
+            if self._writes_checkpoints:
+                seconds = sums.checkpoint_seconds + self._checkpoints.save(standing)
+                record = msgspec.structs.replace(record, checkpoint_seconds=seconds)
             if epoch_log is not None:
                 epoch_log.write(record)
                 say(describe_epoch(record, self.config.epochs))
@@ -140,6 +151,7 @@ class Training:
             if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
                 break
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
+        self._checkpoints.finish()
         step_log.close()
         memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
         if epoch_log is not None and memory is not None:
@@ -169,21 +181,6 @@ class Training:
                 seed, count = np.asarray(state)
                 state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
 
-    def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], Standing]:
-        tensors, saved = checkpoint.load(folder.last_checkpoint, self.state.shapes)
-        if saved.epochs_done >= self.config.epochs:
-            raise UserError(
-                f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
-            )
-        if (saved.class_names, saved.data_digest) != (self.prepared.class_names, self.prepared.digest):
-            raise UserError(
-                f"run {folder.path} was trained on other images (classes {', '.join(saved.class_names)}): give it the "
-                "same photos, or start another run"
-            )
-        into_epoch = saved.partial.steps if saved.partial else 0
-        say(f"resuming after epoch {saved.epochs_done}, step {saved.steps_done + into_epoch}")
-        return tensors, Standing.of(saved)
-
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
@@ -194,20 +191,30 @@ class Training:
             else EpochSums(stopped_by=stopped_by)
         )
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
+        sums = self._over_ranks(standing, own)
+        # Ranks that train apart may have been told at different times.
+        stopped = self.ranks.largest(own.stopped_by is not None)
+        sums.stopped_by = request.agreed_now(self.ranks) if stopped else None
+        return sums
+
+    def _over_ranks(self, standing: Standing, own: EpochSums) -> EpochSums:
+        """What all ranks have done of the epoch in work. Every rank calls it.
+
+        Raises a JobError on all of them where the loss of any is not a finite number.
+        """
         by_rank = np.zeros(self.ranks.size)
         by_rank[self.ranks.rank] = own.seconds
-        stopped = own.stopped_by is not None
-        totals = self.ranks.total(np.concatenate([[own.loss_sum, own.correct, own.images, stopped], by_rank]))
-        before = standing.partial or checkpoint.PartialEpoch(0, 0, 0.0, 0, 0.0)
-        return EpochSums(
+        totals = self.ranks.total(np.concatenate([[own.loss_sum, own.correct, own.images], by_rank]))
+        if not np.isfinite(totals[0]):
+            stop_at_bad_loss(self.ranks, self._bad_loss, self.config)
+        before = standing.partial or PartialEpoch(0, 0, 0.0, 0, 0.0)
+        return replace(
+            own,
             steps=before.steps + own.steps,
             loss_sum=before.loss_sum + float(totals[0]),
             correct=before.correct + round(totals[1]),
             images=before.images + round(totals[2]),
-            seconds=before.training_seconds + float(totals[4:].max()),
-            learning_rate=own.learning_rate,
-            # Ranks that train apart may have been told at different times.
-            stopped_by=request.agreed_now(self.ranks) if totals[3] else None,
+            seconds=before.training_seconds + float(totals[3:].max()),
         )
 
     def _finish_epoch(self, epoch: int, standing: Standing, sums: EpochSums) -> EpochRecord:
@@ -218,9 +225,15 @@ class Training:
         standing.training_seconds += sums.seconds
         if self.strategy.trains_one_model:
             self._average_statistics()
+        self._check_weights(standing)
         started = time.monotonic()
         evaluation = self._validate() if self.config.validate and self.strategy.trains_one_model else None
         if evaluation is not None:
+            if not math.isfinite(evaluation.loss):
+                raise JobError(
+                    f"the validation loss is {evaluation.loss} after epoch {epoch}: this epoch was not saved; lower "
+                    "the learning rate, or look at the validation images and the model"
+                )
             standing.evaluated(evaluation.accuracy)
         return EpochRecord(
             epoch=epoch,
@@ -238,17 +251,13 @@ class Training:
 
     def _stop(self, folder: RunFolder, standing: Standing, sums: EpochSums) -> None:
         """Write a checkpoint of where the run stands, and raise Stopped. Every rank calls it."""
-        if sums.steps:
-            standing.partial = checkpoint.PartialEpoch(
-                sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds
-            )
         where = f"stopped on request ({sums.stopped_by}) after epoch {standing.epochs_done}"
         if sums.steps:
             where += f" and {sums.steps} of {self.steps_per_epoch} steps"
-        if not (self.config.checkpoint and self.strategy.trains_one_model):
+        if not self._writes_checkpoints:
             raise Stopped(f"{where}, without a checkpoint; starting run {folder.path} again begins anew")
-        self._average_statistics()  # running averages of averages: the same once the epoch is done
-        self._save(folder, standing)
+        self._checkpoints.save(standing.within_epoch(sums))
+        self._checkpoints.finish()
         self.ranks.barrier()  # a launcher may end the others as soon as one has gone
         raise Stopped(f"{where}; checkpoint written, --resume --name {folder.path.name} goes on from there")
 
@@ -262,25 +271,39 @@ class Training:
             Steps(label, self.steps_per_epoch - done, "steps", muted=self.ranks.rank != 0) as progress,
         ):
             started_ns = previous_ns = time.monotonic_ns()
+            paused_ns = 0
             for place, batch in enumerate(ready, done):
                 batch_ns = time.monotonic_ns()
                 step, update = standing.steps_done + place, self._update_of(place)
                 sums.learning_rate = self.schedule.at(step)
                 outcome = self._step(batch, sums.learning_rate, update)
-                step_log.write(self._record(epoch, step, batch, outcome, previous_ns, batch_ns))
+                warmup = self._steps_here < self.config.warmup_steps
+                step_log.write(outcome.record(epoch, step, batch.rank_images, warmup, previous_ns, batch_ns))
                 previous_ns = outcome.end_ns
                 self._steps_here += 1
                 sums.steps += 1
                 sums.loss_sum += outcome.loss_sum
                 sums.correct += outcome.correct
                 sums.images += batch.rank_images
+                self._bad_loss = self._bad_loss or BadLoss.of(
+                    self.ranks, step, f"{label}, step {place + 1} of {self.steps_per_epoch}", outcome.loss_sum, batch
+                )
+                if self._bad_loss is not None:
+                    request.alarm()
+                    if not self.strategy.trains_one_model:
+                        stop_alone(self._bad_loss, self.config, self.ranks.size)
                 progress.advance(detail=f"loss {sums.loss_sum / sums.images:.3f}" if sums.images else "")
                 # Not after the last step: the epoch's end comes first.
                 if update.last and place + 1 < self.steps_per_epoch:
+                    if self._writes_checkpoints and self._checkpoints.due(step + 1):
+                        sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
+                        sums.checkpoint_seconds += self._save_within_epoch(standing, sums)
+                        paused_ns += time.monotonic_ns() - previous_ns
+                        previous_ns = time.monotonic_ns()
                     sums.stopped_by = request.agreed(self.ranks, self.strategy.trains_one_model)
                     if sums.stopped_by is not None:
                         break
-        sums.seconds = (previous_ns - started_ns) / 1e9
+        sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
         return sums
 
     def _batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -303,29 +326,6 @@ class Training:
         images = min(end * self.global_batch, len(self.images.training)) - first * self.global_batch
         return Update(images, end - first, last=step == end - 1)
 
-    def _record(
-        self, epoch: int, step: int, batch: Batch, outcome: StepOutcome, start_ns: int, batch_ns: int
-    ) -> StepRecord:
-        images = batch.rank_images
-        waited_ns = min(outcome.waited_ns, outcome.gradients_ns - batch_ns)
-        return StepRecord(
-            epoch=epoch,
-            step=step,
-            warmup=self._steps_here < self.config.warmup_steps,
-            images=images,
-            loss=outcome.loss_sum / images if images else None,
-            start_ns=start_ns,
-            input_wait_ns=batch_ns - start_ns,
-            compute_ns=outcome.gradients_ns - batch_ns - waited_ns,
-            communication_ns=waited_ns
-            + outcome.combined_ns
-            - outcome.gradients_ns
-            + outcome.end_ns
-            - outcome.updated_ns,
-            update_ns=outcome.updated_ns - outcome.combined_ns,
-            total_ns=outcome.end_ns - start_ns,
-        )
-
     def _validate(self) -> Evaluation:
         """Evaluate every validation image exactly once over the ranks."""
         batches = evaluation_batches(
@@ -347,13 +347,15 @@ class Training:
             value = np.asarray(variable)
             variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
 
-    def _save(self, folder: RunFolder, standing: Standing) -> None:
-        """Write a checkpoint from rank 0. Every rank calls it."""
-        tensors = self.state.collect()
-        if tensors is None:
-            return
-        progress = standing.progress(self.config.model.name, self.prepared.class_names, self.prepared.digest)
-        checkpoint.save(folder.checkpoints, tensors, progress)
+    def _save_within_epoch(self, standing: Standing, own: EpochSums) -> float:
+        """Write a checkpoint in the middle of an epoch: seconds that this rank waited for it. Every rank calls it."""
+        here = standing.within_epoch(self._over_ranks(standing, own))
+        self._check_weights(here)
+        return self._checkpoints.save(here)
+
+    def _check_weights(self, standing: Standing) -> None:
+        if self.config.check_weights and self.strategy.trains_one_model:
+            check_same_weights(self.ranks, self.strategy, standing.steps)
 
     def _finish(self, folder: RunFolder, standing: Standing, memory: list[tuple[int, int]]) -> None:
         stopped_early = standing.epochs_done < self.config.epochs

@@ -29,6 +29,8 @@ class Batch:
     """float32 [per-rank batch]: 1, or 0 where an image only fills the batch up."""
     global_images: int
     """Images that count in the step, over all ranks."""
+    indices: np.ndarray
+    """int64 [per-rank batch]: which of the prepared images they are."""
 
     @property
     def rank_images(self) -> int:
@@ -98,7 +100,7 @@ def _assemble(
         image = prepared.image(index)
         images[place] = image if augmentation is None or draws is None else augmentation(image, draws[place])
     weights = (np.arange(len(indices)) < counted).astype(np.float32)
-    return Batch(images, prepared.labels[indices], weights, global_images)
+    return Batch(images, prepared.labels[indices], weights, global_images, indices)
 
 
 class Prefetcher(Generic[Item]):

@@ -55,19 +55,22 @@ class Groups:
     copies: Any = None
     """The ranks that hold the same slice, one a group."""
 
-    def collect(self, part: Part, value: np.ndarray) -> np.ndarray | None:
-        """The whole weight, on world rank 0; None elsewhere. Every rank calls it."""
+    @property
+    def at_root(self) -> bool:
+        """Whether this is world rank 0."""
+        return self.world is None or self.world.Get_rank() == 0
+
+    def collect(self, part: Part, value: np.ndarray, whole: np.ndarray | None) -> None:
+        """Fill `whole`, which world rank 0 alone has, with the whole weight. Every rank calls it."""
         if part.slices is None:
-            return value if self.world is None or self.world.Get_rank() == 0 else None
-        value = np.ascontiguousarray(value).reshape(-1)
-        first_group = self.copies.Get_rank() == 0  # that of world rank 0
-        if not first_group:
-            return None
-        at_root = self.members.Get_rank() == 0
-        whole = np.empty(part.elements, value.dtype) if at_root else None
+            if whole is not None:
+                np.copyto(whole, value)
+            return
+        if self.copies.Get_rank() != 0:  # only the group of world rank 0
+            return
         counts = [item.size for item in part.slices]
-        self.members.Gatherv(value, (whole, counts) if at_root else None, root=0)
-        return whole.reshape(part.shape) if whole is not None else None
+        received = None if whole is None else (whole.reshape(-1), counts)
+        self.members.Gatherv(np.ascontiguousarray(value).reshape(-1), received, root=0)
 
     def hand_out(self, part: Part, whole: np.ndarray | None, dtype: Any) -> np.ndarray:
         """This rank's share of a whole weight that world rank 0 has. Every rank calls it."""

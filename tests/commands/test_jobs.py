@@ -181,7 +181,7 @@ def test_a_job_asked_to_stop_while_its_preflight_ends_starts_nothing_more(tmp_pa
     (tmp_path / "squeue").chmod(0o755)
     (tmp_path / "job").write_text(
         f"set -euo pipefail\nsource '{PROJECT}/slurm/job.sh'\n"
-        'stoppable bash -c \'trap "" USR1; kill -USR1 $PPID; sleep 0.5\'\nstoppable touch second\n'
+        "stoppable bash -c 'trap \"\" USR1; kill -USR1 $PPID; sleep 0.5'\nstoppable touch second\n"
     )
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "MAX_RESTARTS": "0", "FLOWERS_SITE": "/no/such/file"}
     path = f"{tmp_path}:{clean_environment()['PATH']}"

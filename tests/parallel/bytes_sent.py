@@ -57,7 +57,7 @@ def sent_per_step(config: RunConfig, ranks: Ranks, precision: Any) -> tuple[floa
     step = TrainingStep(model, optimizer, strategy, ranks.size, precision)
     images = np.random.default_rng(ranks.rank).integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
     labels, weights = np.zeros(IMAGES, np.int32), np.ones(IMAGES, np.float32)
-    batch = Batch(images, labels, weights, IMAGES * ranks.size)
+    batch = Batch(images, labels, weights, IMAGES * ranks.size, np.arange(IMAGES))
     step(batch, 0.001, Update(batch.global_images))
     ranks.barrier()
     before = loopback_bytes()

@@ -38,7 +38,7 @@ def batch_of(step: int, rank: int, size: int) -> Batch:
     labels = random.integers(0, CLASSES, IMAGES).astype(np.int32)
     weights = (np.arange(IMAGES) < IMAGES - 1).astype(np.float32)
     part = slice(rank * IMAGES // size, (rank + 1) * IMAGES // size)
-    return Batch(images[part], labels[part], weights[part], IMAGES - 1)
+    return Batch(images[part], labels[part], weights[part], IMAGES - 1, np.arange(IMAGES)[part])
 
 
 def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:

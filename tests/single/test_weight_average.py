@@ -27,7 +27,7 @@ def small_model() -> keras.Model:
 def batch(seed: int) -> Batch:
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
-    return Batch(images, random.integers(0, 3, 6).astype(np.int32), np.ones(6, np.float32), 6)
+    return Batch(images, random.integers(0, 3, 6).astype(np.int32), np.ones(6, np.float32), 6, np.arange(6))
 
 
 def test_the_average_follows_its_formula_and_gives_the_weights_back() -> None:
