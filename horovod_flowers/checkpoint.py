@@ -157,14 +157,16 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, n
 
 
 def load_newest(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]]
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], most_steps: int | None = None
 ) -> tuple[dict[str, np.ndarray], Progress, Path, list[str]]:
     """`load` the newest checkpoint that is not damaged: tensors, progress, its file, and what is wrong with newer ones.
+
+    most_steps: none of a run that had done more.
 
     Raises UserError where there is none, or it does not fit.
     """
     damaged: list[str] = []
-    for path in candidates(folder):
+    for path in candidates(folder, most_steps):
         try:
             return *load(path, shapes), path, damaged
         except DamagedError as error:
@@ -174,10 +176,17 @@ def load_newest(
     raise UserError(f"there is no checkpoint in {folder}: start the run without --resume")
 
 
-def candidates(folder: Path) -> list[Path]:
-    """The checkpoints that are there, the newest first."""
+def candidates(folder: Path, most_steps: int | None = None) -> list[Path]:
+    """The checkpoints that are there, the newest first, of at most so many steps; one that does not tell counts."""
+
+    def fits(path: Path) -> bool:
+        try:
+            return most_steps is None or read_progress(path).steps <= most_steps
+        except DamagedError:
+            return True
+
     last, best = folder / LAST, folder / BEST
-    return [path for path in (last, *_earlier(folder), best) if path.exists()]
+    return [path for path in (last, *_earlier(folder), best) if path.exists() and fits(path)]
 
 
 def load_averaged(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -24,15 +24,20 @@ class Checkpointing:
         self._writer: CheckpointWriter | None = None
         self._steps_saved = 0
 
-    def restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], Standing]:
+    def restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray] | None, Standing]:
         """The newest checkpoint that is sound, and where it stands. Rank 0 calls it; changes no file.
 
-        Raises UserError where there is none, it does not fit, or nothing is left to train.
+        To replay a step, the newest that is not after it, or None. Raises UserError where there is none, it does not
+        fit, or nothing is left to train.
         """
-        tensors, saved, path, damaged = checkpoint.load_newest(folder.checkpoints, self._state.shapes)
+        step = self._config.replay_step
+        if step is not None and not checkpoint.candidates(folder.checkpoints, step):
+            say("no checkpoint is before this step: beginning with the run's first step")
+            return None, Standing()
+        tensors, saved, path, damaged = checkpoint.load_newest(folder.checkpoints, self._state.shapes, step)
         for sentence in damaged:
             warn(f"{sentence}: the one before it is used, {path.name}")
-        if saved.epochs_done >= self._config.epochs:
+        if saved.epochs_done >= self._config.epochs and step is None:
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
             )

@@ -141,6 +141,14 @@ class TrainingStep:
         waited_ns = waits.collect(waits.after([loss_sum, *others]))
         return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients])
 
+    def image_losses(self, batch: Batch) -> np.ndarray:
+        """float32 [per-rank batch]: the loss of each image as a training step sees it. Every rank calls it."""
+
+        def losses(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            return self._losses(labels, tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32))
+
+        return tf.function(losses)(batch.images, batch.labels).numpy()
+
     def local_gradients(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:

@@ -72,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         environment = gather_environment(ranks, cores, threads, training.global_batch, division)
         folder = RunFolder(Path(config.runs_dir) / str(config.name))
         training.start(folder)
+        if config.replay_step is not None:
+            from horovod_flowers.replay import replay
+
+            replay(training, config.replay_step)
+            return
         if environment is not None:
             folder.create(config.overwrite, config.resume)
             folder.write_start(

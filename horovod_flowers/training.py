@@ -56,7 +56,8 @@ class Training:
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
-        if config.model.weights is not None and ranks.rank == 0 and not config.resume:  # the others get them from it
+        begins = not config.resume or config.replay_step is not None
+        if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
             load_weights(self.model, Path(config.model.weights))
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
@@ -75,7 +76,7 @@ class Training:
             decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
             self.average = WeightAverage(self.strategy, self.state.statistics, decay)
             self.state.add_average(self.average.variables)
-        self._step = TrainingStep(
+        self.step = TrainingStep(
             self.model,
             self.optimizer,
             self.strategy,
@@ -87,7 +88,7 @@ class Training:
         self._evaluate = EvaluationPass(self.model, ranks)
         self._checkpoints = Checkpointing(config, ranks, prepared, self.state)
         self._writes_checkpoints = config.checkpoint and self.strategy.trains_one_model
-        self._standing = Standing()
+        self.standing = Standing()
         self._bad_loss: BadLoss | None = None
         self._steps_here = 0  # steps of this process: its first ones are warm-up
 
@@ -101,16 +102,16 @@ class Training:
             standing = None
             if self.ranks.rank == 0:
                 tensors, standing = self._checkpoints.restore(folder)
-            self._standing = self.ranks.broadcast(standing)
+            self.standing = self.ranks.broadcast(standing)
         self.state.share(tensors)
-        if self.average is not None and not self.config.resume:
+        if self.average is not None and not self.ranks.broadcast(tensors is not None):
             self.average.begin()
         self._give_each_rank_its_own_dropout()
 
     def time_steps(self, updates: int) -> list[float]:
         """Seconds a step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
         seconds, accumulate = [], self.config.accumulate
-        batches = itertools.cycle(self._batches(1))
+        batches = itertools.cycle(self.batches(1))
         for _ in range(updates):
             own = list(itertools.islice(batches, accumulate))
             images = sum(batch.global_images for batch in own)
@@ -118,7 +119,7 @@ class Training:
             self.ranks.total(np.zeros(1))  # aligns the ranks more finely than the patient barrier
             started = time.monotonic()
             for number, batch in enumerate(own, 1):
-                self._step(batch, self.schedule.at(0), Update(images, accumulate, last=number == accumulate))
+                self.step(batch, self.schedule.at(0), Update(images, accumulate, last=number == accumulate))
             seconds.append(self.ranks.largest(time.monotonic() - started) / accumulate)
         return seconds
 
@@ -127,7 +128,7 @@ class Training:
 
         Raises Stopped, with a checkpoint written, after the update in which the `request` to stop came.
         """
-        standing = self._standing
+        standing = self.standing
         ranks, first = self.ranks, self.ranks.rank == 0
         step_log = self._open_step_log(folder)
         epoch_log = LineLog(folder.epochs) if first else None
@@ -224,7 +225,7 @@ class Training:
         standing.partial = None
         standing.training_seconds += sums.seconds
         if self.strategy.trains_one_model:
-            self._average_statistics()
+            self.average_statistics()
         self._check_weights(standing)
         started = time.monotonic()
         evaluation = self._validate() if self.config.validate and self.strategy.trains_one_model else None
@@ -265,7 +266,7 @@ class Training:
         """This rank's sums over the steps that it ran."""
         sums, done = EpochSums(), standing.steps_into_epoch
         label = f"epoch {epoch}/{self.config.epochs}"
-        batches = itertools.islice(self._batches(epoch, done), self.steps_per_epoch - done)
+        batches = itertools.islice(self.batches(epoch, done), self.steps_per_epoch - done)
         with (
             Prefetcher(batches) as ready,
             Steps(label, self.steps_per_epoch - done, "steps", muted=self.ranks.rank != 0) as progress,
@@ -274,9 +275,9 @@ class Training:
             paused_ns = 0
             for place, batch in enumerate(ready, done):
                 batch_ns = time.monotonic_ns()
-                step, update = standing.steps_done + place, self._update_of(place)
+                step, update = standing.steps_done + place, self.update_of(place)
                 sums.learning_rate = self.schedule.at(step)
-                outcome = self._step(batch, sums.learning_rate, update)
+                outcome = self.step(batch, sums.learning_rate, update)
                 warmup = self._steps_here < self.config.warmup_steps
                 step_log.write(outcome.record(epoch, step, batch.rank_images, warmup, previous_ns, batch_ns))
                 previous_ns = outcome.end_ns
@@ -306,7 +307,8 @@ class Training:
         sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
         return sums
 
-    def _batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch, from a step of it on."""
         return training_batches(
             self.prepared,
             self.images.training,
@@ -319,7 +321,7 @@ class Training:
             first_step=first_step,
         )
 
-    def _update_of(self, step: int) -> Update:
+    def update_of(self, step: int) -> Update:
         """The update that a step of an epoch belongs to; an epoch's last one may have fewer steps."""
         first = step // self.config.accumulate * self.config.accumulate
         end = min(first + self.config.accumulate, self.steps_per_epoch)
@@ -341,8 +343,9 @@ class Training:
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.average is None else self.average.in_place_of_weights()
 
-    def _average_statistics(self) -> None:
-        """Average over the ranks what training moves without gradients, such as batch-normalisation statistics."""
+    def average_statistics(self) -> None:
+        """Average over the ranks, at the end of an epoch, what training moves without gradients, such as
+        batch-normalisation statistics. Every rank calls it."""
         for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
             value = np.asarray(variable)
             variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
