@@ -73,8 +73,6 @@ def _print(training: Training, step: int, images: list[tuple[float, int, int, in
         words = [str(index), prepared.class_names[prepared.labels[index]], str(rank), f"{loss:.6g}"]
         words.append(f"{darkest} to {brightest}")
         table.add_row(*words, *([photos[prepared.positions[index]][0]] if photos else []))
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
     wrong = sum(not math.isfinite(image[0]) for image in images)
-    print(
-        f"{wrong} of {len(images)} losses are no finite numbers; the weights are those before step {step}", flush=True
-    )
+    say(f"{wrong} of {len(images)} losses are no finite numbers, with the weights as they were before step {step}")
