@@ -48,7 +48,7 @@ def main() -> None:
 
         @tf.function
         def combined(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> list[tf.Tensor]:
-            _, _, gradients = training._step.local_gradients(images, labels, weights, shares)
+            _, _, gradients = training.step.local_gradients(images, labels, weights, shares)
             return training.strategy.combine(gradients)
 
         numbers = {}
