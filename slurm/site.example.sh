@@ -24,5 +24,8 @@
 #export OMPI_MCA_btl_tcp_if_include=ib0
 #export NCCL_SOCKET_IFNAME=ib0
 
+# What the preflight asks of it, in GB/s and milliseconds.
+#export FLOWERS_LEAST_BANDWIDTH=0.1 FLOWERS_MOST_LATENCY_MS=20
+
 # How often a job that was stopped by its time limit or pre-empted may go back into the queue.
 #export MAX_RESTARTS=10

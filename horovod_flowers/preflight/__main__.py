@@ -39,20 +39,42 @@ class PreflightConfig(RunConfig):
     oversubscribe: bool = option(
         False, "preflight: ranks that share cores are meant to, and only noted (or FLOWERS_OVERSUBSCRIBE=1)"
     )
-    least_bandwidth: float = option(0.1, "preflight: GB/s that an allreduce has to move (0.1: a Gigabit Ethernet)")
-    most_latency_ms: float = option(20.0, "preflight: milliseconds that a small allreduce may take at its best")
+    least_bandwidth: float | None = option(
+        None,
+        "preflight: GB/s that an allreduce has to move (default: $FLOWERS_LEAST_BANDWIDTH, else 0.1, a Gigabit "
+        "Ethernet)",
+    )
+    most_latency_ms: float | None = option(
+        None,
+        "preflight: milliseconds that a small allreduce may take at its best (default: $FLOWERS_MOST_LATENCY_MS, "
+        "else 20)",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("least_bandwidth", "most_latency_ms"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}: give 0 or a positive number")
+        self._limit("least_bandwidth", 0.1)
+        self._limit("most_latency_ms", 20.0)
+
+    def _limit(self, name: str, usual: float) -> float:
+        """The option, else what the site's variable says, else what is usual (UserError)."""
+        said, where = getattr(self, name), name
+        if said is None:
+            where = f"FLOWERS_{name.upper()}"
+            said = os.environ.get(where, usual)
+        try:
+            value = float(said)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{where} is {said}: give 0 or a positive number")
+        return value
 
     @property
     def limits(self) -> problems.Limits:
         """In bytes and seconds."""
         shared = self.oversubscribe or oversubscription_asked_for(os.environ)
-        return problems.Limits(shared, self.least_bandwidth * 1e9, self.most_latency_ms / 1e3)
+        bandwidth, latency = self._limit("least_bandwidth", 0.1) * 1e9, self._limit("most_latency_ms", 20.0) / 1e3
+        return problems.Limits(shared, bandwidth, latency)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,9 +3,6 @@
 import os
 from typing import Any
 
-POISON = 37
-"""Brightness of the image that the loss is no number for: the sum of its pixels stands in $POISON."""
-
 
 def nan_for_one_image(image_size: int, classes: int) -> Any:
     """A small network that divides zero by zero for images whose pixels add up to $POISON."""
