@@ -24,6 +24,14 @@ TINY = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay together, since they share runs; all of those that share the one Slurm, too."""
+    for item in items:
+        file = item.path.relative_to(PROJECT)
+        group = "slurm" if file.is_relative_to("tests/slurm") else str(file)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @dataclass(frozen=True)
 class Ended:
     """A command that has ended."""

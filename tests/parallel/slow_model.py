@@ -7,7 +7,8 @@ from typing import Any
 
 
 def slow(image_size: int, classes: int) -> Any:
-    """A small network with dropout behind a layer that sleeps while it trains, or while file $SLOW_WHILE exists."""
+    """A small network with dropout and statistics, behind a layer that sleeps while it trains, or while file
+    $SLOW_WHILE exists."""
     import keras
     import tensorflow as tf
     from keras import layers
@@ -28,5 +29,6 @@ def slow(image_size: int, classes: int) -> Any:
         def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
             return keras.KerasTensor(inputs.shape, inputs.dtype)
 
-    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
-    return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *rest])
+    convolution = [layers.Conv2D(4, 3, strides=4), layers.BatchNormalization()]
+    rest = [layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
+    return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *convolution, *rest])

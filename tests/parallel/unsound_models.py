@@ -15,7 +15,7 @@ def nan_for_one_image(image_size: int, classes: int) -> Any:
             distance = tf.abs(tf.reduce_sum(inputs, [1, 2, 3], keepdims=True) - float(os.environ["POISON"]))
             return inputs * tf.math.divide(distance, distance)
 
-    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
+    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D(), layers.Dense(classes)]
     return keras.Sequential([layers.Input((image_size, image_size, 3)), Divides(), *rest])
 
 
