@@ -95,12 +95,12 @@ def test_a_loss_that_is_no_number_stops_all_ranks_at_one_step(
     resumed = shared_workplace.train(*options, "--resume-or-start", ranks=ranks, variables=SOUND)
     assert resumed.status == 0, resumed.output
     assert f"resuming after epoch 0, step {step - 1}" in resumed.stdout
-    ended = load_file(run / "checkpoints" / "last.safetensors")
+    found = load_file(run / "checkpoints" / "last.safetensors")
     for key, value in load_file(whole / "checkpoints" / "last.safetensors").items():
         if ranks == 2:
-            assert np.array_equal(value, ended[key]), key
+            assert np.array_equal(value, found[key]), key
         elif key.startswith("weight.") and value.dtype.kind == "f":
-            np.testing.assert_allclose(value, ended[key], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(value, found[key], rtol=0, atol=1e-4)
     if ranks == 2:
         assert read_run(run).epochs[0].training_loss == pytest.approx(read_run(whole).epochs[0].training_loss)
 
