@@ -60,15 +60,14 @@ def test_a_loss_that_is_no_number_stops_all_ranks_at_one_step(
     shared_workplace: Workplace, whole: Path, step: int, rank: int
 ) -> None:
     image, variables = poison(shared_workplace, step, rank)
-    name = f"poisoned-{step}"
-    options = (*OPTIONS, *MODEL, "--name", name, "--checkpoint-steps", "2")
+    options = (*OPTIONS, *MODEL, "--name", f"poisoned-{step}", "--checkpoint-steps", "2")
     sentence = told(shared_workplace.train(*options, ranks=2, variables=variables))
     assert f"in step {step} (epoch 1/2, step {step + 1} of 6): nan on rank {rank} (" in sentence
     listed = re.search(r"images ([\d, ]+);", sentence)
     assert listed is not None
     assert image in map(int, listed[1].split(", "))
     assert len(listed[1].split(", ")) == BATCH // 2
-    run = shared_workplace.folder / "runs" / name
+    run = shared_workplace.folder / "runs" / f"poisoned-{step}"
     first, second = (steps_of(run, each) for each in (0, 1))
     assert len(first) == len(second) <= step + 2
     assert (first, second)[rank][step].loss is None
@@ -96,11 +95,11 @@ def test_a_loss_that_is_no_number_stops_all_ranks_at_one_step(
     assert resumed.status == 0, resumed.output
     assert f"resuming after epoch 0, step {step - 1}" in resumed.stdout
     found = load_file(run / "checkpoints" / "last.safetensors")
-    for key, value in load_file(whole / "checkpoints" / "last.safetensors").items():
+    for name, expected in load_file(whole / "checkpoints" / "last.safetensors").items():
         if ranks == 2:
-            assert np.array_equal(value, found[key]), key
-        elif key.startswith("weight.") and value.dtype.kind == "f":
-            np.testing.assert_allclose(value, found[key], rtol=0, atol=1e-4)
+            assert np.array_equal(expected, found[name]), name
+        elif name.startswith("weight.") and expected.dtype.kind == "f":
+            np.testing.assert_allclose(expected, found[name], rtol=0, atol=1e-4)
     if ranks == 2:
         assert read_run(run).epochs[0].training_loss == pytest.approx(read_run(whole).epochs[0].training_loss)
 

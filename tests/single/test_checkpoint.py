@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all, restored exactly, refused where they do not fit."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from horovod_flowers import checkpoint
+from horovod_flowers.checkpoint_writer import CheckpointWriter
 from horovod_flowers.errors import UserError
 from horovod_flowers.model import build_model
 from horovod_flowers.model_state import ModelState
@@ -90,6 +93,97 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
         load(path, *make(optimizer=keras.optimizers.SGD(0.1)))
     with pytest.raises(UserError, match="there is no checkpoint"):
         load(tmp_path / "absent.safetensors", model, optimizer)
+
+
+def test_the_last_ones_are_kept_and_the_newest_sound_one_is_taken(tmp_path: Path) -> None:
+    model, optimizer = make()
+    state = ModelState.on_one_rank(model, optimizer)
+    for epoch in range(1, 6):
+        model.weights[0].assign(np.full(model.weights[0].shape, epoch))
+        tensors = state.collect()
+        assert tensors is not None
+        checkpoint.save(tmp_path, tensors, progress(epoch, 1), keep=3)
+    steps = progress(1, 1).steps
+    names = [f"earlier-{steps * epoch:08d}.safetensors" for epoch in (4, 3)]
+    assert [path.name for path in checkpoint.candidates(tmp_path)] == ["last.safetensors", *names, "best.safetensors"]
+
+    def newest(most_steps: int | None = None) -> tuple[float, list[str]]:
+        tensors, reached, _, damaged = checkpoint.load_newest(tmp_path, state.shapes, most_steps)
+        assert tensors["weight.0000"].min() == tensors["weight.0000"].max() == reached.epochs_done
+        return reached.epochs_done, damaged
+
+    assert newest() == (5, [])
+    assert newest(most_steps=4 * steps) == (4, [])
+    damage(tmp_path / "last.safetensors", 100_000)
+    epoch, (sentence,) = newest()
+    assert epoch == 4
+    assert "last.safetensors is damaged (its checksum is another)" in sentence
+    (tmp_path / "last.safetensors").unlink()  # as a crash leaves it where there are no hard links
+    (tmp_path / names[0]).write_bytes(b"")
+    epoch, (sentence,) = newest()
+    assert epoch == 3
+    assert names[0] in sentence
+    checkpoint.forget_later(tmp_path, 2 * steps)
+    assert newest() == (1, [])  # the best one
+    damage(tmp_path / "best.safetensors", 100_000)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read: .*best.safetensors is damaged"):
+        newest()
+    with pytest.raises(UserError, match="there is no checkpoint in"):
+        checkpoint.load_newest(tmp_path / "absent", state.shapes)
+
+
+def damage(path: Path, place: int, bits: int = 0x10) -> None:
+    contents = bytearray(path.read_bytes())
+    contents[place] ^= bits
+    path.write_bytes(contents)
+
+
+def test_damage_anywhere_is_found(tmp_path: Path) -> None:
+    """200 places: the header, the progress in it and the tensors."""
+    model, optimizer = make(image_size=24)
+    save(tmp_path, model, optimizer, progress(1, 1))
+    path = tmp_path / "last.safetensors"
+    whole = path.read_bytes()
+    shapes = ModelState.on_one_rank(model, optimizer).shapes
+    expected, reached = checkpoint.load(path, shapes)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    random = np.random.default_rng(0)
+    places = [*range(8), *random.integers(8, header, 92), *random.integers(header, len(whole), 100)]
+    found = []
+    for place in places:
+        damage(path, int(place), 1 << int(random.integers(8)))
+        try:
+            tensors, again = checkpoint.load(path, shapes)
+        except checkpoint.DamagedError as error:
+            found.append(str(error))
+        else:  # white space in the header, say
+            assert again == reached
+            assert all(np.array_equal(value, tensors[name]) for name, value in expected.items())
+        path.write_bytes(whole)
+    assert len(found) >= 195
+    assert all(len(sentence.splitlines()) == 1 for sentence in found)
+
+
+def test_a_writer_writes_beside_and_tells_what_went_wrong(tmp_path: Path) -> None:
+    state = ModelState.on_one_rank(*make(image_size=24))
+    writer = CheckpointWriter(tmp_path / "checkpoints", 2, state.layout)
+    first = writer.buffers()
+    tensors = state.collect(first)
+    assert tensors is not None
+    assert all(tensors[name] is first[name] for name in state.layout)
+    writer.begin(tensors, progress(1, 1))
+    assert writer.buffers() is first  # waits, and takes the same memory again
+    loaded, _ = checkpoint.load(tmp_path / "checkpoints" / "last.safetensors", state.shapes)
+    assert all(np.array_equal(value, loaded[name]) for name, value in first.items())
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0  # the thread stepped back, not the process
+
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("in the way")
+    writer.begin(tensors, progress(2, 1))
+    with pytest.raises(OSError, match="checkpoints"):
+        writer.finish()
+    with pytest.raises(OSError, match="checkpoints"):
+        writer.raise_failure()
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\x80\x04pickle"])
