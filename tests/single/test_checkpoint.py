@@ -107,7 +107,7 @@ def test_the_last_ones_are_kept_and_the_newest_sound_one_is_taken(tmp_path: Path
     names = [f"earlier-{steps * epoch:08d}.safetensors" for epoch in (4, 3)]
     assert [path.name for path in checkpoint.candidates(tmp_path)] == ["last.safetensors", *names, "best.safetensors"]
 
-    def newest(most_steps: int | None = None) -> tuple[float, list[str]]:
+    def newest(most_steps: int | None = None) -> tuple[int, list[str]]:
         tensors, reached, _, damaged = checkpoint.load_newest(tmp_path, state.shapes, most_steps)
         assert tensors["weight.0000"].min() == tensors["weight.0000"].max() == reached.epochs_done
         return reached.epochs_done, damaged
