@@ -10,8 +10,9 @@ import numpy as np
 
 from horovod_flowers import checkpoint
 
-LOWEST_PRIORITY = 19
-"""Of the thread that writes, on Linux a thread's own: it takes what the training leaves of the core that they share."""
+NICENESS = 10
+"""Of the thread that writes, on Linux a thread's own: it takes little of the core that it shares with the training,
+unless that waits. At 19 it would hardly get on where all cores compute."""
 
 
 class CheckpointWriter:
@@ -34,10 +35,13 @@ class CheckpointWriter:
         """Write these tensors, which stay as they are until `buffers` is called again."""
         self._written = self._pool.submit(checkpoint.save, self._folder, tensors, progress, self._keep)
 
-    def raise_failure(self) -> None:
-        """Raise what went wrong with a checkpoint that is no longer being written. Does not wait."""
-        if self._written is not None and self._written.done():
-            self._written.result()
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written. Raises what went wrong with one that no longer is."""
+        if self._written is None or not self._written.done():
+            return self._written is not None
+        self._written.result()
+        return False
 
     def finish(self) -> None:
         """Wait until everything is written; raises what went wrong."""
@@ -46,7 +50,7 @@ class CheckpointWriter:
 
 
 def _step_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _allocate(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, np.ndarray]:

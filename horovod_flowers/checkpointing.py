@@ -57,14 +57,16 @@ class Checkpointing:
             self._writer = CheckpointWriter(folder.checkpoints, self._config.keep_checkpoints, self._state.layout)
 
     def due(self, steps_done: int) -> bool:
-        """Whether one is to be written after so many steps of the run, in the middle of an epoch.
+        """Whether one is to be written after so many steps of the run, in the middle of an epoch. Every rank calls it.
 
-        Raises what went wrong with the one before, on the rank that writes.
+        One that comes due while the one before is still being written is put off: training does not wait. Raises what
+        went wrong with the one before, on the rank that writes.
         """
-        if self._writer:
-            self._writer.raise_failure()
+        busy = self._writer is not None and self._writer.busy
         every = self._config.checkpoint_steps
-        return every is not None and steps_done - self._steps_saved >= every
+        if every is None or steps_done - self._steps_saved < every:
+            return False
+        return not self._ranks.broadcast(busy)
 
     def save(self, standing: Standing) -> float:
         """Begin to write a checkpoint: seconds that this rank waited for it. Every rank calls it.

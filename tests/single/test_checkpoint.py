@@ -183,7 +183,7 @@ def test_a_writer_writes_beside_and_tells_what_went_wrong(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="checkpoints"):
         writer.finish()
     with pytest.raises(OSError, match="checkpoints"):
-        writer.raise_failure()
+        _ = writer.busy
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\x80\x04pickle"])
