@@ -52,10 +52,14 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
     from horovod_flowers.model_state import ModelState
 
     path = folder.checkpoints / f"{which}.safetensors"
-    class_names = checkpoint.read_progress(path).class_names
-    model = build_model(config.model.name, config.data.image_size, len(class_names))
-    state = ModelState.on_one_rank(model)
-    state.share(checkpoint.load_averaged(path, state.shapes))
+    try:
+        class_names = checkpoint.read_progress(path).class_names
+        model = build_model(config.model.name, config.data.image_size, len(class_names))
+        state = ModelState.on_one_rank(model)
+        state.share(checkpoint.load_averaged(path, state.shapes))
+    except checkpoint.DamagedError as error:
+        other = "last" if which == "best" else "best"
+        raise UserError(f"{error}: take the other one with --checkpoint {other}") from error
     forward = tf.function(lambda images: tf.nn.softmax(model(tf.cast(images, tf.float32), training=False)))
     return TrainedModel(
         class_names=class_names,
