@@ -28,7 +28,7 @@ class Checkpointing:
         """The newest checkpoint that is sound, and where it stands. Rank 0 calls it; changes no file.
 
         To replay a step, the newest that is not after it, or None. Raises UserError where there is none, it does not
-        fit, or nothing is left to train.
+        fit, or nothing is left to do.
         """
         step = self._config.replay_step
         if step is not None and not checkpoint.candidates(folder.checkpoints, step):
@@ -37,7 +37,8 @@ class Checkpointing:
         tensors, saved, path, damaged = checkpoint.load_newest(folder.checkpoints, self._state.shapes, step)
         for sentence in damaged:
             warn(f"{sentence}: the one before it is used, {path.name}")
-        if saved.epochs_done >= self._config.epochs and step is None:
+        # One that died between its last checkpoint and its result has that left to write.
+        if saved.epochs_done >= self._config.epochs and step is None and folder.result.exists():
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
             )

@@ -136,6 +136,8 @@ class Training:
         if self._writes_checkpoints:
             self._checkpoints.open(folder, standing)
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
+            if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
+                break
             sums = self._train_epoch(epoch, standing, step_log, request)
             if sums.stopped_by is not None:
                 step_log.close()
@@ -149,8 +151,6 @@ class Training:
                 say(describe_epoch(record, self.config.epochs))
             if board is not None:
                 board.write(record)
-            if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
-                break
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
         self._checkpoints.finish()
         step_log.close()

@@ -1,5 +1,6 @@
 """A run that is resumed ends with the weights of a run that never stopped."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(shared_workplace: Work
     else:
         with pytest.raises(UserError, match="step records of 2 of 1 ranks"):
             read_run(runs / name)
+
+
+def test_a_run_that_died_before_its_result_is_finished(shared_workplace: Workplace, runs: Path) -> None:
+    shutil.copytree(runs / "whole", runs / "nearly")
+    expected = (runs / "whole" / "result.json").read_bytes()
+    (runs / "nearly" / "result.json").unlink()
+    options = (*OPTIONS, "--name", "nearly", "--epochs", "3", "--resume-or-start")
+    ended = shared_workplace.train(*options, ranks=2)
+    assert ended.status == 0, ended.output
+    found, kept = (json.loads(text) for text in ((runs / "nearly" / "result.json").read_bytes(), expected))
+    assert {**found, "peak_memory_bytes": 0} == {**kept, "peak_memory_bytes": 0}
 
 
 def test_a_run_resumes_with_its_own_options(shared_workplace: Workplace, runs: Path) -> None:
