@@ -1,0 +1,64 @@
+"""Where this process stands: what its main thread is at, and whether it waits for other ranks there.
+
+There is one, told by whoever begins something (an assignment, no more) and read by the watch that ends a job in which
+nothing moves (stall.py). It says nothing to the other ranks.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+LONG_WORK = 5.0
+"""Times the usual limit for what may take long without a sign of life: tracing a graph, writing a checkpoint."""
+
+
+class Position:
+    """What the main thread is at."""
+
+    def __init__(self) -> None:
+        self.moves = 0
+        """Counts whatever is begun: a process whose count stands still hangs, or works on one thing for long."""
+        self.patience = LONG_WORK
+        """How many times the usual limit this may take."""
+        self._what: tuple[str, tuple[int, ...]] = ("starting", ())
+        self._waits = 0
+
+    def at(self, what: str, *numbers: int, patience: float = 1.0) -> None:
+        """Something is begun: `what`, with a {} for each of `numbers`, put in only where somebody asks."""
+        self._what, self.patience, self._waits = (what, numbers), patience, 0
+        self.moves += 1
+
+    def moved(self) -> None:
+        """There was progress in what was begun."""
+        self.moves += 1
+
+    def wait_begins(self) -> None:
+        """Nothing is left to do but wait for other ranks."""
+        self._waits += 1
+        self.moves += 1
+
+    def wait_ends(self) -> None:
+        """What was waited for has come."""
+        self._waits -= 1
+        self.moves += 1
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block in which other ranks are waited for."""
+        self.wait_begins()
+        try:
+            yield
+        finally:
+            self.wait_ends()
+
+    @property
+    def waits(self) -> bool:
+        """Whether other ranks are waited for."""
+        return self._waits > 0
+
+    def __str__(self) -> str:
+        what, numbers = self._what
+        return what.format(*numbers)
+
+
+POSITION = Position()
+"""That of this process."""
