@@ -19,12 +19,13 @@ class Position:
         """Counts whatever is begun: a process whose count stands still hangs, or works on one thing for long."""
         self.patience = LONG_WORK
         """How many times the usual limit this may take."""
-        self._what: tuple[str, tuple[int, ...]] = ("starting", ())
-        self._waits = 0
+        self.waits = False
+        """Whether other ranks are waited for."""
+        self._what: tuple[str, tuple[int, ...]] = ("the start", ())
 
     def at(self, what: str, *numbers: int, patience: float = 1.0) -> None:
         """Something is begun: `what`, with a {} for each of `numbers`, put in only where somebody asks."""
-        self._what, self.patience, self._waits = (what, numbers), patience, 0
+        self._what, self.patience, self.waits = (what, numbers), patience, False
         self.moves += 1
 
     def moved(self) -> None:
@@ -33,12 +34,12 @@ class Position:
 
     def wait_begins(self) -> None:
         """Nothing is left to do but wait for other ranks."""
-        self._waits += 1
+        self.waits = True
         self.moves += 1
 
     def wait_ends(self) -> None:
         """What was waited for has come."""
-        self._waits -= 1
+        self.waits = False
         self.moves += 1
 
     @contextlib.contextmanager
@@ -49,11 +50,6 @@ class Position:
             yield
         finally:
             self.wait_ends()
-
-    @property
-    def waits(self) -> bool:
-        """Whether other ranks are waited for."""
-        return self._waits > 0
 
     def __str__(self) -> str:
         what, numbers = self._what

@@ -28,8 +28,8 @@ LOOKS = 8
 """Of a rank at itself and at the folder, in a limit."""
 SILENT_LOOKS = 3
 """A rank whose answer was not renewed in the time of so many looks does not answer."""
-SECONDS_A_TURN = 2.0
-"""How long each rank leaves it to the one before it to speak for all."""
+SECONDS_A_TURN = 4.0
+"""How long each rank leaves it to the one before it to speak for all; launchers take two seconds to end a rank."""
 MOST_TURNS = 5
 SECONDS_TO_SPEAK = 10.0
 """For the sentence to get out; then the process ends without it."""
@@ -42,7 +42,7 @@ class StallWatch:
     def __init__(self, command: str, position: Position = POSITION) -> None:
         self._command, self._position = command, position
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._others_are_left = False
 
     def begin(self, ranks: Ranks, folder: Path, limit_seconds: float) -> None:
         """Watch this rank through `folder`, which no other job uses, in one that all nodes see. 0 seconds: do not.
@@ -53,11 +53,10 @@ class StallWatch:
         if ranks.rank == 0:  # an earlier job's
             shutil.rmtree(folder, ignore_errors=True)
         ranks.barrier()
+        self._others_are_left = ranks.size > 1
         if limit_seconds:
-            self._thread = threading.Thread(
-                target=self._watch, args=(ranks.rank, hosts, folder, limit_seconds), name="stall watch", daemon=True
-            )
-            self._thread.start()
+            watched = (ranks.rank, hosts, folder, limit_seconds)
+            threading.Thread(target=self._watch, args=watched, name="stall watch", daemon=True).start()
 
     def __enter__(self) -> "StallWatch":
         return self
@@ -66,6 +65,8 @@ class StallWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        if isinstance(error, SystemExit) and self._others_are_left:
+            raise RuntimeError(f"this rank alone ended itself ({error!r}) at {self._position}") from error
 
     def _watch(self, rank: int, hosts: Sequence[str], folder: Path, limit: float) -> None:
         look, still, moves, last = limit / LOOKS, 0.0, self._position.moves, time.monotonic()
@@ -98,7 +99,7 @@ class StallWatch:
                 fresh = {**renewals.fresh(now), rank: own}
                 reason, turn = (
                     why_it_ends(own, fresh, hosts),
-                    sum(other < rank and fresh[other].over for other in fresh),
+                    sum(other < rank and fresh[other].asks for other in fresh),
                 )
             if reason is not None:
                 self._end(reason, turn, moves)
@@ -162,8 +163,8 @@ def why_it_ends(own: Answer, answers: Mapping[int, Answer], hosts: Sequence[str]
 
 
 def _where(answer: Answer) -> str:
-    what = "waited for others" if answer.waits else "been"
-    return f"rank {answer.rank} on {answer.host} has {what} at {answer.at} for {answer.still_seconds:.0f} s"
+    what = "has waited for others" if answer.waits else "hangs, waiting for nobody,"
+    return f"rank {answer.rank} on {answer.host} {what} at {answer.at} for {answer.still_seconds:.0f} s"
 
 
 def _named(ranks: Sequence[int], hosts: Sequence[str]) -> str:

@@ -122,9 +122,9 @@ class TrainingStep:
         loss_sum, correct, gradients = self.local_gradients(images, labels, weights, shares)
         waits.recording = False
         others = [gradient for number, gradient in enumerate(gradients) if number not in early]
-        # From here on other ranks are waited for, where there are any, up to the end of the step or the update.
+        # Where nothing arrives late TensorFlow drops the first of the two, which are the same then.
         waited_ns = waits.collect(waits.after([loss_sum, *others], POSITION.wait_begins))
-        return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients])
+        return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients], POSITION.wait_begins)
 
     def local_gradients(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
