@@ -7,9 +7,6 @@ nothing moves (stall.py). It says nothing to the other ranks.
 import contextlib
 from collections.abc import Iterator
 
-LONG_WORK = 5.0
-"""Times the usual limit for what may take long without a sign of life: tracing a graph, writing a checkpoint."""
-
 
 class Position:
     """What the main thread is at."""
@@ -17,15 +14,15 @@ class Position:
     def __init__(self) -> None:
         self.moves = 0
         """Counts whatever is begun: a process whose count stands still hangs, or works on one thing for long."""
-        self.patience = LONG_WORK
-        """How many times the usual limit this may take."""
+        self.long = True
+        """Whether it may take long without a sign of life, as tracing a graph or writing a checkpoint does."""
         self.waits = False
         """Whether other ranks are waited for."""
         self._what: tuple[str, tuple[int, ...]] = ("the start", ())
 
-    def at(self, what: str, *numbers: int, patience: float = 1.0) -> None:
+    def at(self, what: str, *numbers: int, long: bool = False) -> None:
         """Something is begun: `what`, with a {} for each of `numbers`, put in only where somebody asks."""
-        self._what, self.patience, self.waits = (what, numbers), patience, False
+        self._what, self.long, self.waits = (what, numbers), long, False
         self.moves += 1
 
     def moved(self) -> None:

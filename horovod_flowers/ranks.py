@@ -19,7 +19,7 @@ from horovod_flowers.affinity import Cores, core_of, machine_id, share_out, shou
 from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch
-from horovod_flowers.position import LONG_WORK, POSITION
+from horovod_flowers.position import POSITION
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.tensorflow_import import import_tensorflow
 
@@ -171,7 +171,7 @@ def start_tensorflow(ranks: Ranks, threads: int) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
-    POSITION.at("the start of TensorFlow", patience=LONG_WORK)
+    POSITION.at("the start of TensorFlow", long=True)
     import_tensorflow()
     import tensorflow as tf
 
@@ -216,7 +216,7 @@ def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int)
     if 1 < size < ranks.size:
         sets = [hvd.ProcessSet(range(start, start + size)) for start in range(0, ranks.size, size)]
         sets += [hvd.ProcessSet(range(place, ranks.size, size)) for place in range(size)]
-    POSITION.at("the start of Horovod", patience=LONG_WORK)
+    POSITION.at("the start of Horovod", long=True)
     with POSITION.waiting():
         hvd.init(process_sets=sets)
     if hvd.size() != ranks.size:

@@ -34,6 +34,7 @@ MOST_TURNS = 5
 SECONDS_TO_SPEAK = 10.0
 """For the sentence to get out; then the process ends without it."""
 MOST_NAMED = 8
+LEAST_LONG_SECONDS = 60.0
 
 
 class StallWatch:
@@ -78,7 +79,7 @@ class StallWatch:
             now, moves_before, moves = time.monotonic(), moves, self._position.moves
             # At most two looks' time: a process that was stopped for an hour, its watch with it, did not hang.
             still = still + min(now - last, 2 * look) if moves == moves_before else 0.0
-            last, patient = now, limit * self._position.patience
+            last, patient = now, longest(limit) if self._position.long else limit
             own = Answer(
                 rank=rank,
                 host=hosts[rank],
@@ -115,6 +116,11 @@ class StallWatch:
         message = f"{self._command}: the job stalls and is ended: {reason}; to allow longer, raise --stall-seconds"
         print(message, file=sys.stderr, flush=True)
         os._exit(EXIT_FAILURE)  # the launcher ends the others, stopped ones too
+
+
+def longest(limit: float) -> float:
+    """Seconds that what may take long may take (Position.long), from the limit for all else; 0 where that is 0."""
+    return max(5 * limit, LEAST_LONG_SECONDS) if limit else 0.0
 
 
 class Renewals:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.position import LONG_WORK, POSITION
+from horovod_flowers.position import POSITION
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.strategy.protocol import Strategy
@@ -200,7 +200,7 @@ class EvaluationPass:
         """Evaluate this rank's batches and add up over ranks, which must have equally many."""
         sums = np.zeros(3, np.float64)
         for number, batch in enumerate(batches):
-            POSITION.at("validation, batch {}", number, patience=1.0 if number else LONG_WORK)
+            POSITION.at("validation, batch {}", number, long=number == 0)
             loss_sum, correct = self._graph(batch.images, batch.labels, batch.weights)
             sums += [float(loss_sum), float(correct), batch.rank_images]
         loss_sum, correct, images = self._ranks.total(sums)

@@ -30,13 +30,12 @@ from horovod_flowers.files import writable_folder
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.model import check_name, check_weights
-from horovod_flowers.position import LONG_WORK
 from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import Environment, Result, RunFolder, Trial, read_json
-from horovod_flowers.stall import StallWatch
+from horovod_flowers.stall import StallWatch, longest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 say(f"run {Path(config.runs_dir) / str(config.name)} has ended already: nothing to do")
             return
 
-        ranks = connect(launch, config.threads, config.bind, round(LONG_WORK * config.stall_seconds))
+        ranks = connect(launch, config.threads, config.bind, round(longest(config.stall_seconds)))
         config = ranks.broadcast(with_name(config, ranks.size))
         watch.begin(ranks, Path(config.runs_dir) / f".stall-{config.name}", config.stall_seconds)
         prepared, images = open_data(config, ranks)

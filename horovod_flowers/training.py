@@ -27,7 +27,7 @@ from horovod_flowers.model import build_model, load_weights
 from horovod_flowers.model_state import ModelState
 from horovod_flowers.optimizer import build_over, make_optimizer
 from horovod_flowers.pooled_activation import move_relu_behind_pooling
-from horovod_flowers.position import LONG_WORK, POSITION
+from horovod_flowers.position import POSITION
 from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
@@ -49,7 +49,7 @@ class Training:
         Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
         """
         self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
-        POSITION.at("building the model", patience=LONG_WORK)
+        POSITION.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
@@ -142,7 +142,7 @@ class Training:
             if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
                 break
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
-        POSITION.at("the end of the run", patience=LONG_WORK)
+        POSITION.at("the end of the run", long=True)
         step_log.close()
         memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
         if epoch_log is not None and memory is not None:
@@ -189,7 +189,7 @@ class Training:
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
-        POSITION.at("the beginning of epoch {}", epoch, patience=LONG_WORK)
+        POSITION.at("the beginning of epoch {}", epoch, long=True)
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
         stopped_by = request.agreed_now(self.ranks)  # aligns the ranks more finely than the patient barrier, too
         own = (
@@ -273,7 +273,7 @@ class Training:
                 step, update = standing.steps_done + place, self._update_of(place)
                 sums.learning_rate = self.schedule.at(step)
                 traces = self._steps_here < self.config.accumulate  # a graph for all of an update, one for its end
-                POSITION.at("step {} of epoch {}", step, epoch, patience=LONG_WORK if traces else 1.0)
+                POSITION.at("step {} of epoch {}", step, epoch, long=traces)
                 outcome = self._step(batch, sums.learning_rate, update)
                 POSITION.at("the record of step {} of epoch {}", step, epoch)
                 step_log.write(self._record(epoch, step, batch, outcome, previous_ns, batch_ns))
@@ -359,7 +359,7 @@ class Training:
 
     def _save(self, folder: RunFolder, standing: Standing) -> None:
         """Write a checkpoint from rank 0. Every rank calls it."""
-        POSITION.at("the checkpoint after epoch {}", standing.epochs_done, patience=LONG_WORK)
+        POSITION.at("the checkpoint after epoch {}", standing.epochs_done, long=True)
         tensors = self.state.collect()
         if tensors is None:
             return
