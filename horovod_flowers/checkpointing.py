@@ -10,6 +10,7 @@ from horovod_flowers.config import RunConfig
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.errors import UserError
 from horovod_flowers.model_state import ModelState
+from horovod_flowers.position import POSITION
 from horovod_flowers.progress import say, warn
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.runlog import RunFolder
@@ -74,6 +75,7 @@ class Checkpointing:
 
         Raises what went wrong with the one before.
         """
+        POSITION.at("the checkpoint after step {}", standing.steps - 1, long=True)
         started = time.monotonic()
         tensors = self._state.collect(self._writer.buffers() if self._writer else None)
         apart = self._state.collect_apart() if standing.partial else {}
@@ -87,5 +89,6 @@ class Checkpointing:
 
     def finish(self) -> None:
         """Wait until all are written. Raises what went wrong."""
+        POSITION.at("writing the last checkpoint", long=True)
         if self._writer:
             self._writer.finish()

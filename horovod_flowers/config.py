@@ -273,6 +273,12 @@ class RunConfig:
         0, "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores"
     )
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
+    stall_seconds: int = later_option(
+        120,
+        "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (five times as "
+        "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
+        before=120,
+    )
     checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
     checkpoint_steps: int | None = later_option(
         None,
@@ -317,7 +323,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: give a positive whole number")
-        for name in ("seed", "warmup_steps", "threads"):
+        for name in ("seed", "warmup_steps", "threads", "stall_seconds"):
             _not_negative(name, getattr(self, name))
         for name in ("resume", "resume_or_start"):
             if getattr(self, name) and self.name is None:

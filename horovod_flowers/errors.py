@@ -1,5 +1,7 @@
 """The exceptions that are no defects: what a user can put right, and a job that was asked to end."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake in the command, the files or the launch.
@@ -14,6 +16,14 @@ def first_line(error: BaseException) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(said.split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def cause(error: BaseException) -> str:
+    """The type of an exception and what it says, in one line: of TensorFlow's pages of text the error in them."""
+    within = re.findall(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Exit)): (.+)$", str(error), re.MULTILINE)
+    if "\n" in str(error).strip() and within:
+        return f"{within[-1][0].lstrip('_')}: {within[-1][1]}"[:400]
+    return f"{type(error).__name__.lstrip('_')}: {first_line(error)}"
 
 
 class JobError(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.position import POSITION
 from horovod_flowers.ranks import Ranks
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -72,8 +73,9 @@ class StopRequest:
         """What the ranks told each other after the update before; 0 where they did not."""
         if self._pending is None:
             return 0
-        while not self._pending.Test():
-            time.sleep(_POLL_SECONDS)
+        with POSITION.waiting():
+            while not self._pending.Test():
+                time.sleep(_POLL_SECONDS)
         self._pending = None
         return int(self._answer[0])
 

@@ -21,6 +21,16 @@ from horovod_flowers.interruption import SIGNALS
 SECONDS_TO_END = 15.0
 """What mpirun gets to end its ranks on other nodes, before it is killed."""
 
+VARIABLES = {
+    # TensorFlow's notices, which horovodrun's own probes print too, would bury what a job says.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # mpirun asks a node that is silent, and gives it up within a minute instead of eight: before ranks there stall.
+    "OMPI_MCA_oob_tcp_keepalive_time": "20",
+    "OMPI_MCA_oob_tcp_keepalive_intvl": "5",
+    "OMPI_MCA_oob_tcp_keepalive_probes": "4",
+}
+"""Of every job, unless they are set."""
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -52,8 +62,7 @@ def run_job(
     try:
         process = subprocess.Popen(
             list(words),
-            # TensorFlow's notices, which horovodrun's own probes print too, would bury what a job says.
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **(variables or {})},
+            env={**VARIABLES, **os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,

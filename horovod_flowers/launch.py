@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.errors import JobError, Stopped, UserError
+from horovod_flowers.errors import JobError, Stopped, UserError, cause
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -119,8 +119,33 @@ def error_boundary(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        _end_job(f"{text}{command}: rank {_own_rank()} on {os.uname().nodename} failed: {error}", EXIT_FAILURE)
+        if _ranks_connected() and follows_from_another(error):
+            time.sleep(GRACE_SECONDS)  # the launcher ends this rank by then: the one that failed first is read
+        _end_job(f"{_trace_of(error)}{command}: {failure(error)}", EXIT_FAILURE)
+
+
+_OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")
+_OF_ANOTHER = ("Horovod has been shut down", "HorovodInternalError", "MPI_ERR_PROC_FAILED")
+
+
+def failure(error: BaseException) -> str:
+    """Which rank failed, where, and of what; and what to try where memory ran out."""
+    text = f"rank {_own_rank()} on {os.uname().nodename} failed: {cause(error)}"
+    if any(mark in text for mark in _OUT_OF_MEMORY):
+        text += "; memory ran out: try a smaller batch, fewer ranks on a node, or --strategy sharded"
+    return text
+
+
+def follows_from_another(error: BaseException) -> bool:
+    """Whether an error says that another rank has failed before, and not which."""
+    return any(mark in f"{type(error).__name__}: {error}" for mark in _OF_ANOTHER)
+
+
+def _trace_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return ""
 
 
 def _own_rank() -> int:

@@ -9,6 +9,7 @@ FLOWERS_HOSTS, FLOWERS_OVERSUBSCRIBE=1, and FLOWERS_LAUNCHER_OPTIONS for words t
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -232,7 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if config.dry_run:
             print(shlex.join(spelled))
             return
-        raise SystemExit(run_job(spelled).exit_status)
+        ending = run_job(spelled)
+        if ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
+            print(
+                "horovod_flowers.launcher: a rank was killed (SIGKILL: its node's memory ran out, or somebody ended "
+                "it); the lines above name it",
+                file=sys.stderr,
+                flush=True,
+            )
+        raise SystemExit(ending.exit_status)
 
 
 if __name__ == "__main__":

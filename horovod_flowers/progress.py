@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from horovod_flowers.position import POSITION
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -81,6 +83,7 @@ class Steps:
     def advance(self, count: int = 1, detail: str = "") -> None:
         """Count `count` more; `detail` (a loss, a rate) is shown beside."""
         self._done += count
+        POSITION.moved()
         if self._bar:
             self._bar.update(self._task, advance=count, detail=f"{self._unit} {detail}")
         elif not self._muted and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:

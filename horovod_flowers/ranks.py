@@ -19,11 +19,12 @@ from horovod_flowers.affinity import Cores, core_of, machine_id, share_out, shou
 from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch
+from horovod_flowers.position import POSITION
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.tensorflow_import import import_tensorflow
 
-STALL_WARNING_SECONDS = "30"
-STALL_SHUTDOWN_SECONDS = "120"
+STALL_WARNING_SECONDS = 30
+STALL_SECONDS = 120
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.001, 0.05
 
 
@@ -47,30 +48,40 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere."""
-        return [value] if self.mpi is None else self.mpi.gather(value, root=0)
+        if self.mpi is None:
+            return [value]
+        with POSITION.waiting():
+            return self.mpi.gather(value, root=0)
 
     def everyone(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
-        return [value] if self.mpi is None else self.mpi.allgather(value)
+        if self.mpi is None:
+            return [value]
+        with POSITION.waiting():
+            return self.mpi.allgather(value)
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
-        return value if self.mpi is None else self.mpi.bcast(value, root=0)
+        if self.mpi is None:
+            return value
+        with POSITION.waiting():
+            return self.mpi.bcast(value, root=0)
 
     def smallest(self, value: int) -> int:
         """The smallest rank's value, on every rank."""
-        return value if self.mpi is None else min(self.mpi.allgather(value))
+        return min(self.everyone(value))
 
     def largest(self, value: float) -> float:
         """The largest rank's value, on every rank."""
-        return value if self.mpi is None else max(self.mpi.allgather(value))
+        return max(self.everyone(value))
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Element-wise sum over ranks, on every rank."""
         if self.mpi is None:
             return values
         sums = np.empty_like(values)
-        self.mpi.Allreduce(values, sums)
+        with POSITION.waiting():
+            self.mpi.Allreduce(values, sums)
         return sums
 
     def groups(self, size: int) -> Groups:
@@ -85,9 +96,10 @@ class Ranks:
             return
         request = self.mpi.Ibarrier()
         pause = _SHORTEST_POLL_SECONDS
-        while not request.Test():
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+        with POSITION.waiting():
+            while not request.Test():
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_POLL_SECONDS)
 
     def agree(self, error: UserError | None) -> None:
         """Raise on every rank what the lowest failing rank found, so that one rank tells it for all."""
@@ -95,20 +107,22 @@ class Ranks:
             if error is not None:
                 raise error
             return
-        found = self.mpi.allgather(None if error is None else f"{error} [rank {self.rank} on {os.uname().nodename}]")
+        found = self.everyone(None if error is None else f"{error} [rank {self.rank} on {os.uname().nodename}]")
         for message in found:
             if message is not None:
                 raise UserError(message)
 
 
-def connect(launch: Launch, threads: int, bind: Literal["auto", "none"]) -> Ranks:
+def connect(launch: Launch, threads: int, bind: Literal["auto", "none"], stall_seconds: int = STALL_SECONDS) -> Ranks:
     """Start MPI and agree with the launcher on the number of ranks.
 
+    stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
     Raises UserError where MPI knows of fewer ranks than the launcher started.
     """
-    _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", STALL_WARNING_SECONDS)
+    warning = min(STALL_WARNING_SECONDS, stall_seconds) or STALL_WARNING_SECONDS
+    _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", str(warning))
     # Horovod's default is to wait for a missing rank for ever.
-    _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", STALL_SHUTDOWN_SECONDS)
+    _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(stall_seconds))
     most = threads if bind == "auto" else None
     if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, launch.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
@@ -157,6 +171,7 @@ def start_tensorflow(ranks: Ranks, threads: int) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
+    POSITION.at("the start of TensorFlow", long=True)
     import_tensorflow()
     import tensorflow as tf
 
@@ -201,7 +216,9 @@ def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int)
     if 1 < size < ranks.size:
         sets = [hvd.ProcessSet(range(start, start + size)) for start in range(0, ranks.size, size)]
         sets += [hvd.ProcessSet(range(place, ranks.size, size)) for place in range(size)]
-    hvd.init(process_sets=sets)
+    POSITION.at("the start of Horovod", long=True)
+    with POSITION.waiting():
+        hvd.init(process_sets=sets)
     if hvd.size() != ranks.size:
         raise UserError(
             f"MPI started {ranks.size} ranks but Horovod knows of {hvd.size()}: rebuild Horovod against this "

@@ -262,22 +262,29 @@ class RunFolder:
                 f"run {self.path} exists already: choose another --name, add --overwrite to replace it, or --resume to "
                 "continue it"
             )
-        elif exists and not (self.config.exists() and self._steps.is_dir()):
+        elif exists and not (self.config.exists() and self._steps.is_dir()) and not self._is_just_begun():
             raise UserError(
                 f"{self.path} is not a run (no config.yaml), so it is not overwritten: choose another --name"
             )
+
+    def _is_just_begun(self) -> bool:
+        """Whether its job died between making the folder and the first file in it."""
+        if not self._steps.is_dir() or any(self._steps.iterdir()):
+            return False
+        return all(path == self._steps or path.name.startswith(".config.yaml.") for path in self.path.iterdir())
 
     def create(self, overwrite: bool, resume: bool) -> None:
         """Make the folder, replacing an earlier run of the name where asked to. One rank calls this."""
         if resume:
             self.result.unlink(missing_ok=True)
-            for leftover in self.checkpoints.glob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
+            # Of a process that was killed while it wrote.
+            for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
+                leftover.unlink(missing_ok=True)
             return
         if overwrite and self.path.exists():
-            discarded = self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}")
-            self.path.rename(discarded)
-            shutil.rmtree(discarded)
+            self.path.rename(self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}"))
+        for discarded in self.path.parent.glob(f".{self.path.name}.discarded-*"):  # also by a job that died over it
+            shutil.rmtree(discarded, ignore_errors=True)
         try:
             self._steps.mkdir(parents=True)
         except FileExistsError as error:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.data.batches import Batch
+from horovod_flowers.position import POSITION
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.runlog import StepRecord
@@ -111,7 +112,7 @@ class TrainingStep:
         if self._sums:
             gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
         combined = strategy.combine(gradients)
-        combined_ns = waits.after([gradients_ns, *combined])
+        combined_ns = waits.after([gradients_ns, *combined], POSITION.wait_ends)
         # The update waits for the timestamp: else its first part would be booked as computation or communication.
         with tf.control_dependencies([combined_ns]):
             self._optimizer.apply(combined, strategy.updated)
@@ -121,7 +122,8 @@ class TrainingStep:
                 total.assign(tf.zeros_like(total))
         updated_ns = tf.zeros([], tf.int64)  # the update is the last thing
         if strategy.publishes:
-            updated_ns = waits.after([tf.convert_to_tensor(variable.value) for variable in strategy.updated])
+            updated = [tf.convert_to_tensor(variable.value) for variable in strategy.updated]
+            updated_ns = waits.after(updated, POSITION.wait_begins)
             strategy.publish()
         return loss_sum, correct, waited_ns, gradients_ns, combined_ns, updated_ns
 
@@ -138,8 +140,9 @@ class TrainingStep:
         loss_sum, correct, gradients = self.local_gradients(images, labels, weights, shares)
         waits.recording = False
         others = [gradient for number, gradient in enumerate(gradients) if number not in early]
-        waited_ns = waits.collect(waits.after([loss_sum, *others]))
-        return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients])
+        # Where nothing arrives late TensorFlow drops the first of the two, which are the same then.
+        waited_ns = waits.collect(waits.after([loss_sum, *others], POSITION.wait_begins))
+        return loss_sum, correct, gradients, waited_ns, waits.after([loss_sum, *gradients], POSITION.wait_begins)
 
     def image_losses(self, batch: Batch) -> np.ndarray:
         """float32 [per-rank batch]: the loss of each image as a training step sees it. Every rank calls it."""
@@ -222,7 +225,8 @@ class EvaluationPass:
     def __call__(self, batches: Iterable[Batch]) -> Evaluation:
         """Evaluate this rank's batches and add up over ranks, which must have equally many."""
         sums = np.zeros(3, np.float64)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            POSITION.at("validation, batch {}", number, long=number == 0)
             loss_sum, correct = self._graph(batch.images, batch.labels, batch.weights)
             sums += [float(loss_sum), float(correct), batch.rank_images]
         loss_sum, correct, images = self._ranks.total(sums)

@@ -35,11 +35,16 @@ from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import Environment, Result, RunFolder, Trial, read_json
+from horovod_flowers.stall import StallWatch, longest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.train`."""
-    with error_boundary("horovod_flowers.train"), StopRequest() as request:
+    with (
+        error_boundary("horovod_flowers.train"),
+        StopRequest() as request,
+        StallWatch("horovod_flowers.train") as watch,
+    ):
         launch = Launch.from_environment(os.environ)
         config = read_config(arguments, launch.rank)
         check_before_mpi(config, launch)
@@ -48,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 say(f"run {Path(config.runs_dir) / str(config.name)} has ended already: nothing to do")
             return
 
-        ranks = connect(launch, config.threads, config.bind)
+        ranks = connect(launch, config.threads, config.bind, round(longest(config.stall_seconds)))
         config = ranks.broadcast(with_name(config, ranks.size))
+        watch.begin(ranks, Path(config.runs_dir) / f".stall-{config.name}", config.stall_seconds)
         prepared, images = open_data(config, ranks)
         cores = take_cores(ranks, config.bind, config.threads)
         # The same everywhere: a rank with more of them would only wait for the others.
@@ -206,7 +212,7 @@ OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size"
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
     *("epochs", "checkpoint", "checkpoint_steps", "keep_checkpoints", "check_weights", "replay_step"),
-    *("tensorboard", "warmup_steps"),
+    *("tensorboard", "warmup_steps", "stall_seconds"),
     *("preset", "early_stopping"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),

@@ -31,6 +31,7 @@ from horovod_flowers.model import build_model, load_weights
 from horovod_flowers.model_state import ModelState
 from horovod_flowers.optimizer import build_over, make_optimizer
 from horovod_flowers.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.position import POSITION
 from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
@@ -53,6 +54,7 @@ class Training:
         Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
         """
         self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
+        POSITION.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
@@ -152,6 +154,7 @@ class Training:
             if board is not None:
                 board.write(record)
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way
+        POSITION.at("the end of the run", long=True)
         self._checkpoints.finish()
         step_log.close()
         memory = ranks.gather((self.state.optimizer_bytes, _peak_memory_bytes()))
@@ -184,6 +187,7 @@ class Training:
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
+        POSITION.at("the beginning of epoch {}", epoch, long=True)
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
         stopped_by = request.agreed_now(self.ranks)  # aligns the ranks more finely than the patient barrier, too
         own = (
@@ -191,6 +195,7 @@ class Training:
             if stopped_by is None
             else EpochSums(stopped_by=stopped_by)
         )
+        POSITION.at("the end of the steps of epoch {}", epoch)
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
         sums = self._over_ranks(standing, own)
         # Ranks that train apart may have been told at different times.
@@ -273,13 +278,18 @@ class Training:
         ):
             started_ns = previous_ns = time.monotonic_ns()
             paused_ns = 0
+            POSITION.at("reading the first batch of epoch {}", epoch)
             for place, batch in enumerate(ready, done):
                 batch_ns = time.monotonic_ns()
                 step, update = standing.steps_done + place, self.update_of(place)
                 sums.learning_rate = self.schedule.at(step)
+                traces = self._steps_here < self.config.accumulate  # a graph for all of an update, one for its end
+                POSITION.at("step {} of epoch {}", step, epoch, long=traces)
                 outcome = self.step(batch, sums.learning_rate, update)
+                POSITION.at("the record of step {} of epoch {}", step, epoch)
                 warmup = self._steps_here < self.config.warmup_steps
                 step_log.write(outcome.record(epoch, step, batch.rank_images, warmup, previous_ns, batch_ns))
+                POSITION.at("reading the batch after step {} of epoch {}", step, epoch)
                 previous_ns = outcome.end_ns
                 self._steps_here += 1
                 sums.steps += 1
@@ -299,6 +309,7 @@ class Training:
                     if self._writes_checkpoints and self._checkpoints.due(step + 1):
                         sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
                         sums.checkpoint_seconds += self._save_within_epoch(standing, sums)
+                        POSITION.at("reading the batch after step {} of epoch {}", step, epoch)
                         paused_ns += time.monotonic_ns() - previous_ns
                         previous_ns = time.monotonic_ns()
                     sums.stopped_by = request.agreed(self.ranks, self.strategy.trains_one_model)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.position import POSITION
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -70,7 +72,8 @@ class Groups:
             return
         counts = [item.size for item in part.slices]
         received = None if whole is None else (whole.reshape(-1), counts)
-        self.members.Gatherv(np.ascontiguousarray(value).reshape(-1), received, root=0)
+        with POSITION.waiting():
+            self.members.Gatherv(np.ascontiguousarray(value).reshape(-1), received, root=0)
 
     def hand_out(self, part: Part, whole: np.ndarray | None, dtype: Any) -> np.ndarray:
         """This rank's share of a whole weight that world rank 0 has. Every rank calls it."""
@@ -78,14 +81,16 @@ class Groups:
             value = np.empty(part.shape, dtype) if whole is None else np.ascontiguousarray(whole, dtype)
             if self.world is not None:
                 value = value.reshape(-1)  # contiguous, of at least one dimension
-                self.world.Bcast(value, root=0)
+                with POSITION.waiting():
+                    self.world.Bcast(value, root=0)
             return value.reshape(part.shape)
         own = np.empty(part.slices[self.members.Get_rank()].size, dtype)
-        if self.copies.Get_rank() == 0:
-            counts = [item.size for item in part.slices]
-            root = None if whole is None else (np.ascontiguousarray(whole, dtype).reshape(-1), counts)
-            self.members.Scatterv(root, own, root=0)
-        self.copies.Bcast(own, root=0)
+        with POSITION.waiting():
+            if self.copies.Get_rank() == 0:
+                counts = [item.size for item in part.slices]
+                root = None if whole is None else (np.ascontiguousarray(whole, dtype).reshape(-1), counts)
+                self.members.Scatterv(root, own, root=0)
+            self.copies.Bcast(own, root=0)
         return own
 
 

@@ -94,6 +94,8 @@ connect_nodes() {
 disconnect_nodes() {
   local name
   for name in $(ip netns list 2>/dev/null | awk '/^slurm-n[0-9]+/ { print $1 }'); do ip netns del "$name"; done
+  # A process that hangs in a namespace keeps its end of the wire.
+  for name in $(ip -o link 2>/dev/null | grep -o 'slurmv[0-9]*'); do ip link del "$name" || true; done
   if ip link show slurmbr >/dev/null 2>&1; then ip link del slurmbr; fi
 }
 
