@@ -23,6 +23,7 @@ class Checkpointing:
     def __init__(self, config: RunConfig, ranks: Ranks, prepared: Prepared, state: ModelState) -> None:
         self._config, self._ranks, self._prepared, self._state = config, ranks, prepared, state
         self._writer: CheckpointWriter | None = None
+        self._copied: tuple[dict[str, np.ndarray], checkpoint.Progress] | None = None
         self._steps_saved = 0
 
     def restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray] | None, Standing]:
@@ -71,7 +72,13 @@ class Checkpointing:
         return not self._ranks.broadcast(busy)
 
     def save(self, standing: Standing) -> float:
-        """Begin to write a checkpoint: seconds that this rank waited for it. Every rank calls it.
+        """`copy` and `begin`: seconds that this rank waited. Every rank calls it."""
+        seconds = self.copy(standing)
+        self.begin()
+        return seconds
+
+    def copy(self, standing: Standing) -> float:
+        """Take what a checkpoint is to hold: seconds that this rank waited for it. Every rank calls it.
 
         Raises what went wrong with the one before.
         """
@@ -83,9 +90,15 @@ class Checkpointing:
             for name, values in apart.items():
                 np.copyto(tensors[name.removeprefix(f"{checkpoint.APART}.")], values.mean(axis=0))
             progress = standing.progress(self._config.model.name, self._prepared.class_names, self._prepared.digest)
-            self._writer.begin(tensors | apart, progress)
+            self._copied = (tensors | apart, progress)
         self._steps_saved = standing.steps
         return time.monotonic() - started
+
+    def begin(self) -> None:
+        """Write what `copy` has taken."""
+        if self._writer and self._copied:
+            self._writer.begin(*self._copied)
+            self._copied = None
 
     def finish(self) -> None:
         """Wait until all are written. Raises what went wrong."""

@@ -34,6 +34,10 @@ class JobError(Exception):
     """
 
 
+class StorageError(JobError):
+    """A file that could not be written, for a reason that lies with the storage: full, read-only, over quota."""
+
+
 class Stopped(Exception):
     """The job was asked to stop before its end, and did so with everything in its place.
 

@@ -1,39 +1,95 @@
 """Files and folders that appear whole or not at all: write beside, fsync, rename."""
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import StorageError, UserError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, ask for a larger quota, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+    errno.EIO: "look at the file system, or choose another folder",
+    errno.ESTALE: "look at the file system, or choose another folder",
+}
+_TOLD_BY_TEXT = re.compile(
+    # What libraries make of an OSError: safetensors; TensorFlow and HDF5; numpy of a write that ended short.
+    r"\(os error (?P<number>\d+)\)|(?P<text>"
+    + "|".join(re.escape(os.strerror(number)) for number in _REMEDIES)
+    + r")|(?P<short>\d+ requested and \d+ written)"
+)
+
+
+def storage_errno(error: BaseException) -> int | None:
+    """The number of the system's error where storage refused to be written; None where it is something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (told := _TOLD_BY_TEXT.search(str(error))):
+        by_text = {os.strerror(known): known for known in _REMEDIES}
+        number = int(told["number"]) if told["number"] else by_text.get(told["text"] or "", errno.ENOSPC)
+    return number if number in _REMEDIES else None
+
+
+def storage_sentence(path: Path | str, number: int) -> str:
+    """What could not be written, why, and what to try."""
+    return f"cannot write {path} ({os.strerror(number)}): {_REMEDIES[number]}"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what storage refuses inside the block into a StorageError about `path`, whichever library said it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        number = storage_errno(error)
+        if number is None:
+            raise
+        raise StorageError(storage_sentence(path, number)) from error
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` when the block ends well, delete it otherwise.
 
-    Readers see the earlier file or the new one, never a part of it, also after a power cut.
+    Readers see the earlier file or the new one, never a part of it, also after a power cut. Raises StorageError where
+    there is no room for it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    temporary.touch()  # with the permissions that the user's umask gives, whatever writes the contents
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            temporary.touch()  # with the permissions that the user's umask gives, whatever writes the contents
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):  # read-only by now
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes the place of `path` when the block ends well.
 
-    Otherwise it is deleted, and an earlier folder stays as it was.
+    Otherwise it is deleted, and an earlier folder stays as it was. Raises StorageError where there is no room for it.
     """
+    with writing(path), _whole_folder(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()  # beside what a link leads to; '.' has no name to stand beside
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary, earlier = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "earlier"))

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from horovod_flowers.errors import JobError, Stopped, UserError, cause
+from horovod_flowers.files import storage_errno, storage_sentence
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: starting the same again goes on from here
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 # How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
 GRACE_SECONDS = 5.0
 
@@ -108,6 +110,7 @@ def error_boundary(command: str) -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()  # here, where its failure is answered
     except UserError as error:
         _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
     except JobError as error:
@@ -118,7 +121,12 @@ def error_boundary(command: str) -> Iterator[None]:
         raise SystemExit(EXIT_STOPPED) from stop
     except KeyboardInterrupt:
         _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _end_where_nobody_listens()
     except Exception as error:
+        if (number := storage_errno(error)) is not None:
+            what = getattr(error, "filename", None) or "a file"
+            _end_with_one_voice(f"{command}: error: {storage_sentence(what, number)}", EXIT_FAILURE)
         if _ranks_connected() and follows_from_another(error):
             time.sleep(GRACE_SECONDS)  # the launcher ends this rank by then: the one that failed first is read
         _end_job(f"{_trace_of(error)}{command}: {failure(error)}", EXIT_FAILURE)
@@ -146,6 +154,12 @@ def _trace_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(error))
     except MemoryError:
         return ""
+
+
+def _end_where_nobody_listens() -> None:
+    """End as a program that SIGPIPE ends, such as when `head` has read enough, without a second complaint at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(EXIT_BROKEN_PIPE)
 
 
 def _own_rank() -> int:

@@ -88,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 note = " (oversubscribed: ranks share cores, no measure of speed)" if shared else ""
                 finish(config, ranks, model, folder, count, seconds, note)
             ranks.barrier()
-        finally:
-            if ranks.rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:  # of any rank: it ends the others, rank 0 too
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def loader(config: PredictConfig) -> Callable[[], TrainedModel]:
@@ -124,9 +126,10 @@ def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, 
             count = write_list(folder / LIST, photos(words))
         except UserError as found:
             error = found
-            shutil.rmtree(folder, ignore_errors=True)
         except OSError as found:
             error = UserError(f"cannot write in {output.parent} ({found.strerror}): choose another --output")
+        if error is not None and folder.name:
+            shutil.rmtree(folder, ignore_errors=True)
     ranks.agree(error)
     folder, count = ranks.broadcast((folder, count))
     if not (folder / LIST).is_file():

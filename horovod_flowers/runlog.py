@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import sync, write_whole
+from horovod_flowers.files import sync, write_whole, writing
 
 SCHEMA = 2
 
@@ -308,22 +308,48 @@ def _cut_torn_line(path: Path) -> None:
 class LineLog:
     """Appends records as JSON lines, one write each: a crash costs at most the line being written."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        """durable: each record is on storage before `write` returns."""
+        self._path, self._durable = path, durable
         _cut_torn_line(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        with writing(path):
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, record: msgspec.Struct) -> None:
-        """Append one record."""
+        """Append one record. Raises StorageError where there is no room for it."""
         line = self._encode(record) + b"\n"
-        if self._file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, "a record was written in part only", str(self._path))
+        with writing(self._path):
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "a record was written in part only")
+            if self._durable:
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Force what was written to storage."""
-        self._file.close()
-        sync(self._path)
+        with writing(self._path):
+            self._file.close()
+            sync(self._path)
+
+
+def forget_epochs(folder: RunFolder, epochs_done: int) -> None:
+    """Leave the records of so many epochs: a run that goes on from there repeats the later ones.
+
+    A damaged record goes, too. Rank 0 calls it.
+    """
+    decode = msgspec.json.Decoder(EpochRecord).decode
+
+    def stays(line: bytes) -> bool:
+        try:
+            return line.endswith(b"\n") and decode(line).epoch <= epochs_done
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+
+    if folder.epochs.exists():
+        lines = folder.epochs.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if stays(line)]
+        if kept != lines:
+            write_whole(folder.epochs, b"".join(kept).decode())
 
 
 def open_step_log(folder: RunFolder, rank: int, size: int, host: str) -> LineLog:

@@ -98,9 +98,12 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
         if mine != usual or slices != usual_part[place]
     ]
     if drifted:
+        who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
+        differ = f"{who} are no longer those of the other ranks"
+        if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
+            differ = f"rank 0 on {everyone[0][3]} and {who} are no longer the same"
         raise JobError(
-            f"the weights of {', '.join(drifted[:8])}{' and others' if drifted[8:] else ''} are no longer those of the "
-            f"other ranks after step {steps - 1}: no checkpoint was written since they agreed; look for code that "
-            "differs by rank, nodes of different kinds or failing memory, or leave the check out with "
+            f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
+            "code that differs by rank, nodes of different kinds or failing memory, or leave the check out with "
             "--no-check-weights"
         )

@@ -25,7 +25,7 @@ from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.data.order import Split, split, validation_range
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import JobError, StorageError, UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import Launch, error_boundary
@@ -90,7 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             announce(config, environment, training.parameters, prepared.class_names, images)
         ranks.barrier()
-        training.run(folder, request)
+        try:
+            training.run(folder, request)
+        except StorageError as error:
+            kept = "its last checkpoint" if folder.has_checkpoint else "the beginning, since it has no checkpoint yet"
+            raise JobError(f"{error}; --resume-or-start --name {config.name} then goes on from {kept}") from error
 
 
 def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:

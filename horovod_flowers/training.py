@@ -133,7 +133,9 @@ class Training:
         standing = self.standing
         ranks, first = self.ranks, self.ranks.rank == 0
         step_log = self._open_step_log(folder)
-        epoch_log = LineLog(folder.epochs) if first else None
+        if first:
+            runlog.forget_epochs(folder, standing.epochs_done)
+        epoch_log = LineLog(folder.epochs, durable=True) if first else None
         board = Board(folder.tensorboard) if first and self.config.tensorboard else None
         if self._writes_checkpoints:
             self._checkpoints.open(folder, standing)
@@ -146,11 +148,12 @@ class Training:
                 self._stop(folder, standing, sums)
             record = self._finish_epoch(epoch, standing, sums)
             if self._writes_checkpoints:
-                seconds = sums.checkpoint_seconds + self._checkpoints.save(standing)
+                seconds = sums.checkpoint_seconds + self._checkpoints.copy(standing)
                 record = msgspec.structs.replace(record, checkpoint_seconds=seconds)
             if epoch_log is not None:
-                epoch_log.write(record)
+                epoch_log.write(record)  # before the checkpoint: a run that goes on from it has the record
                 say(describe_epoch(record, self.config.epochs))
+            self._checkpoints.begin()
             if board is not None:
                 board.write(record)
         request.agreed_now(ranks)  # too late to stop: this only receives what is under way

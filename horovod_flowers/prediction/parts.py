@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.files import whole_file
+from horovod_flowers.files import whole_file, writing
 from horovod_flowers.prediction.decoding import Decoded
 from horovod_flowers.prediction.photos import shown
 from horovod_flowers.prediction.tables import Row, table
@@ -22,7 +22,7 @@ def part_of(folder: Path, rank: int) -> Path:
 
 def classify(blocks: Iterator[Decoded], probabilities: Callable[[np.ndarray], np.ndarray], part: Path) -> Iterator[int]:
     """Classify block after block into a part file; yields how many photos each had."""
-    with open(part, "w", encoding="ascii") as file:
+    with writing(part), open(part, "w", encoding="ascii") as file:
         for block in blocks:
             chances = probabilities(block.images).tolist() if None in block.problems else []
             for place, (name, problem) in enumerate(zip(block.names, block.problems, strict=True)):
