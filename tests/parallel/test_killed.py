@@ -12,9 +12,9 @@ from tests.conftest import Workplace
 from tests.parallel.test_stall import HOST, assert_whole, training
 
 RANDOM = random.Random(20)
-STARTING = [(seconds, 0) for seconds in (0.0, *(RANDOM.uniform(0.5, 4) for _ in range(3)))]
+STARTING = [(seconds, 0) for seconds in (0.0, *(RANDOM.uniform(0.5, 4) for _ in range(2)))]
 """Seconds after the start: before MPI is up, in it, and while TensorFlow and Horovod start."""
-TRAINING = [(RANDOM.uniform(0, 0.15), RANDOM.randint(1, 40)) for _ in range(9)]
+TRAINING = [(RANDOM.uniform(0, 0.15), RANDOM.randint(1, 40)) for _ in range(6)]
 """Seconds after that epoch: in steps, validation, the checkpoint, or at the end of the run."""
 
 

@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import time
 from pathlib import Path
 
 from tests.parallel.test_stall import assert_whole
@@ -24,9 +23,7 @@ def test_a_node_that_vanishes_ends_the_job(networked: Cluster, prepared_folder: 
     networked.until(lambda: "epoch 2/1000: " in networked.log(job), "second epoch")
     subprocess.run(["ip", "link", "set", "slurmv2", "down"], check=True)
     try:
-        down = time.monotonic()
         networked.until(lambda: not networked.processes(), "end of all ranks", 90)
-        assert time.monotonic() - down < 90
     finally:
         subprocess.run(["ip", "link", "set", "slurmv2", "up"], check=True)
     log = networked.log(job)
