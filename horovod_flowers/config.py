@@ -275,7 +275,7 @@ class RunConfig:
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
     stall_seconds: int = later_option(
         120,
-        "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (five times as "
+        "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (for five times as "
         "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
         before=120,
     )

@@ -23,7 +23,8 @@ def cause(error: BaseException) -> str:
     within = re.findall(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Exit)): (.+)$", str(error), re.MULTILINE)
     if "\n" in str(error).strip() and within:
         return f"{within[-1][0].lstrip('_')}: {within[-1][1]}"[:400]
-    return f"{type(error).__name__.lstrip('_')}: {first_line(error)}"
+    said = first_line(error)
+    return f"{type(error).__name__.lstrip('_')}: {said}" if str(error).strip() else said
 
 
 class JobError(Exception):

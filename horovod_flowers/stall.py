@@ -35,6 +35,8 @@ SECONDS_TO_SPEAK = 10.0
 """For the sentence to get out; then the process ends without it."""
 MOST_NAMED = 8
 LEAST_LONG_SECONDS = 60.0
+SECONDS_TO_LEAVE = 2.0
+"""For taking files away at the end, where a file system may block."""
 
 
 class StallWatch:
@@ -44,6 +46,7 @@ class StallWatch:
         self._command, self._position = command, position
         self._over = threading.Event()
         self._others_are_left = False
+        self._thread: threading.Thread | None = None
 
     def begin(self, ranks: Ranks, folder: Path, limit_seconds: float) -> None:
         """Watch this rank through `folder`, which no other job uses, in one that all nodes see. 0 seconds: do not.
@@ -57,7 +60,8 @@ class StallWatch:
         self._others_are_left = ranks.size > 1
         if limit_seconds:
             watched = (ranks.rank, hosts, folder, limit_seconds)
-            threading.Thread(target=self._watch, args=watched, name="stall watch", daemon=True).start()
+            self._thread = threading.Thread(target=self._watch, args=watched, name="stall watch", daemon=True)
+            self._thread.start()
 
     def __enter__(self) -> "StallWatch":
         return self
@@ -66,6 +70,8 @@ class StallWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        if self._thread is not None:
+            self._thread.join(2 * SECONDS_TO_LEAVE)
         if isinstance(error, SystemExit) and self._others_are_left:
             raise RuntimeError(f"this rank alone ended itself ({error!r}) at {self._position}") from error
 
@@ -104,7 +110,7 @@ class StallWatch:
                 )
             if reason is not None:
                 self._end(reason, turn, moves)
-        answers.leave()
+        answers.close(SECONDS_TO_LEAVE)
 
     def _end(self, reason: str, turn: int, moves: int) -> None:
         """End this process, whatever its main thread is in, and the job with it; the first rank speaks for all."""

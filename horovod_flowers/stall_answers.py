@@ -54,13 +54,14 @@ class AnswerFolder:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._own, self._asks = folder, f"rank-{rank:05d}.json", f"asks-{rank:05d}"
-        self._work: queue.SimpleQueue[tuple[Answer, bool]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Answer, bool] | None] = queue.SimpleQueue()
         self._done = threading.Event()
         self._done.set()
         self._found: Visit | None = None
         self._error: OSError | None = None
         self._failing_since: float | None = None
-        threading.Thread(target=self._serve, name="stall answers", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="stall answers", daemon=True)
+        self._thread.start()
 
     def visit(self, own: Answer, reads_whatever_others_do: bool, seconds: float) -> Visit | None:
         """Ask, answer or clean up, whichever is due; None where the file system does not let us, or not within
@@ -90,14 +91,20 @@ class AnswerFolder:
             f"{self._folder} does not answer" if self._error is None else f"{self._folder}: {first_line(self._error)}"
         )
 
+    def close(self, seconds: float) -> None:
+        """Take this rank's files away, within `seconds` where the file system lets us."""
+        self._work.put(None)
+        self._thread.join(seconds)
+
     def _serve(self) -> None:
-        while True:
-            own, reads = self._work.get()
+        while (work := self._work.get()) is not None:
             try:
-                self._found = self._visit(own, reads)
+                self._found = self._visit(*work)
             except OSError as error:
                 self._error = error
             self._done.set()
+        with contextlib.suppress(OSError):
+            self._leave()
 
     def _visit(self, own: Answer, reads: bool) -> Visit:
         # Opened anew, its parent is looked up on the server: NFS would remember for a minute that a folder is missing.
@@ -113,7 +120,7 @@ class AnswerFolder:
         if asking:
             self._answer(own)
         elif self._own in names:
-            self.leave()
+            self._leave()
         reads = own.asks and (reads or self._asks in asking[:READERS])
         return Visit(self._read() if reads else None)
 
@@ -138,7 +145,7 @@ class AnswerFolder:
                     answers[answer.rank] = answer
         return answers
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Take this rank's files away, and the folder with the last of them."""
         for name in (self._asks, self._own, f".{self._own}"):
             (self._folder / name).unlink(missing_ok=True)

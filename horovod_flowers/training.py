@@ -190,7 +190,7 @@ class Training:
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
-        POSITION.at("the beginning of epoch {}", epoch, long=True)
+        POSITION.at("the beginning of epoch {}", epoch)
         self.ranks.barrier()  # rank 0 may still be writing a checkpoint: that is no step's time
         stopped_by = request.agreed_now(self.ranks)  # aligns the ranks more finely than the patient barrier, too
         own = (

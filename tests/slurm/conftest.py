@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -159,6 +159,14 @@ def users_folder(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def cluster(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """A user's folder of each module's own."""
     return users_folder(slurm, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes with addresses of their own, on wires that a test can take away."""
+    with running_cluster(2, "own") as variables:
+        cluster = users_folder(variables, tmp_path_factory)
+        yield replace(cluster, variables=cluster.variables | {"OMPI_MCA_btl_tcp_if_include": "eth0"})
 
 
 def submit_slow(cluster: Cluster, project: Path, prepared: Path, *of_sbatch: str, **variables: str) -> str:

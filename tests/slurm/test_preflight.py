@@ -3,14 +3,12 @@
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT, TINY, Ended
-from tests.slurm.conftest import Cluster, running_cluster
+from tests.slurm.conftest import Cluster
 
 PREFLIGHT = ("python", "-m", "horovod_flowers.preflight")
 
@@ -85,13 +83,6 @@ def test_unlike_code_and_versions_on_the_nodes_are_recognised(cluster: Cluster, 
     assert "remedy: activate the same environment on every node" in ended.stdout
 
 
-@pytest.fixture
-def networked(cluster: Cluster) -> Iterator[Cluster]:
-    """Nodes with addresses of their own."""
-    with running_cluster(2, "own") as variables:
-        yield replace(cluster, variables=cluster.variables | variables | {"OMPI_MCA_btl_tcp_if_include": "eth0"})
-
-
 def test_a_slow_link_is_recognised(networked: Cluster, prepared_folder: Path) -> None:
     slow = [
         "tc",
@@ -112,7 +103,10 @@ def test_a_slow_link_is_recognised(networked: Cluster, prepared_folder: Path) ->
     if limited.returncode != 0:
         pytest.skip(f"this kernel cannot slow down a link ({limited.stderr.strip()})")
     options = (*TINY, "--data.prepared-dir", str(prepared_folder))
-    state, log = batch_job(networked, "mpirun", *PREFLIGHT, *options)
+    try:
+        state, log = batch_job(networked, "mpirun", *PREFLIGHT, *options)
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", "slurmv2", "root"], check=True)
     assert state == "FAILED", log
     assert "TCP eth0" in log
     assert "slow link: allreduce moves 0.0" in log
