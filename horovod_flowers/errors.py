@@ -12,8 +12,16 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line that is not too long."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(said.split()) or type(error).__name__
+    text = harmless(" ".join(said.split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def harmless(text: str) -> str:
+    """Names of files and words of records may hold what a terminal obeys, or a font lacks: shown as its code instead.
+
+    Bytes of a name that are no UTF-8 become \\udcNN.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class Stopped(Exception):

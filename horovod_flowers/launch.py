@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.errors import Stopped, UserError
+from horovod_flowers.errors import Stopped, UserError, harmless
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -98,6 +98,11 @@ def _tasks_on_node(layout: str, node: int) -> int:
     return counts[node] if node < len(counts) else counts[-1]
 
 
+def own_command() -> list[str]:
+    """How this process was started, for records: bytes of a word that are no UTF-8 become \\udcNN."""
+    return [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.orig_argv]
+
+
 @contextlib.contextmanager
 def error_boundary(command: str) -> Iterator[None]:
     """End the process, and the whole job with it, on any error inside the block.
@@ -109,7 +114,7 @@ def error_boundary(command: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
+        _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_USER_ERROR)
     except Stopped as stop:
         if _own_rank() == 0:
             print(f"{command}: {stop}", file=sys.stderr, flush=True)
