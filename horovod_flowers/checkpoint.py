@@ -113,6 +113,8 @@ def read_progress(path: Path) -> Progress:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Progress]]:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a file")  # a named pipe would never end
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != "horovod_flowers" or metadata.get("schema") not in READABLE:
