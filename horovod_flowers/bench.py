@@ -30,7 +30,7 @@ from horovod_flowers.data.sources import open_source
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder, write_whole
 from horovod_flowers.job import run_job
-from horovod_flowers.launch import error_boundary
+from horovod_flowers.launch import error_boundary, own_command
 from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags
 from horovod_flowers.prepare import prepare_with_progress
 from horovod_flowers.progress import Steps, say
@@ -237,7 +237,7 @@ def write_files(
     document = {
         "schema": SCHEMA,
         "config": asdict(config),
-        "command": sys.orig_argv,
+        "command": own_command(),
         "timings": rows,
         "failed": failed,
         "absent": list(absent),

@@ -9,13 +9,15 @@ import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
 import yaml
 
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import UserError, first_line
+from horovod_flowers.yaml_file import load_yaml
 
 Config = TypeVar("Config")
 
@@ -70,15 +72,40 @@ def parse(kind: type[Config], command: str, description: str, arguments: Sequenc
     )
     add_options(parser, kind)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _check_files(words)
     quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
     with quiet:
         named = _preset_in(kind, words)
-        values = parser.parse_args([*_preset_words(kind, named), *words]).as_dict()
+        values = _parsed(parser, [*_preset_words(kind, named), *words])
         below = _preset_words(kind, _preset_of(kind, values))
         if below != _preset_words(kind, named):  # it stands in the --config file
-            values = parser.parse_args([*below, *words]).as_dict()
+            values = _parsed(parser, [*below, *words])
     values.pop("config", None)
     return build(kind, values)
+
+
+def _check_files(words: Sequence[str]) -> None:
+    """Refuse --config files that the parser would choke on (UserError): it reads them without limits."""
+    named = [after for word, after in pairwise(words) if word == "--config"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    for name in named:
+        path = Path(name)
+        if path.is_file():  # of a pipe, nothing would be left to read
+            try:
+                found = load_yaml(path)
+            except (OSError, yaml.YAMLError) as error:
+                raise UserError(f"--config {path} cannot be read ({first_line(error)})") from error
+            if isinstance(found, dict) and "config" in found:
+                raise UserError(f"--config {path} names another config: give --config once for each file instead")
+
+
+def _parsed(parser: _Parser, words: Sequence[str]) -> dict[str, Any]:
+    try:
+        return dict(parser.parse_args(list(words)).as_dict())
+    except UserError:
+        raise
+    except Exception as error:  # whatever jsonargparse makes of values that no option has
+        raise UserError(f"the options cannot be read ({first_line(error)}): --help lists what is allowed") from error
 
 
 def start_of(options: Config) -> Config:
@@ -166,15 +193,18 @@ def flags(options: Mapping[str, Any]) -> list[str]:
 def build(kind: type[Config], values: Any, name: str = "config") -> Config:
     """Construct the dataclass tree from nested dictionaries; UserError for a key that does not exist."""
     if not isinstance(values, dict):
-        raise UserError(f"{name} is {values!r}: allowed is a group of options, as --print-config shows it")
+        raise UserError(f"{name} is {str(values)[:100]!r}: allowed is a group of options, as --print-config shows it")
     hints = typing.get_type_hints(kind)
     known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"there is no option {key!r}: {_nearest(key, known)}")
+            raise UserError(f"there is no option {key!r}: {_nearest(str(key), known)}")
         arguments[key] = build(hints[key], value, key) if dataclasses.is_dataclass(hints[key]) else value
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except TypeError as error:  # of a file that no parser has checked
+        raise UserError(f"{name} holds a value of another kind than its option ({first_line(error)})") from error
 
 
 def to_yaml(config: Any) -> str:

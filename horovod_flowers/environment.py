@@ -10,6 +10,7 @@ from pathlib import Path
 
 from horovod_flowers import runlog
 from horovod_flowers.affinity import Cores
+from horovod_flowers.launch import own_command
 from horovod_flowers.precision import Precision, cpu_flags
 from horovod_flowers.ranks import Ranks, horovod_features
 from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment, Traffic, Trial
@@ -80,7 +81,7 @@ def gather_environment(
         precision=division.precision,
         commit=_commit(),
         started_utc=utc_now(),
-        command=sys.orig_argv,
+        command=own_command(),
         traffic=division.traffic,
     )
 

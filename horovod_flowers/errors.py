@@ -14,7 +14,7 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line that is not too long."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(said.split()) or type(error).__name__
+    text = harmless(" ".join(said.split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
@@ -25,6 +25,14 @@ def cause(error: BaseException) -> str:
         return f"{within[-1][0].lstrip('_')}: {within[-1][1]}"[:400]
     said = first_line(error)
     return f"{type(error).__name__.lstrip('_')}: {said}" if str(error).strip() else said
+
+
+def harmless(text: str) -> str:
+    """Names of files and words of records may hold what a terminal obeys, or a font lacks: shown as its code instead.
+
+    Bytes of a name that are no UTF-8 become \\udcNN.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class JobError(Exception):

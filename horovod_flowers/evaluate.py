@@ -10,7 +10,6 @@ Every image once over the ranks, in fp32. Writes RUN/evaluation (docs/evaluate.m
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ from horovod_flowers.evaluation.figures import TOP_K, figures_of, worst_mistakes
 from horovod_flowers.evaluation.record import Evaluated, ImagesOf, check_replaceable, record_of, write_evaluation
 from horovod_flowers.evaluation.summary import print_summary
 from horovod_flowers.files import writable_folder
-from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.launch import Launch, error_boundary, own_command
+from horovod_flowers.prediction.photos import shown
 from horovod_flowers.prepare import command_for
 from horovod_flowers.progress import Steps
 from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
@@ -122,13 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 model=trained.model.name,
                 class_names=list(model.class_names),
                 images_of=config.images_of,
-                photos=config.photos,
+                photos=None if config.photos is None else shown(config.photos),
                 data_digest=digest or photo_digest,
                 **logged_by_training(config, folder, progress),
                 world_size=ranks.size,
                 batch=config.batch,
                 threads=threads,
-                command=sys.orig_argv,
+                command=own_command(),
             )
             figures = figures_of(predictions, min(config.top_k, len(model.class_names)))
             record = record_of(evaluated, figures, worst_mistakes(predictions, MOST_MISTAKES), unreadable)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.errors import JobError, Stopped, UserError, cause
+from horovod_flowers.errors import JobError, Stopped, UserError, cause, harmless
 from horovod_flowers.files import storage_errno, storage_sentence
 
 EXIT_FAILURE = 1
@@ -100,6 +100,11 @@ def _tasks_on_node(layout: str, node: int) -> int:
     return counts[node] if node < len(counts) else counts[-1]
 
 
+def own_command() -> list[str]:
+    """How this process was started, for records: bytes of a word that are no UTF-8 become \\udcNN."""
+    return [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.orig_argv]
+
+
 @contextlib.contextmanager
 def error_boundary(command: str) -> Iterator[None]:
     """End the process, and the whole job with it, on any error inside the block.
@@ -112,9 +117,9 @@ def error_boundary(command: str) -> Iterator[None]:
         yield
         sys.stdout.flush()  # here, where its failure is answered
     except UserError as error:
-        _end_with_one_voice(f"{command}: error: {error}", EXIT_USER_ERROR)
+        _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_USER_ERROR)
     except JobError as error:
-        _end_with_one_voice(f"{command}: error: {error}", EXIT_FAILURE)
+        _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_FAILURE)
     except Stopped as stop:
         if _own_rank() == 0:
             print(f"{command}: {stop}", file=sys.stderr, flush=True)

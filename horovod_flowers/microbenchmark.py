@@ -7,7 +7,6 @@ Part of `python -m horovod_flowers.bench`, and of a study whose job file says `c
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from horovod_flowers.config import HorovodConfig, option
 from horovod_flowers.environment import cpu_model, horovod_settings, utc_now, versions, yields_when_idle
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
-from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.launch import Launch, error_boundary, own_command
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import Operation
 
@@ -100,7 +99,7 @@ def measure(config: MicrobenchmarkConfig, ranks: Ranks, cores: Cores, threads: i
         horovod_settings=horovod_settings(),
         versions=versions(),
         started_utc=started,
-        command=sys.orig_argv,
+        command=own_command(),
         measured=measured,
         reduction_bytes_per_second=messages[-1] / reduction_seconds,
         timestamp_seconds=timestamp,

@@ -7,12 +7,14 @@ PHOTOS are photos, folders (looked through with all below them), quoted globs, o
 cannot be read are listed beside the table, and left out of it.
 """
 
+import csv
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -177,9 +179,8 @@ def finish(
     if unread:
         listed = unreadable_list(output)
         with open(listed, encoding="utf-8", newline="") as lines:
-            for line, _ in zip(lines, range(NAMED_UNREADABLE + 1), strict=False):
-                if not line.startswith("photo,"):
-                    say(f"unreadable, left out: {line.rstrip()}")
+            for photo, reason in islice(csv.reader(lines), 1, NAMED_UNREADABLE + 1):
+                say(f"unreadable, left out: {photo}: {reason}")
         more = f" ({unread - NAMED_UNREADABLE} more)" if unread > NAMED_UNREADABLE else ""
         say(f"{unread} of {count} photos could not be read{more}: {listed}")
     if not read:

@@ -9,19 +9,21 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from horovod_flowers.errors import harmless
 from horovod_flowers.position import POSITION
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(message: str) -> None:
-    """Print one line at once: logs of a batch job are read while it runs."""
-    print(message, flush=True)
+    """Print one line at once: logs of a batch job are read while it runs. It may name files of anybody's."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(harmless(message).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def warn(message: str) -> None:
     """Print one line that matters even where the output is thrown away."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {harmless(message)}", file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:

@@ -376,6 +376,8 @@ def write_json(path: Path, record: msgspec.Struct) -> None:
 def read_json(path: Path, kind: type[Structure]) -> Structure:
     """Read and check one record. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a file")  # a named pipe would never end
         record: Any = msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged or of another version ({error})") from error

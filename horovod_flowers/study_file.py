@@ -13,6 +13,7 @@ from horovod_flowers.command_line import flags, parse
 from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.errors import UserError
 from horovod_flowers.study_point import CollectivesPoint, Point, TrainingPoint
+from horovod_flowers.yaml_file import load_yaml
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0)]
@@ -25,6 +26,8 @@ SomePrecisions = Annotated[tuple[Literal["auto", "fp32", "bf16", "fp16"], ...], 
 
 # A study sets these itself, for each of its points.
 SET_BY_STUDY = ("name", "runs_dir", "overwrite", "resume", "resume_or_start", "strategy", "precision", "seed")
+
+NO_OPTIONS_OF_A_RUN = ("config", "help", "print_config")
 
 
 class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,14 +56,14 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def read_study(path: Path) -> StudyFile:
     """Read and check a job file. Raises UserError naming the file and what is wrong in it."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load_yaml(path, pipe=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no job file {path}: give one such as jobs/strong.yaml") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"job file {path} cannot be read ({' '.join(str(error).split())})") from error
     try:
         return msgspec.convert(document, StudyFile)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half of a character
         raise UserError(
             f"job file {path}: {error}: allowed are {', '.join(StudyFile.__struct_fields__)}, as in jobs/strong.yaml"
         ) from error
@@ -73,6 +76,8 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
     """
     options = flat_options(study.options)
     for name in options:
+        if name.partition(".")[0].replace("-", "_") in NO_OPTIONS_OF_A_RUN:
+            raise UserError(f"job file {path}: {name} is no option of a run: leave it out of options")
         if name in SET_BY_STUDY:
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
     points, timeout = list[Point](), study.timeout_minutes * 60

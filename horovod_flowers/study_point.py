@@ -14,6 +14,7 @@ from horovod_flowers.config import RunConfig, flat_options
 from horovod_flowers.errors import UserError
 from horovod_flowers.microbenchmark import MicrobenchmarkConfig
 from horovod_flowers.runlog import Environment, Result, RunFolder, read_json
+from horovod_flowers.yaml_file import load_yaml
 
 # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
 WHERE = (
@@ -83,7 +84,7 @@ class TrainingPoint(Point):
         if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
             return False
         try:
-            stored = build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+            stored = build(RunConfig, load_yaml(folder.config))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
         was, now = (flat_options(asdict(config)) for config in (stored, self.config))

@@ -36,6 +36,7 @@ from horovod_flowers.progress import say
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import Environment, Result, RunFolder, Trial, read_json
 from horovod_flowers.stall import StallWatch, longest
+from horovod_flowers.yaml_file import load_yaml
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,7 +173,7 @@ def has_ended(config: RunConfig) -> bool:
 
 def _stored_options(path: Path) -> dict[str, Any]:
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = load_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): start another run") from error
     if not isinstance(options, dict):
@@ -227,7 +228,7 @@ CHANGEABLE_OPTIONS = (
 
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
     """Refuse options under which the resumed run would not be the same training (UserError)."""
-    earlier = build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    earlier = build(RunConfig, _stored_options(folder.config))
     earlier_batch = read_json(folder.environment, Environment).global_batch
     batch = config.global_batch_for(size)
     if batch != earlier_batch:

@@ -11,6 +11,7 @@ from horovod_flowers.command_line import build
 from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.runlog import RunFolder
+from horovod_flowers.yaml_file import load_yaml
 
 Checkpoint = Literal["best", "last"]
 
@@ -33,7 +34,7 @@ class TrainedModel:
 def read_run_config(folder: RunFolder) -> RunConfig:
     """The options of a run. Raises UserError where there is none."""
     try:
-        return build(RunConfig, yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+        return build(RunConfig, load_yaml(folder.config))
     except FileNotFoundError as error:
         raise UserError(f"there is no run {folder.path}: train one, or give the folder of one") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -17,6 +17,7 @@ from horovod_flowers.data.batches import evaluation_batches
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.data.sources import FolderSource, decode_photo, photo_or_reason
 from horovod_flowers.errors import UserError
+from horovod_flowers.prediction.photos import shown
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class PhotoImages:
             for number in range(start, min(start + batch, self.count)):
                 image = photo_or_reason(self._folder / self.names[number], self._size)
                 if isinstance(image, str):
-                    unreadable.append((self.names[number], image))
+                    unreadable.append((shown(self.names[number]), image))
                     continue
                 images.append(image)
                 numbers.append(number)
@@ -117,4 +118,4 @@ class PhotoImages:
 
     def photo(self, number: int) -> str | None:
         """CLASS/FILE."""
-        return self.names[number]
+        return shown(self.names[number])

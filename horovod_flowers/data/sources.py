@@ -2,7 +2,6 @@
 
 import io
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from horovod_flowers.config import DataConfig
 from horovod_flowers.data import synthetic
+from horovod_flowers.data.photo_file import MOST_PIXELS, read_photo_file
 from horovod_flowers.errors import UserError, first_line
 
 CHUNK_IMAGES = 256
@@ -139,17 +139,48 @@ class _PhotoChunk:
 def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
     """Decode a JPEG or PNG, upright by its EXIF tag, resized to uint8 [size, size, 3] RGB without keeping proportions.
 
-    Raises Pillow's errors (OSError, ValueError, SyntaxError, DecompressionBombError) where the file is no whole image.
+    Of an animated PNG its still image counts; 16 bits a channel become 8, transparency is left out. Raises Pillow's
+    errors (OSError, ValueError, SyntaxError) where the file is no whole image, or a larger one than is held in memory.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    if isinstance(photo, Path) and not stat.S_ISREG(photo.stat().st_mode):
-        raise OSError("not a file")  # a named pipe would never end
-    with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo, formats=("JPEG", "PNG")) as image:
+    file = read_photo_file(photo)
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's limit counts pixels that are never held, and ours is lower
+    try:
+        image: Image.Image = Image.open(io.BytesIO(file.contents), formats=(file.kind,))
+    except Image.UnidentifiedImageError:
+        raise OSError(f"damaged: the {file.kind} header") from None  # Pillow names an address in memory
+    with image:
+        if file.whole_at_once:
+            _refuse_large(image)
         image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction where the photo is much larger
-        upright = ImageOps.exif_transpose(image)
-        resized = upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        _refuse_large(image)
+        upright = _as_rgb(image)
+        if file.orientation > 1:
+            upright = upright.transpose(_TO_UPRIGHT[file.orientation])
+        resized = upright.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(resized)
+
+
+# By EXIF's number: members of PIL.Image.Transpose.
+_TO_UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+
+
+def _refuse_large(image: Any) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise OSError(
+            f"{image.width} x {image.height} pixels: at most {MOST_PIXELS // 10**6} million are held in memory"
+        )
+
+
+def _as_rgb(image: Any) -> Any:
+    """The pixels of an opened image: themselves where they are RGB already, without a copy."""
+    from PIL import Image
+
+    image.load()
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip, not scale
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def photo_or_reason(photo: Path | bytes, size: int) -> np.ndarray | str:
@@ -191,9 +222,12 @@ class FolderSource:
     def _list(self) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         try:
             for folder in sorted(os.scandir(self._root), key=lambda entry: entry.name):
-                if folder.is_dir() and not folder.name.startswith("."):
+                if _is_folder(folder) and not folder.name.startswith("."):
                     files = sorted(os.scandir(folder.path), key=lambda entry: entry.name)
-                    yield folder.name, [f for f in files if f.name.lower().endswith(PHOTO_SUFFIXES) and not f.is_dir()]
+                    found = [f for f in files if f.name.lower().endswith(PHOTO_SUFFIXES) and not _is_folder(f)]
+                    if found:
+                        _check_class_name(folder.name)
+                    yield folder.name, found
         except OSError as error:
             raise UserError(f"cannot read {error.filename} ({error.strerror}): check its permissions") from error
 
@@ -202,6 +236,19 @@ class FolderSource:
         for start in range(0, self.images, CHUNK_IMAGES):
             names, labels = zip(*self.photos[start : start + CHUNK_IMAGES], strict=True)
             yield _PhotoChunk(names, tuple(self._root / name for name in names), labels, start, self._size)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def _check_class_name(name: str) -> None:
+    """Refuse what cannot be shown as it is (UserError): names of classes go into checkpoints, tables and pictures."""
+    if not name.isprintable():
+        raise UserError(f"class folder {name!r} has a name with control characters, or one that is no UTF-8: rename it")
 
 
 def _size_and_time(photo: os.DirEntry[str]) -> list[int | None]:

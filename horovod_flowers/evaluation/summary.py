@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from horovod_flowers.errors import harmless
 from horovod_flowers.evaluation.figures import Figures
 from horovod_flowers.evaluation.record import EvaluationRecord, title_of
 from horovod_flowers.progress import on_terminal, say
 from horovod_flowers.report.evaluation_words import evaluation_sentences
-from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import MISSING, percent
 
 TABLE_WIDTH = 100  # in a log

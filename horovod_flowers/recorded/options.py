@@ -40,7 +40,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     check_regular(path, MOST_BYTES)
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 (a SafeLoader)
     except OSError:
         raise
     except Exception as error:  # whatever PyYAML's constructors of dates and numbers stumble over

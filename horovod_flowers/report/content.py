@@ -1,11 +1,11 @@
 """Everything that the report says, gathered once: the terminal, the pages, the pictures and the files all show this."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.collectives import Collectives
 from horovod_flowers.errors import UserError
+from horovod_flowers.launch import own_command
 from horovod_flowers.report.bounds import Bounds, bounds_of
 from horovod_flowers.report.claims import (
     BeforeAfter,
@@ -97,7 +97,7 @@ def gather(
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
     proposals = [proposal_of(members, config.min_efficiency) for members in series if members.strategy != "none"]
     return Content(
-        command=sys.orig_argv,
+        command=own_command(),
         points=points,
         series=series,
         fits=[fits_of(members) for members in series],

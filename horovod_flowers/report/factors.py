@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.errors import harmless
 from horovod_flowers.report.run_summary import RunSummary
 
 Work = tuple[tuple[str, Any], ...]
@@ -46,11 +47,6 @@ def other_scaling(work: Work) -> Work:
     (_, scaling), (_, batch), *rest = work
     other = ("weak", "per_rank_batch") if scaling == "strong" else ("strong", "global_batch")
     return (("scaling", other[0]), (other[1], batch), *rest)
-
-
-def harmless(text: str) -> str:
-    """Words of a record may hold what a terminal obeys, or a font lacks: shown as its code instead."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 @cache

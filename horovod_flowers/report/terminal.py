@@ -5,11 +5,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from horovod_flowers.errors import harmless
 from horovod_flowers.progress import say
 from horovod_flowers.report.claims import BeforeAfter
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.evaluation_words import evaluation_sentences
-from horovod_flowers.report.factors import harmless
 from horovod_flowers.report.figures import (
     NO_INTERVAL,
     OVERSUBSCRIBED,
