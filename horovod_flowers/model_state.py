@@ -92,6 +92,10 @@ class ModelState:
         whole = {name: groups.collect(held.part, np.asarray(held.variable)) for name, held in self._held.items()}
         return None if any(value is None for value in whole.values()) else whole  # type: ignore[return-value]
 
+    def held_here(self) -> dict[str, np.ndarray]:
+        """What this rank holds, by name: whole tensors with the strategies that keep all weights on every rank."""
+        return {name: np.asarray(held.variable) for name, held in self._held.items()}
+
     def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
         """Give every rank its parts of what rank 0 has: `stored`, else the weights that it was built with.
 

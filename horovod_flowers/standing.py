@@ -75,3 +75,8 @@ class EpochSums:
     learning_rate: float = 0.0
     stopped_by: str | None = None
     """The signal after which all ranks stopped in the middle of the epoch."""
+
+    @property
+    def partial(self) -> checkpoint.PartialEpoch:
+        """These sums, of all ranks, as a checkpoint keeps them."""
+        return checkpoint.PartialEpoch(self.steps, self.images, self.loss_sum, self.correct, self.seconds)

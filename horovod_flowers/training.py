@@ -1,12 +1,14 @@
 """The training loop of one rank."""
 
 import contextlib
+import copy
 import itertools
 import math
 import os
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -18,8 +20,9 @@ from horovod_flowers.board import Board
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
-from horovod_flowers.data.order import Split, steps_per_epoch
+from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.elastic.commit import Commits
 from horovod_flowers.errors import Stopped, UserError
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
@@ -82,22 +85,31 @@ class Training:
         self._evaluate = EvaluationPass(self.model, ranks)
         self._standing = Standing()
         self._steps_here = 0  # steps of this process: its first ones are warm-up
+        self._dropout_offset = 0
+        self._commits: Commits | None = None
+        self.reached = 0
+        """The first step that was not done yet; with --elastic."""
 
-    def start(self, folder: RunFolder) -> None:
+    def start(self, folder: RunFolder, commits: Commits | None = None) -> None:
         """Restore a checkpoint on rank 0 where asked to, and give every rank the same state. Changes no file.
+
+        `commits`: of an elastic run, on every rank; what rank 0 holds in it counts instead of a checkpoint.
 
         Raises UserError where the checkpoint does not fit or nothing is left to train.
         """
-        tensors = None
-        if self.config.resume:
-            standing = None
-            if self.ranks.rank == 0:
-                tensors, standing = self._restore(folder)
-            self._standing = self.ranks.broadcast(standing)
+        tensors, standing = None, None
+        if self.ranks.rank == 0 and commits is not None and commits.last is not None:
+            tensors, standing = commits.last.tensors, copy.copy(commits.last.standing)
+        elif self.ranks.rank == 0 and self.config.resume:
+            tensors, standing = self._restore(folder)
+        standing = self.ranks.broadcast(standing)
+        self._standing = standing or Standing()
         self.state.share(tensors)
-        if self.average is not None and not self.config.resume:
+        if self.average is not None and standing is None:
             self.average.begin()
-        self._give_each_rank_its_own_dropout()
+        if commits is not None:
+            self._commits, self.reached = commits, self._standing.steps_done + self._standing.steps_into_epoch
+        self._offset_dropout(self.ranks.rank)
 
     def time_steps(self, updates: int) -> list[float]:
         """Seconds a step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
@@ -120,16 +132,20 @@ class Training:
         Raises Stopped, with a checkpoint written, after the update in which the `request` to stop came.
         """
         standing = self._standing
+        self._keep(standing)
         ranks, first = self.ranks, self.ranks.rank == 0
         step_log = self._open_step_log(folder)
         epoch_log = LineLog(folder.epochs) if first else None
         board = Board(folder.tensorboard) if first and self.config.tensorboard else None
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
+            if self._commits is not None:
+                self._commits.check_hosts(ranks)
             sums = self._train_epoch(epoch, standing, step_log, request)
             if sums.stopped_by is not None:
                 step_log.close()
                 self._stop(folder, standing, sums)
             record = self._finish_epoch(epoch, standing, sums)
+            self._keep(standing, record)
             if self.config.checkpoint and self.strategy.trains_one_model:
                 self._save(folder, standing)
             if epoch_log is not None:
@@ -158,8 +174,8 @@ class Training:
         assert log is not None
         return log
 
-    def _give_each_rank_its_own_dropout(self) -> None:
-        """Offset Keras' seed generators by rank: with equal seeds all ranks would drop the same units.
+    def _offset_dropout(self, offset: int) -> None:
+        """Offset Keras' seed generators, by the rank: with equal seeds all ranks would drop the same units.
 
         Their states [seed, count] are what a model that was not compiled has in `variables` but not in `weights`.
         """
@@ -167,7 +183,8 @@ class Training:
         for state in self.model.variables:
             if id(state) not in weights:
                 seed, count = np.asarray(state)
-                state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
+                state.assign(np.array([int(seed) + offset - self._dropout_offset, count], np.asarray(state).dtype))
+        self._dropout_offset = offset
 
     def _restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray], Standing]:
         tensors, saved = checkpoint.load(folder.last_checkpoint, self.state.shapes)
@@ -194,6 +211,10 @@ class Training:
             else EpochSums(stopped_by=stopped_by)
         )
         self.ranks.barrier()  # independent ranks drift apart: that is no stall
+        return self._over_all_ranks(standing, own, request)
+
+    def _over_all_ranks(self, standing: Standing, own: EpochSums, request: StopRequest) -> EpochSums:
+        """This epoch's sums so far, those before an interruption included. Every rank calls it."""
         by_rank = np.zeros(self.ranks.size)
         by_rank[self.ranks.rank] = own.seconds
         stopped = own.stopped_by is not None
@@ -239,9 +260,7 @@ class Training:
     def _stop(self, folder: RunFolder, standing: Standing, sums: EpochSums) -> None:
         """Write a checkpoint of where the run stands, and raise Stopped. Every rank calls it."""
         if sums.steps:
-            standing.partial = checkpoint.PartialEpoch(
-                sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds
-            )
+            standing.partial = sums.partial
         where = f"stopped on request ({sums.stopped_by}) after epoch {standing.epochs_done}"
         if sums.steps:
             where += f" and {sums.steps} of {self.steps_per_epoch} steps"
@@ -275,13 +294,31 @@ class Training:
                 sums.correct += outcome.correct
                 sums.images += batch.rank_images
                 progress.advance(detail=f"loss {sums.loss_sum / sums.images:.3f}" if sums.images else "")
+                self.reached = step + 1
                 # Not after the last step: the epoch's end comes first.
                 if update.last and place + 1 < self.steps_per_epoch:
                     sums.stopped_by = request.agreed(self.ranks, self.strategy.trains_one_model)
                     if sums.stopped_by is not None:
                         break
+                    if self._commits is not None and self._commits.due(self.config.commit_steps):
+                        sums.seconds = (previous_ns - started_ns) / 1e9
+                        self._commit(self._commits, standing, self._over_all_ranks(standing, sums, request))
         sums.seconds = (previous_ns - started_ns) / 1e9
         return sums
+
+    def _commit(self, commits: Commits, standing: Standing, sums: EpochSums) -> None:
+        """Keep where the run stands in the middle of an epoch. Raises HostsChanged where there are other hosts."""
+        self._average_statistics()  # as for a checkpoint: see _stop
+        self._keep(replace(standing, partial=sums.partial))
+        commits.check_hosts(self.ranks)
+
+    def _keep(self, standing: Standing, record: EpochRecord | None = None) -> None:
+        """Keep what the ranks of an elastic run go on from when one of them is lost."""
+        if self._commits is None:
+            return
+        self._offset_dropout(0)  # as rank 0 has it
+        self._commits.take(self.config, standing, self.state.held_here(), record)
+        self._offset_dropout(self.ranks.rank)
 
     def _batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         return training_batches(
@@ -331,7 +368,7 @@ class Training:
         batches = evaluation_batches(
             self.prepared,
             self.images.validation,
-            batch=self.global_batch // self.ranks.size,
+            batch=per_rank_batch(self.global_batch, self.ranks.size),
             rank=self.ranks.rank,
             size=self.ranks.size,
         )
@@ -346,6 +383,10 @@ class Training:
         for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
             value = np.asarray(variable)
             variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
+
+    def save(self, folder: RunFolder) -> None:
+        """Write a checkpoint of where the ranks start from. Every rank calls it."""
+        self._save(folder, self._standing)
 
     def _save(self, folder: RunFolder, standing: Standing) -> None:
         """Write a checkpoint from rank 0. Every rank calls it."""
