@@ -1,5 +1,6 @@
 """An elastic job, as one of its processes sees it: meet, train, and meet again when ranks have come or gone."""
 
+import gc
 import os
 
 from horovod_flowers.affinity import core_of
@@ -11,7 +12,6 @@ from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import ELASTIC, Launch
 from horovod_flowers.progress import say
 from horovod_flowers.ranks import Ranks, limit_stalls, set_horovod_options, start_tensorflow
-from horovod_flowers.runlog import Cause
 
 
 def train_elastic(config: RunConfig, launch: Launch, request: StopRequest) -> None:
@@ -46,12 +46,12 @@ def train_elastic(config: RunConfig, launch: Launch, request: StopRequest) -> No
             member.train(request)
             return
         except HostsChanged:
-            cause: Cause = "hosts changed"
+            member.part("hosts changed")
         except Exception as error:
             if not is_lost(error):
                 raise
-            cause = "rank lost"
+            member.part("rank lost")
         finally:
             hvd.shutdown()
-        member.leave(cause)
         request.forget()
+        gc.collect()  # the model, which the error held

@@ -1,6 +1,5 @@
 """One process among the ranks of an elastic job: what it trains with whichever ranks there are."""
 
-import gc
 import os
 import sys
 import time
@@ -77,12 +76,11 @@ class Member:
         self._cause: Cause = "hosts changed"
         self._parted = time.monotonic()
 
-    def leave(self, cause: Cause) -> None:
-        """Note why the ranks part, and give up the model."""
+    def part(self, cause: Cause) -> None:
+        """Note why the ranks part, unless they had not begun to train since they last did; give up the model."""
         if self._training is not None:
             self._cause, self._parted, self._reached = cause, time.monotonic(), self._training.reached
         self._training = None
-        gc.collect()
 
     def train(self, request: StopRequest) -> None:
         """Train with the ranks that there are. Raises HostsChanged, or an error that `is_lost`, where they change."""
