@@ -37,7 +37,7 @@ def train_elastic(config: RunConfig, launch: Launch, request: StopRequest) -> No
     while True:
         news.told = False
         try:
-            rendezvous.meet()
+            os.environ |= rendezvous.meet().variables()
         except LeftOut:
             say(f"{rendezvous.slot} is no longer one of the job's slots: its rank ends")
             return

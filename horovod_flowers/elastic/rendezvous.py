@@ -5,7 +5,6 @@ of them, and where one does not come (its node does not answer, say) ends those 
 rank 0 sees that all have come, or else sends all back to ask for ranks anew. No TensorFlow here.
 """
 
-import os
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +28,12 @@ class Place:
     cross_rank: int
     cross_size: int
 
+    def variables(self) -> dict[str, str]:
+        """What Horovod starts with."""
+        told = {f"HOROVOD_{name}": str(value) for name, value in zip(_VARIABLES, astuple(self), strict=True)}
+        # Else it asks for a rank once more, which counts as being lost once more.
+        return told | {"HOROVOD_ELASTIC": "0"}
+
 
 class LeftOut(Exception):
     """This process' slot has been taken from the job."""
@@ -38,7 +43,10 @@ class Rendezvous:
     """This process and horovodrun's server, through which the processes find each other."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        """Take what horovodrun has set."""
+        """Take what horovodrun has set.
+
+        A process is waited for four times as long as Gloo waits in a call: it may have to load TensorFlow first.
+        """
         self.slot = f"{variables['HOROVOD_HOSTNAME']}:{variables['HOROVOD_LOCAL_RANK']}"
         """Host, as the discovery script names it, and slot."""
         address, port = variables["HOROVOD_GLOO_RENDEZVOUS_ADDR"], variables["HOROVOD_GLOO_RENDEZVOUS_PORT"]
@@ -47,7 +55,7 @@ class Rendezvous:
         self._told: Place | None = Place(*(int(variables[f"HOROVOD_{name}"]) for name in _VARIABLES))
 
     def meet(self) -> Place:
-        """Wait until all processes of the next world are there, and set Horovod's variables for `hvd.init`.
+        """Wait until all processes of the next world are there.
 
         Raises LeftOut where this process is not one of them; OSError where horovodrun has gone.
         """
@@ -55,10 +63,6 @@ class Rendezvous:
         self._told = None
         while not self._all_there(place):
             place = self._ask()
-        for name, value in zip(_VARIABLES, astuple(place), strict=True):
-            os.environ[f"HOROVOD_{name}"] = str(value)
-        # Else hvd.init asks for ranks again, which counts as being lost again.
-        os.environ["HOROVOD_ELASTIC"] = "0"
         return place
 
     def _ask(self) -> Place:

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def slow(image_size: int, classes: int) -> Any:
+def slow_without_dropout(image_size: int, classes: int) -> Any:
+    """The same, but all ranks together compute what one rank computes."""
+    return slow(image_size, classes, dropout=0)
+
+
+def slow(image_size: int, classes: int, dropout: float = 0.2) -> Any:
     """A small network with dropout behind a layer that sleeps while it trains, or while file $SLOW_WHILE exists."""
     import keras
     import tensorflow as tf
@@ -28,5 +33,7 @@ def slow(image_size: int, classes: int) -> Any:
         def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
             return keras.KerasTensor(inputs.shape, inputs.dtype)
 
-    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
+    rest = [layers.Conv2D(4, 3, strides=4), layers.GlobalAveragePooling2D()]
+    rest += [layers.Dropout(dropout)] if dropout else []
+    rest += [layers.Dense(classes)]
     return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *rest])
