@@ -54,6 +54,11 @@ class StopRequest:
             self._pending = ranks.start_largest(self._sent, self._answer)
         return _name(stop)
 
+    @property
+    def told(self) -> str | None:
+        """The signal's name where this process was told to stop, whatever the others know."""
+        return _name(self._own)
+
     def forget(self) -> None:
         """Leave out what other ranks said: there are other ranks now. What this one was told stays."""
         self._pending = None

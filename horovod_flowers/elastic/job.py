@@ -37,10 +37,13 @@ def train_elastic(config: RunConfig, launch: Launch, request: StopRequest) -> No
     while True:
         news.told = False
         try:
-            os.environ |= rendezvous.meet().variables()
+            os.environ |= rendezvous.meet(lambda: member.stop_if_told(request)).variables()
         except LeftOut:
             say(f"{rendezvous.slot} is no longer one of the job's slots: its rank ends")
             return
+        except OSError:
+            member.save_commit()  # horovodrun has gone, and ends this process soon
+            raise
         hvd.init()
         try:
             member.train(request)

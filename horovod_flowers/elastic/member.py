@@ -9,15 +9,17 @@ from pathlib import Path
 
 import msgspec
 
+from horovod_flowers import checkpoint
 from horovod_flowers.affinity import Cores, core_of, machine_id, unbound
 from horovod_flowers.announcement import announce
 from horovod_flowers.command_line import to_yaml
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.order import per_rank_batch
+from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.elastic.commit import Commit, Commits, HostNews, HostsChanged, newest
 from horovod_flowers.elastic.world import GlooWorld
 from horovod_flowers.environment import Division, gather_environment, utc_now
-from horovod_flowers.errors import UserError
+from horovod_flowers.errors import Stopped, UserError
 from horovod_flowers.files import write_whole
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import ELASTIC, Launch
@@ -71,6 +73,7 @@ class Member:
         self._config, self._launch, self._slot, self._threads, self._gpu = config, launch, slot, threads, gpu
         self._commits = Commits(news)
         self._training: Training | None = None
+        self._prepared: Prepared | None = None
         self._reached = 0
         self._slots: tuple[str, ...] = ()
         self._cause: Cause = "hosts changed"
@@ -81,6 +84,31 @@ class Member:
         if self._training is not None:
             self._cause, self._parted, self._reached = cause, time.monotonic(), self._training.reached
         self._training = None
+
+    def stop_if_told(self, request: StopRequest) -> None:
+        """While no other ranks are there: write a checkpoint of the last commit and raise Stopped, where told to."""
+        if request.told is not None:
+            where = self.save_commit() or "without a checkpoint"
+            raise Stopped(f"stopped on request ({request.told}) while waiting for other ranks, {where}")
+
+    def save_commit(self) -> str | None:
+        """Write a checkpoint of this process' last commit, unless another rank has; where it stands.
+
+        None where there is nothing to write.
+        """
+        commit = self._commits.last
+        if commit is None or self._prepared is None or not commit.config.checkpoint:
+            return None
+        config, prepared = commit.config, self._prepared
+        folder = RunFolder(Path(config.runs_dir) / str(config.name))
+        # One after the other: whoever was the lowest rank is enough.
+        time.sleep(min(int(os.environ["HOROVOD_RANK"]) * 0.3, 3.0))
+        if _steps_in(folder.last_checkpoint) < commit.step:
+            progress = commit.standing.progress(config.model.name, prepared.class_names, prepared.digest)
+            checkpoint.save(folder.checkpoints, commit.tensors, progress)
+        where = f"checkpoint written after step {commit.step}"
+        say(f"{where}; --resume --name {config.name} goes on from there")
+        return where
 
     def train(self, request: StopRequest) -> None:
         """Train with the ranks that there are. Raises HostsChanged, or an error that `is_lost`, where they change."""
@@ -119,7 +147,7 @@ class Member:
         if going_on and config.checkpoint and commit.standing.partial is None and commit.standing.epochs_done:
             training.save(folder)  # rank 0 may have been lost before it did
         ranks.barrier()
-        self._slots, self._training = tuple(each.slot for each in told), training
+        self._slots, self._training, self._prepared = tuple(each.slot for each in told), training, training.prepared
         training.run(folder, request)
 
     def _config_of_first_ranks(self, ranks: Ranks) -> RunConfig:
@@ -157,6 +185,15 @@ class Member:
         if new:  # where a rank is lost before the first commit, the others begin again
             self._config = replace(config, overwrite=not config.resume)
         return training
+
+
+def _steps_in(path: Path) -> int:
+    """How many steps a checkpoint holds; -1 where it cannot be read."""
+    try:
+        progress = checkpoint.read_progress(path)
+    except UserError:
+        return -1
+    return progress.steps_done + (progress.partial.steps if progress.partial else 0)
 
 
 def _change(told: Sequence[Told], root: int, going_on_at: int, waited_seconds: float) -> Change:

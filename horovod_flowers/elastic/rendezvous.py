@@ -5,16 +5,19 @@ of them, and where one does not come (its node does not answer, say) ends those 
 rank 0 sees that all have come, or else sends all back to ask for ranks anew. No TensorFlow here.
 """
 
+import queue
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 
 HERE, VERDICT = "flowers.here", "flowers.verdict"
 _GO, _AGAIN = b"go", b"again"
 _VARIABLES = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
 _REQUEST_SECONDS = 30.0
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,31 @@ class Rendezvous:
         self._patience = 4 * float(variables.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "30"))
         self._told: Place | None = Place(*(int(variables[f"HOROVOD_{name}"]) for name in _VARIABLES))
 
-    def meet(self) -> Place:
-        """Wait until all processes of the next world are there.
+    def meet(self, while_waiting: Callable[[], None] = lambda: None) -> Place:
+        """Wait until all processes of the next world are there; call `while_waiting` now and then.
 
         Raises LeftOut where this process is not one of them; OSError where horovodrun has gone.
         """
+        found: queue.Queue[Place | Exception] = queue.Queue()
+        # In a thread: a server that ends may leave a request without an answer, and a signal has to be heard.
+        threading.Thread(target=self._find, args=(found,), name="rendezvous", daemon=True).start()
+        while True:
+            try:
+                place = found.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                while_waiting()
+                continue
+            if isinstance(place, Exception):
+                raise place
+            return place
+
+    def _find(self, found: "queue.Queue[Place | Exception]") -> None:
+        try:
+            found.put(self._place())
+        except Exception as error:
+            found.put(error)
+
+    def _place(self) -> Place:
         place = self._told or self._ask()
         self._told = None
         while not self._all_there(place):

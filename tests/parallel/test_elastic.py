@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from horovod_flowers.checkpoint import read_progress
 from horovod_flowers.errors import UserError
 from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import Change, EpochRecord, Header, Result, RunFolder, StepRecord, read_json, read_lines
@@ -31,8 +32,8 @@ ELASTIC = ("--elastic", "--commit-steps", str(COMMIT_STEPS))
 class Job:
     """A horovodrun job on two names of this machine."""
 
-    def __init__(self, workplace: Workplace, name: str, *options: str) -> None:
-        """Start it."""
+    def __init__(self, workplace: Workplace, name: str, *options: str, launch: Sequence[str] = ()) -> None:
+        """Start it. `launch`: options of horovodrun."""
         self.folder = RunFolder(workplace.folder / "runs" / name)
         self.hosts, self.slow_while = workplace.folder / "hosts", workplace.folder / "slow"
         self.slow_while.touch()
@@ -41,7 +42,7 @@ class Job:
         script.write_text(f"#!/bin/sh\ncat {self.hosts}\n")
         script.chmod(0o755)
         words = ["horovodrun", "-np", "2", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(script)]
-        words += ["--network-interfaces", "lo", "python", "-m", "horovod_flowers.train"]
+        words += ["--network-interfaces", "lo", *launch, "python", "-m", "horovod_flowers.train"]
         words += ["--data.prepared-dir", str(workplace.prepared), *TINY, *OPTIONS, *ELASTIC, "--name", name, *options]
         self._log = workplace.folder / "output"
         with open(self._log, "wb") as output:
@@ -100,9 +101,9 @@ class Job:
 
 
 @contextlib.contextmanager
-def started(workplace: Workplace, name: str, *options: str) -> Iterator[Job]:
+def started(workplace: Workplace, name: str, *options: str, launch: Sequence[str] = ()) -> Iterator[Job]:
     """A job of which nothing is left afterwards: horovodrun gives each rank a session of its own."""
-    job = Job(workplace, name, *options)
+    job = Job(workplace, name, *options, launch=launch)
     try:
         yield job
     finally:
@@ -212,6 +213,20 @@ def test_a_job_that_is_told_to_stop_writes_a_checkpoint_and_goes_on_from_it(
     run = read_run(job.folder.path)
     assert (run.environment.launcher, run.environment.mpi_library) == ("horovodrun-elastic", None)
     assert (run.environment.global_batch, run.config["global_batch"]) == (15, 15)
+
+
+def test_too_few_ranks_end_the_job_with_a_checkpoint_of_the_last_commit(
+    shared_workplace: Workplace, quiet: Path
+) -> None:
+    with started(shared_workplace, "few", launch=("--min-np", "2", "--elastic-timeout", "10")) as job:
+        job.until(lambda: len(job.steps(0)) > COMMIT_STEPS + 2)
+        job.rank(0).send_signal(signal.SIGKILL)
+        assert job.process.wait(timeout=TIMEOUT_SECONDS) != 0
+        assert f"checkpoint written after step {COMMIT_STEPS}; --resume --name few goes on from there" in job.output
+    progress = read_progress(job.folder.last_checkpoint)
+    assert progress.partial is not None
+    assert (progress.partial.steps, progress.partial.images) == (COMMIT_STEPS, 15 * COMMIT_STEPS)
+    assert not job.folder.result.exists()
 
 
 def test_a_mistake_that_rank_0_finds_ends_all_ranks_with_one_sentence(shared_workplace: Workplace, quiet: Path) -> None:
