@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from horovod_flowers.config import RunConfig
-from horovod_flowers.data.order import Split
+from horovod_flowers.data.order import Split, per_rank_batch
 from horovod_flowers.precision import reason
 from horovod_flowers.progress import say
 from horovod_flowers.runlog import Environment, EpochRecord, RankEnvironment
@@ -41,7 +41,7 @@ def announcement(
     yield (
         f"model {config.model.name}: {parameters:,} parameters; {len(images.training):,} training and "
         f"{len(images.validation):,} validation images of {_count(len(class_names), 'class')}; global batch "
-        f"{batch} ({batch // ranks} a rank), {config.scaling} scaling"
+        f"{batch} ({per_rank_batch(batch, ranks)} a rank), {config.scaling} scaling"
     )
 
 

@@ -53,9 +53,9 @@ class Checkpointing:
         return tensors, Standing.of(saved)
 
     def open(self, folder: RunFolder, standing: Standing) -> None:
-        """Make ready to write into a run that stands there. Every rank calls it before the first step."""
+        """Make ready to write into a run that stands there. Every rank calls it before it saves; again is no harm."""
         self._steps_saved = standing.steps
-        if self._ranks.rank == 0:
+        if self._ranks.rank == 0 and self._writer is None:
             checkpoint.forget_later(folder.checkpoints, standing.steps)
             self._writer = CheckpointWriter(folder.checkpoints, self._config.keep_checkpoints, self._state.layout)
 

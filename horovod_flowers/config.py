@@ -279,6 +279,18 @@ class RunConfig:
         "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
         before=120,
     )
+    elastic: bool = later_option(
+        False,
+        "go on when ranks die, and take in others that come, at the same global batch (needs horovodrun with "
+        "--host-discovery-script: docs/elastic.md)",
+        before=False,
+    )
+    commit_steps: int = later_option(
+        10,
+        "elastic: updates between two copies of weights and optimizer that ranks keep in memory; a lost rank costs no "
+        "more than these",
+        before=10,
+    )
     checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
     checkpoint_steps: int | None = later_option(
         None,
@@ -318,7 +330,7 @@ class RunConfig:
                 f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: "
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
-        positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above")
+        positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above", "commit_steps")
         for name in (*positive, "model_parallel_size", "early_stopping", "checkpoint_steps", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -341,6 +353,11 @@ class RunConfig:
 
     def _check_strategy(self) -> None:
         """Refuse an option that the strategy would not use (UserError)."""
+        if self.elastic and self.strategy != "allreduce":
+            raise UserError(
+                f"strategy is {self.strategy!r} but elastic training keeps all weights on every rank: choose "
+                "--strategy allreduce, or leave out --elastic"
+            )
         for name, value, users in (
             ("compression", self.compression != "none", ("allreduce",)),
             ("dense_gradients", self.dense_gradients != "auto", ("allreduce", "sharded", "auto")),
@@ -369,10 +386,11 @@ class RunConfig:
         return "strong" if self.global_batch is not None else "weak"
 
     def global_batch_for(self, world_size: int) -> int:
-        """Images a step over all ranks. Raises UserError where the ranks cannot share it equally."""
+        """Images a step over all ranks. Raises UserError where the ranks cannot share it equally, but for elastic ones,
+        whose number changes: some of them get one image less."""
         if self.global_batch is None:
             return (self.per_rank_batch or 32) * world_size
-        if self.global_batch % world_size:
+        if self.global_batch % world_size and not self.elastic:
             below = self.global_batch // world_size * world_size
             tries = f"{below} or {below + world_size}" if below else f"{world_size}"
             raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from horovod_flowers import runlog
 from horovod_flowers.affinity import Cores
-from horovod_flowers.launch import own_command
+from horovod_flowers.launch import ELASTIC, own_command
 from horovod_flowers.precision import Precision, cpu_flags
 from horovod_flowers.ranks import Ranks, horovod_features
 from horovod_flowers.runlog import Environment, HostEnvironment, RankEnvironment, Traffic, Trial
@@ -58,7 +58,7 @@ def gather_environment(
     if gathered is None:
         return None
     mpi_library = None
-    if ranks.mpi is not None:
+    if ranks.mpi is not None and ranks.launcher != ELASTIC:
         from mpi4py import MPI
 
         mpi_library = MPI.Get_library_version().split(",")[0].strip()

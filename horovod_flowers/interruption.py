@@ -58,11 +58,18 @@ class StopRequest:
             return _name(self._own)
         stop = self._awaited()
         if not stop:
-            from mpi4py import MPI
-
             self._sent[0] = self._own
-            self._pending = ranks.mpi.Iallreduce(self._sent, self._answer, op=MPI.MAX)
+            self._pending = ranks.start_largest(self._sent, self._answer)
         return _name(stop)
+
+    @property
+    def told(self) -> str | None:
+        """The signal's name where this process was told to stop, whatever the others know."""
+        return _name(self._own)
+
+    def forget(self) -> None:
+        """Leave out what other ranks said: there are other ranks now. What this one was told stays."""
+        self._pending = None
 
     def agreed_now(self, ranks: Ranks) -> str | None:
         """The same between two epochs, where the ranks wait for each other anyway."""

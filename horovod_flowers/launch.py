@@ -23,21 +23,24 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 # How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
 GRACE_SECONDS = 5.0
+ELASTIC: Literal["horovodrun-elastic"] = "horovodrun-elastic"
+"""The launcher of ranks that may come and go: horovodrun with a discovery script, over Gloo."""
 
 
 @dataclass(frozen=True)
 class Launch:
     """Rank and world size as the launcher's environment variables tell them."""
 
-    launcher: Literal["openmpi", "pmix", "pmi", "single"]
+    launcher: Literal["openmpi", "pmix", "pmi", "single", "horovodrun-elastic"]
     rank: int
     size: int
     local_rank: int
     local_size: int
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str]) -> "Launch":
-        """Read Open MPI's, PMIx's (srun --mpi=pmix) or PMI's (MPICH) variables.
+    def from_environment(environment: Mapping[str, str], elastic: bool = False) -> "Launch":
+        """Read Open MPI's, PMIx's (srun --mpi=pmix) or PMI's (MPICH) variables; horovodrun's for a command that can be
+        `elastic`.
 
         Raises UserError for a Slurm task without any of them: `srun` without a matching PMI starts N separate
         one-rank jobs; and for horovodrun --gloo, under which every rank would be an MPI singleton.
@@ -56,8 +59,17 @@ class Launch:
                 number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
             )
         if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environment:
+            if elastic and environment.get("HOROVOD_ELASTIC") == "1":
+                return Launch(
+                    ELASTIC,
+                    number("HOROVOD_RANK", 0),
+                    number("HOROVOD_SIZE", 1),
+                    number("HOROVOD_LOCAL_RANK", 0),
+                    number("HOROVOD_LOCAL_SIZE", 1),
+                )
             raise UserError(
-                "horovodrun --gloo leaves out MPI, which this version needs: leave out --gloo, or start with mpirun"
+                "horovodrun --gloo leaves out MPI, which this version needs: leave out --gloo, or start with mpirun "
+                "(training alone does without: --elastic, with horovodrun's --host-discovery-script)"
             )
         tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
         if "PMIX_RANK" in environment:

@@ -117,6 +117,10 @@ class ModelState:
         gathered = world.gather(own, root=0)
         return gathered and {f"{APART}.{name}": np.stack([rank[name] for rank in gathered]) for name in own}
 
+    def held_here(self) -> dict[str, np.ndarray]:
+        """What this rank holds, by name: whole tensors with the strategies that keep all weights on every rank."""
+        return {name: np.asarray(held.variable) for name, held in self._held.items()}
+
     def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
         """Give every rank its parts of what rank 0 has: `stored`, else the weights that it was built with.
 

@@ -18,7 +18,7 @@ import numpy as np
 from horovod_flowers.affinity import Cores, core_of, machine_id, share_out, should_yield_when_idle, unbound
 from horovod_flowers.config import HorovodConfig
 from horovod_flowers.errors import UserError
-from horovod_flowers.launch import Launch
+from horovod_flowers.launch import ELASTIC, Launch
 from horovod_flowers.position import POSITION
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.tensorflow_import import import_tensorflow
@@ -38,7 +38,8 @@ class Ranks:
     local_size: int
     launcher: str
     mpi: Any
-    """mpi4py's COMM_WORLD; None for a process that was started without a launcher."""
+    """mpi4py's COMM_WORLD; what takes its place without MPI (elastic.world.GlooWorld); None for a process that
+    was started without a launcher."""
     model_parallel_size: int = 1
     """Consecutive ranks that share one copy of the large Dense layers (mesh)."""
     members_set: Any = None
@@ -84,6 +85,15 @@ class Ranks:
             self.mpi.Allreduce(values, sums)
         return sums
 
+    def start_largest(self, values: np.ndarray, largest: np.ndarray) -> Any:
+        """Begin to find the element-wise largest values over ranks: they are in `largest` once `Test()` of the request,
+        which is returned, says so. For more than one process."""
+        if self.launcher == ELASTIC:
+            return self.mpi.start_largest(values, largest)
+        from mpi4py import MPI
+
+        return self.mpi.Iallreduce(values, largest, op=MPI.MAX)
+
     def groups(self, size: int) -> Groups:
         """Communicators of groups of `size` consecutive ranks, and across them. Every rank calls it."""
         if self.mpi is None:
@@ -119,10 +129,7 @@ def connect(launch: Launch, threads: int, bind: Literal["auto", "none"], stall_s
     stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
     Raises UserError where MPI knows of fewer ranks than the launcher started.
     """
-    warning = min(STALL_WARNING_SECONDS, stall_seconds) or STALL_WARNING_SECONDS
-    _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", str(warning))
-    # Horovod's default is to wait for a missing rank for ever.
-    _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(stall_seconds))
+    limit_stalls(stall_seconds)
     most = threads if bind == "auto" else None
     if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, launch.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
@@ -140,6 +147,13 @@ def connect(launch: Launch, threads: int, bind: Literal["auto", "none"], stall_s
     ranks = Ranks(world.Get_rank(), world.Get_size(), node.Get_rank(), node.Get_size(), launch.launcher, world)
     node.Free()
     return ranks
+
+
+def limit_stalls(seconds: int) -> None:
+    """Have Horovod give up a call in which a rank is missing for so long; 0, its default: it waits for ever."""
+    warning = min(STALL_WARNING_SECONDS, seconds) or STALL_WARNING_SECONDS
+    _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", str(warning))
+    _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(seconds))
 
 
 def _set_unless_given(name: str, value: str) -> None:
@@ -201,15 +215,20 @@ def _silence_notices() -> None:
         least(ctypes.c_int(2))
 
 
+def set_horovod_options(config: HorovodConfig) -> None:
+    """Hand the options to Horovod, which reads them when it starts."""
+    if config.fusion_threshold_mb is not None:
+        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))
+    if config.cycle_time_ms is not None:
+        os.environ["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
+
+
 def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:
     """Start Horovod, with process sets for copies of `model_parallel_size` ranks where they are more than one.
 
     Raises UserError where Horovod knows of other ranks than MPI.
     """
-    if config.fusion_threshold_mb is not None:
-        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))
-    if config.cycle_time_ms is not None:
-        os.environ["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
+    set_horovod_options(config)
     import horovod.tensorflow as hvd
 
     size, sets = model_parallel_size, []

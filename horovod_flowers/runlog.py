@@ -4,6 +4,7 @@
     RUNS/NAME/environment.json            hosts, cores, versions, commit
     RUNS/NAME/steps/rank-00000.jsonl      a header, then one record a step; one file a rank, written by that rank
     RUNS/NAME/epochs.jsonl                one record an epoch
+    RUNS/NAME/changes.jsonl               one record each time that ranks came or went (--elastic)
     RUNS/NAME/result.json                 final metrics; there once the run has finished
     RUNS/NAME/checkpoints/                last.safetensors, best.safetensors, those before the last
 
@@ -34,6 +35,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Cause: TypeAlias = Literal["rank lost", "hosts changed"]
 Operation: TypeAlias = Literal["allreduce", "reducescatter", "allgather", "alltoall"]
 
 
@@ -119,6 +121,29 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def ends(self, epochs: int) -> bool:
         """Whether nothing is left of a run of that many epochs."""
         return self.stopped_early or self.epochs >= epochs
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ranks that came or went while a run trained (--elastic)."""
+
+    utc: str
+    """When the ranks went on, to the second."""
+    monotonic_ns: Nanoseconds
+    """The same, by the clock of the host of rank 0."""
+    cause: Cause
+    step: Count
+    """The first step that these ranks train."""
+    steps_lost: Count
+    """That the ranks before them had done after the last commit: they are done again."""
+    ranks_before: Positive
+    ranks_after: Positive
+    left: list[str]
+    """HOST:SLOT of those that went."""
+    joined: list[str]
+    slots: list[str]
+    """HOST:SLOT of each rank from now on, as the discovery script names the hosts."""
+    pause_seconds: Seconds
+    """From when rank 0 noticed until the ranks went on."""
 
 
 class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +254,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.epochs = path / "epochs.jsonl"
+        self.changes = path / "changes.jsonl"
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"

@@ -22,13 +22,13 @@ import yaml
 from horovod_flowers.announcement import announce
 from horovod_flowers.command_line import build, parse, to_yaml
 from horovod_flowers.config import RunConfig, flat_options
-from horovod_flowers.data.order import Split, split, validation_range
+from horovod_flowers.data.order import Split, per_rank_batch, split, validation_range
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
 from horovod_flowers.errors import JobError, StorageError, UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.interruption import StopRequest
-from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.launch import ELASTIC, Launch, error_boundary
 from horovod_flowers.model import check_name, check_weights
 from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
@@ -46,8 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         StopRequest() as request,
         StallWatch("horovod_flowers.train") as watch,
     ):
-        launch = Launch.from_environment(os.environ)
+        launch = Launch.from_environment(os.environ, elastic=True)
         config = read_config(arguments, launch.rank)
+        check_launcher(config, launch)
+        if config.elastic:
+            from horovod_flowers.elastic.job import train_elastic
+
+            train_elastic(config, launch, request)
+            return
         check_before_mpi(config, launch)
         if config.resume_or_start and has_ended(config):
             if launch.rank == 0:
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
         training = Training(config, ranks, prepared, images, strategy, precision)
         chosen = training.strategy
-        traffic = chosen.traffic(training.global_batch // ranks.size)
+        traffic = chosen.traffic(per_rank_batch(training.global_batch, ranks.size))
         division = Division(chosen.name, chosen.notes, trials, precision, traffic)
         environment = gather_environment(ranks, cores, threads, training.global_batch, division)
         folder = RunFolder(Path(config.runs_dir) / str(config.name))
@@ -96,6 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except StorageError as error:
             kept = "its last checkpoint" if folder.has_checkpoint else "the beginning, since it has no checkpoint yet"
             raise JobError(f"{error}; --resume-or-start --name {config.name} then goes on from {kept}") from error
+
+
+def check_launcher(config: RunConfig, launch: Launch) -> None:
+    """Refuse ranks that may come and go without --elastic, and --elastic where they cannot (UserError)."""
+    command = "horovodrun -np N --min-np M --host-discovery-script SCRIPT (docs/elastic.md)"
+    if launch.launcher == ELASTIC and not config.elastic:
+        raise UserError(f"{command} starts ranks without MPI: add --elastic, or start with horovodrun -np N, or mpirun")
+    if config.elastic and launch.launcher != ELASTIC:
+        raise UserError(f"elastic training is started with {command}, not {launch.launcher}: or add --no-elastic")
 
 
 def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
@@ -205,7 +220,7 @@ def check_before_mpi(config: RunConfig, launch: Launch) -> None:
     if prepared is not None:
         split_checked(prepared, config, launch.size)
         return
-    if config.data.source != "synthetic":
+    if config.data.source != "synthetic" or config.elastic:  # ranks that come in the middle do not wait for drawings
         raise UserError(f"the photos are not prepared: run '{command_for(config.data)}' first (on the login node)")
     begin, end = validation_range(source.images, config.data)
     config.check_against(launch.size, begin, end - begin)
@@ -217,7 +232,7 @@ OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size"
 CHANGEABLE_OPTIONS = (
     *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
     *("epochs", "checkpoint", "checkpoint_steps", "keep_checkpoints", "check_weights", "replay_step"),
-    *("tensorboard", "warmup_steps", "stall_seconds"),
+    *("tensorboard", "warmup_steps", "stall_seconds", "elastic", "commit_steps"),
     *("preset", "early_stopping"),
     *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
     *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
@@ -279,7 +294,7 @@ def open_data(config: RunConfig, ranks: Ranks) -> tuple[Prepared, Split]:
     does not see the prepared images.
     """
     root = Path(config.data.prepared_dir)
-    if config.data.source == "synthetic":
+    if config.data.source == "synthetic" and not config.elastic:
         draw_where_missing(root, open_source(config.data), ranks)
     found = find(root, open_training_source(config)) if ranks.rank == 0 else None
     digest = ranks.broadcast(found.digest if found is not None else None)

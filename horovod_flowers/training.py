@@ -1,6 +1,7 @@
 """The training loop of one rank."""
 
 import contextlib
+import copy
 import itertools
 import math
 import os
@@ -22,8 +23,9 @@ from horovod_flowers.checkpointing import Checkpointing
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
-from horovod_flowers.data.order import Split, steps_per_epoch
+from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.elastic.commit import Commits
 from horovod_flowers.errors import JobError, Stopped, UserError
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.learning_rate import schedule
@@ -93,22 +95,30 @@ class Training:
         self.standing = Standing()
         self._bad_loss: BadLoss | None = None
         self._steps_here = 0  # steps of this process: its first ones are warm-up
+        self._dropout_offset = 0
+        self._commits: Commits | None = None
+        self.reached = 0
+        """The first step that was not done yet; with --elastic."""
 
-    def start(self, folder: RunFolder) -> None:
+    def start(self, folder: RunFolder, commits: Commits | None = None) -> None:
         """Restore a checkpoint on rank 0 where asked to, and give every rank the same state. Changes no file.
+
+        `commits`: of an elastic run, on every rank; what rank 0 holds in it counts instead of a checkpoint.
 
         Raises UserError where the checkpoint does not fit or nothing is left to train.
         """
-        tensors = None
-        if self.config.resume:
-            standing = None
-            if self.ranks.rank == 0:
-                tensors, standing = self._checkpoints.restore(folder)
-            self.standing = self.ranks.broadcast(standing)
+        tensors, standing = None, None
+        if self.ranks.rank == 0 and commits is not None and commits.last is not None:
+            tensors, standing = commits.last.tensors, copy.copy(commits.last.standing)
+        elif self.ranks.rank == 0 and self.config.resume:
+            tensors, standing = self._checkpoints.restore(folder)
+        self.standing = self.ranks.broadcast(standing) or Standing()
         self.state.share(tensors)
         if self.average is not None and not self.ranks.broadcast(tensors is not None):
             self.average.begin()
-        self._give_each_rank_its_own_dropout()
+        if commits is not None:
+            self._commits, self.reached = commits, self.standing.steps
+        self._offset_dropout(self.ranks.rank)
 
     def time_steps(self, updates: int) -> list[float]:
         """Seconds a step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
@@ -131,6 +141,7 @@ class Training:
         Raises Stopped, with a checkpoint written, after the update in which the `request` to stop came.
         """
         standing = self.standing
+        self._keep(standing)
         ranks, first = self.ranks, self.ranks.rank == 0
         step_log = self._open_step_log(folder)
         if first:
@@ -142,11 +153,14 @@ class Training:
         for epoch in range(standing.epochs_done + 1, self.config.epochs + 1):
             if standing.epochs_without_progress >= (self.config.early_stopping or math.inf):
                 break
+            if self._commits is not None:
+                self._commits.check_hosts(ranks)
             sums = self._train_epoch(epoch, standing, step_log, request)
             if sums.stopped_by is not None:
                 step_log.close()
                 self._stop(folder, standing, sums)
             record = self._finish_epoch(epoch, standing, sums)
+            self._keep(standing, record)
             if self._writes_checkpoints:
                 seconds = sums.checkpoint_seconds + self._checkpoints.copy(standing)
                 record = msgspec.structs.replace(record, checkpoint_seconds=seconds)
@@ -177,8 +191,8 @@ class Training:
         assert log is not None
         return log
 
-    def _give_each_rank_its_own_dropout(self) -> None:
-        """Offset Keras' seed generators by rank: with equal seeds all ranks would drop the same units.
+    def _offset_dropout(self, offset: int) -> None:
+        """Offset Keras' seed generators, by the rank: with equal seeds all ranks would drop the same units.
 
         Their states [seed, count] are what a model that was not compiled has in `variables` but not in `weights`.
         """
@@ -186,7 +200,8 @@ class Training:
         for state in self.model.variables:
             if id(state) not in weights:
                 seed, count = np.asarray(state)
-                state.assign(np.array([seed + self.ranks.rank, count], np.asarray(state).dtype))
+                state.assign(np.array([int(seed) + offset - self._dropout_offset, count], np.asarray(state).dtype))
+        self._dropout_offset = offset
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
@@ -307,6 +322,7 @@ class Training:
                     if not self.strategy.trains_one_model:
                         stop_alone(self._bad_loss, self.config, self.ranks.size)
                 progress.advance(detail=f"loss {sums.loss_sum / sums.images:.3f}" if sums.images else "")
+                self.reached = step + 1
                 # Not after the last step: the epoch's end comes first.
                 if update.last and place + 1 < self.steps_per_epoch:
                     if self._writes_checkpoints and self._checkpoints.due(step + 1):
@@ -318,8 +334,25 @@ class Training:
                     sums.stopped_by = request.agreed(self.ranks, self.strategy.trains_one_model)
                     if sums.stopped_by is not None:
                         break
+                    if self._commits is not None and self._commits.due(self.config.commit_steps):
+                        sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
+                        self._commit(self._commits, standing.within_epoch(self._over_ranks(standing, sums)))
         sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
         return sums
+
+    def _commit(self, commits: Commits, here: Standing) -> None:
+        """Keep where the run stands in the middle of an epoch. Raises HostsChanged where there are other hosts."""
+        self.average_statistics()  # as at the end of an epoch: running averages of averages
+        self._keep(here)
+        commits.check_hosts(self.ranks)
+
+    def _keep(self, standing: Standing, record: EpochRecord | None = None) -> None:
+        """Keep what the ranks of an elastic run go on from when one of them is lost."""
+        if self._commits is None:
+            return
+        self._offset_dropout(0)  # as rank 0 has it
+        self._commits.take(self.config, standing, self.state.held_here(), record)
+        self._offset_dropout(self.ranks.rank)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from a step of it on."""
@@ -347,7 +380,7 @@ class Training:
         batches = evaluation_batches(
             self.prepared,
             self.images.validation,
-            batch=self.global_batch // self.ranks.size,
+            batch=per_rank_batch(self.global_batch, self.ranks.size),
             rank=self.ranks.rank,
             size=self.ranks.size,
         )
@@ -363,6 +396,15 @@ class Training:
         for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
             value = np.asarray(variable)
             variable.assign((self.ranks.total(np.ascontiguousarray(value)) / self.ranks.size).astype(value.dtype))
+
+    def save(self, folder: RunFolder) -> None:
+        """Write a checkpoint of where the ranks start from. Every rank calls it."""
+        self._checkpoints.open(folder, self.standing)
+        self._checkpoints.save(self.standing)
+
+    def leave(self) -> None:
+        """Wait for what is still being written, before other ranks go on with the run."""
+        self._checkpoints.finish()
 
     def _save_within_epoch(self, standing: Standing, own: EpochSums) -> float:
         """Write a checkpoint in the middle of an epoch: seconds that this rank waited for it. Every rank calls it."""

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from horovod_flowers.data.augment import DRAWS, Augmentation
-from horovod_flowers.data.order import augmentation_draws, epoch_order, rank_slice, steps_per_epoch
+from horovod_flowers.data.order import augmentation_draws, epoch_order, per_rank_batch, rank_slice, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
 
 PREFETCHED_BATCHES = 2
@@ -58,13 +58,15 @@ def training_batches(
     # Filled up with the epoch's first images rather than blanks, which would enter batch-normalisation statistics.
     order = np.resize(epoch_order(images, seed, epoch), steps * global_batch)
     draws = augmentation_draws(images, seed, epoch, DRAWS) if augmentation else None
+    room = per_rank_batch(global_batch, size)
     for step in range(first_step, steps):
         place = rank_slice(step, global_batch, rank, size)
-        part = order[place]
+        # Where the ranks do not divide the batch, filled up as the last batch is.
+        part = np.resize(order[place] if place.stop > place.start else order[:1], room)
         yield _assemble(
             prepared,
             training[part],
-            counted=max(0, min(images - place.start, len(part))),
+            counted=max(0, min(images, place.stop) - place.start),
             global_images=min(global_batch, images - step * global_batch),
             augmentation=augmentation,
             draws=None if draws is None else draws[part],

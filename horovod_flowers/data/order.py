@@ -81,10 +81,18 @@ def steps_per_epoch(images: int, global_batch: int) -> int:
 
 
 def rank_slice(step: int, global_batch: int, rank: int, size: int) -> slice:
-    """Where in an epoch's order this rank's part of a step's global batch stands; in the last step, past its end."""
-    per_rank = global_batch // size
-    start = step * global_batch + rank * per_rank
-    return slice(start, start + per_rank)
+    """Where in an epoch's order this rank's part of a step's global batch stands; in the last step, past its end.
+
+    Where the ranks do not divide the batch (elastic training), the first ones get one image more.
+    """
+    share, more = divmod(global_batch, size)
+    start = step * global_batch + rank * share + min(rank, more)
+    return slice(start, start + share + (rank < more))
+
+
+def per_rank_batch(global_batch: int, size: int) -> int:
+    """Images that every rank's batches have room for."""
+    return -(-global_batch // size)
 
 
 def augmentation_draws(images: int, seed: int, epoch: int, draws: int) -> np.ndarray:

@@ -12,9 +12,10 @@ from horovod_flowers.errors import UserError
 from horovod_flowers.files import check_regular
 from horovod_flowers.recorded.options import read_config
 from horovod_flowers.recorded.steps import MOST_IMAGES, PARTS, read_steps
-from horovod_flowers.runlog import Environment, EpochRecord, Result, RunFolder, read_json, read_lines
+from horovod_flowers.runlog import Change, Environment, EpochRecord, Result, RunFolder, read_json, read_lines
 
 _MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,096 ranks on 64 cores each need
+_TOLD_CHANGES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ def read_run(path: Path) -> RecordedRun:
         # What is not there comes before what is damaged.
         for file in (folder.config, folder.environment, folder.result, folder.epochs):
             check_regular(file, _MOST_BYTES)
+        _check_same_ranks(folder)
         config = read_config(folder.config)
         environment = read_json(folder.environment, Environment)
         result = read_json(folder.result, Result)
@@ -118,6 +120,18 @@ def read_run(path: Path) -> RecordedRun:
         steps=times.steps,
         clock_offset_seconds=times.clock_offset_seconds,
     )
+
+
+def _check_same_ranks(folder: RunFolder) -> None:
+    """Refuse an elastic run in which ranks came or went (UserError)."""
+    if not folder.changes.exists():
+        return
+    check_regular(folder.changes, _MOST_BYTES)
+    changes = list(read_lines(folder.changes, Change))
+    if changes:
+        ranks = [changes[0].ranks_before, *(change.ranks_after for change in changes)]
+        told = ", ".join(map(str, ranks if len(ranks) <= _TOLD_CHANGES else [*ranks[:_TOLD_CHANGES], "..."]))
+        raise UserError(f"ranks came or went while it trained ({told} ranks): its times are of several kinds")
 
 
 def _check_agreement(config: dict[str, Any], environment: Environment, result: Result) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from horovod_flowers.config import RunConfig
+from horovod_flowers.data.order import per_rank_batch
 from horovod_flowers.errors import UserError
 from horovod_flowers.precision import Precision
 from horovod_flowers.ranks import Ranks
@@ -79,7 +80,7 @@ def factored_layers(config: RunConfig, ranks: Ranks, exchange: Exchange, model: 
                 "weights: leave out --dense-gradients, or lower --shard-above"
             )
         return large
-    images = config.global_batch_for(ranks.size) // ranks.size
+    images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
     width = exchange.bytes_per_value
     return [
         layer

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def slow(image_size: int, classes: int) -> Any:
+def slow_without_dropout(image_size: int, classes: int) -> Any:
+    """The same, but all ranks together compute what one rank computes: no dropout, no statistics."""
+    return slow(image_size, classes, of_each_rank=False)
+
+
+def slow(image_size: int, classes: int, of_each_rank: bool = True) -> Any:
     """A small network with dropout and statistics, behind a layer that sleeps while it trains, or while file
     $SLOW_WHILE exists."""
     import keras
@@ -29,6 +34,6 @@ def slow(image_size: int, classes: int) -> Any:
         def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
             return keras.KerasTensor(inputs.shape, inputs.dtype)
 
-    convolution = [layers.Conv2D(4, 3, strides=4), layers.BatchNormalization()]
-    rest = [layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(classes)]
-    return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *convolution, *rest])
+    rest = [layers.Conv2D(4, 3, strides=4), *([layers.BatchNormalization()] if of_each_rank else [])]
+    rest += [layers.GlobalAveragePooling2D(), *([layers.Dropout(0.2)] if of_each_rank else []), layers.Dense(classes)]
+    return keras.Sequential([layers.Input((image_size, image_size, 3)), Slow(), *rest])

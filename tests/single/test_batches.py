@@ -50,6 +50,18 @@ def test_pixels_are_the_same_at_any_number_of_ranks(prepared: Prepared, augmente
     assert np.array_equal(alone, global_images(prepared, 4, augmented))
 
 
+@pytest.mark.parametrize("size", [3, 17])  # 17 ranks share 16 images: one has none
+def test_ranks_that_do_not_divide_the_batch_fill_theirs_up(prepared: Prepared, size: int) -> None:
+    alone = batches(prepared, 0, 1)
+    by_rank = [batches(prepared, rank, size) for rank in range(size)]
+    for step, whole in enumerate(alone):
+        parts = [own[step] for own in by_rank]
+        assert {part.images.shape for part in parts} == {(-(-16 // size), 32, 32, 3)}
+        counted = np.concatenate([part.images[part.weights == 1] for part in parts])
+        assert np.array_equal(counted, whole.images[whole.weights == 1])
+        assert {part.global_images for part in parts} == {whole.rank_images}
+
+
 def test_augmentation_changes_images_and_changes_with_the_epoch(prepared: Prepared) -> None:
     plain, first = batches(prepared, 0, 1), batches(prepared, 0, 1, augmented=True)
     second = batches(prepared, 0, 1, augmented=True, epoch=2)

@@ -58,6 +58,8 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.imagesize", "3"], "there is no option --data.imagesize: did you mean --data.image-size?"),
         (["--epochs", "many"], "epochs is 'many': allowed is a whole number"),
         (["--epochs", "0"], "epochs is 0: give a positive whole number"),
+        (["--commit-steps", "0"], "commit_steps is 0: give a positive whole number"),
+        (["--elastic", "--strategy", "sharded"], "strategy is 'sharded' but elastic training keeps all weights on"),
         (
             ["--strategy", "ring"],
             "strategy is 'ring': allowed is one of 'allreduce', 'sharded', 'tensor', 'mesh', 'none', 'auto'",
@@ -112,6 +114,7 @@ def test_global_batch_is_divided_equally_or_refused() -> None:
     assert RunConfig(global_batch=64).global_batch_for(4) == 64
     assert RunConfig(per_rank_batch=16).global_batch_for(4) == 64
     assert RunConfig().global_batch_for(8) == 256
+    assert RunConfig(global_batch=64, elastic=True).global_batch_for(3) == 64  # some ranks get one image less
     with pytest.raises(UserError, match="cannot be divided equally over 3 ranks: try 63 or 66"):
         RunConfig(global_batch=64).global_batch_for(3)
     with pytest.raises(UserError, match="try 4$"):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.train import check_launcher
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,23 @@ def test_slurm_tasks_that_do_not_know_of_each_other_are_refused() -> None:
 def test_horovodrun_without_mpi_is_refused() -> None:
     with pytest.raises(UserError, match="leave out --gloo"):
         Launch.from_environment({"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"})
+
+
+def test_horovodrun_with_a_discovery_script_is_for_commands_that_can_be_elastic() -> None:
+    variables = {f"HOROVOD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "3"), ("LOCAL_SIZE", "2"))}
+    variables |= {"HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_ELASTIC": "1"}
+    assert Launch.from_environment(variables, elastic=True) == Launch("horovodrun-elastic", 1, 3, 0, 2)
+    with pytest.raises(UserError, match="leave out --gloo"):
+        Launch.from_environment(variables)
+    with pytest.raises(UserError, match="--host-discovery-script"):
+        Launch.from_environment({**variables, "HOROVOD_ELASTIC": "0"}, elastic=True)
+
+
+def test_elastic_training_and_its_launcher_belong_together() -> None:
+    with pytest.raises(UserError, match=r"--host-discovery-script .*, not openmpi: or add --no-elastic"):
+        check_launcher(RunConfig(elastic=True), Launch("openmpi", 0, 2, 0, 2))
+    with pytest.raises(UserError, match="without MPI: add --elastic"):
+        check_launcher(RunConfig(), Launch("horovodrun-elastic", 0, 2, 0, 2))
 
 
 def test_user_errors_end_with_status_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from horovod_flowers.config import DataConfig
-from horovod_flowers.data.order import augmentation_draws, epoch_order, rank_slice, steps_per_epoch, validation_range
+from horovod_flowers.data.order import (
+    augmentation_draws,
+    epoch_order,
+    per_rank_batch,
+    rank_slice,
+    steps_per_epoch,
+    validation_range,
+)
 
 IMAGES = 103  # not a multiple of any batch below
 
@@ -18,9 +25,16 @@ def sequence(global_batch: int, size: int, epoch: int = 1, seed: int = 0) -> lis
     ]
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 3, 5, 17])  # the last ones do not divide the batch
 def test_any_number_of_ranks_sees_the_same_global_batches(size: int) -> None:
     assert sequence(16, size) == sequence(16, 1)
+
+
+def test_ranks_that_do_not_divide_a_batch_differ_by_one_image() -> None:
+    parts = [rank_slice(1, 16, rank, 5) for rank in range(5)]
+    assert [part.stop - part.start for part in parts] == [4, 3, 3, 3, 3]
+    assert [part.start for part in parts] == [16, 20, 23, 26, 29]
+    assert per_rank_batch(16, 5) == 4
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
