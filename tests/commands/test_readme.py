@@ -29,8 +29,10 @@ def test_the_first_screen_holds_exactly_two_commands() -> None:
 def test_every_option_in_the_readme_exists() -> None:
     """Each `python -m horovod_flowers.X --flags` in the documents parses, so that no document outlives an option."""
     found = []
-    documents = ("run-log.md", "strategies.md", "batch-jobs.md", "report.md", "export.md", "accuracy.md", "evaluate.md")
-    documents += ("reliability.md", "elastic.md", "security.md")
+    documents = (
+        *("run-log.md", "strategies.md", "batch-jobs.md", "report.md", "export.md", "accuracy.md", "evaluate.md"),
+        *("reliability.md", "elastic.md", "security.md"),
+    )
     for document in ("README.md", *(f"docs/{name}" for name in documents)):
         text = (PROJECT / document).read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"python -m horovod_flowers\.(\w+)((?:[ \t]+[^\s`|#&;)]+)*)", text)
