@@ -22,15 +22,16 @@ import msgspec
 from horovod_flowers.bench_table import print_costs, print_ratios, print_table
 from horovod_flowers.collectives import Collectives, read_collectives
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import DataConfig, option
 from horovod_flowers.contenders import HERE, Contender, Measurement, Timing, Workload, installed_peers, our_contenders
 from horovod_flowers.data.order import steps_per_epoch, validation_range
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder, write_whole
 from horovod_flowers.job import run_job
 from horovod_flowers.launch import error_boundary, own_command
+from horovod_flowers.options import option
 from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags
 from horovod_flowers.prepare import prepare_with_progress
 from horovod_flowers.progress import Steps, say

@@ -19,7 +19,7 @@ import numpy as np
 
 from horovod_flowers.checkpoint import Progress, read_progress
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig, option, positional
+from horovod_flowers.config import RunConfig
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.data.evaluated import Images, Part, PhotoImages, PreparedImages
 from horovod_flowers.data.order import split
@@ -31,6 +31,7 @@ from horovod_flowers.evaluation.record import Evaluated, ImagesOf, check_replace
 from horovod_flowers.evaluation.summary import print_summary
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary, own_command
+from horovod_flowers.options import option, positional
 from horovod_flowers.prediction.photos import shown
 from horovod_flowers.prepare import command_for
 from horovod_flowers.progress import Steps

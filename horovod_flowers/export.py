@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig, option, positional
+from horovod_flowers.config import RunConfig
 from horovod_flowers.environment import utc_now, versions
 from horovod_flowers.errors import UserError, first_line
 from horovod_flowers.exports.exported import (
@@ -33,6 +33,7 @@ from horovod_flowers.exports.exported import (
 )
 from horovod_flowers.files import whole_folder, writable_folder
 from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.options import option, positional
 from horovod_flowers.progress import say
 from horovod_flowers.ranks import connect, start_tensorflow, take_cores
 from horovod_flowers.runlog import Environment, RunFolder, read_json

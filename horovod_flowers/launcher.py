@@ -19,10 +19,10 @@ from typing import Literal
 
 from horovod_flowers.affinity import core_of
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import option
 from horovod_flowers.errors import UserError
 from horovod_flowers.job import run_job
 from horovod_flowers.launch import error_boundary, slurm_layout
+from horovod_flowers.options import option
 
 LAUNCHERS = ("mpirun", "horovodrun", "srun")
 # Taken along to other nodes by mpirun -x; horovodrun and srun take everything.

@@ -19,11 +19,12 @@ from horovod_flowers import collectives
 from horovod_flowers.affinity import Cores
 from horovod_flowers.collectives import Collectives, MeasuredCalls, write_collectives
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import HorovodConfig, option
+from horovod_flowers.config import HorovodConfig
 from horovod_flowers.environment import cpu_model, horovod_settings, utc_now, versions, yields_when_idle
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary, own_command
+from horovod_flowers.options import option
 from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import Operation
 

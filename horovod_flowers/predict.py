@@ -21,11 +21,11 @@ from typing import Literal
 import numpy as np
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import option, positional
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import Launch, error_boundary
+from horovod_flowers.options import option, positional
 from horovod_flowers.precision import choose, cpu_flags, switch_on
 from horovod_flowers.prediction.decoding import decoded
 from horovod_flowers.prediction.parts import classify, merge, part_of, unreadable_list

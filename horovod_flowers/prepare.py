@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import DataConfig, option
 from horovod_flowers.data.prepared import Prepared, find, prepare
 from horovod_flowers.data.sources import Source, open_source
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.launch import error_boundary
+from horovod_flowers.options import option
 from horovod_flowers.progress import Steps, say
 
 

@@ -22,12 +22,12 @@ from typing import Literal
 import msgspec
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import option, positional
 from horovod_flowers.errors import Stopped, UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.job import Ending, run_job
 from horovod_flowers.launch import EXIT_FAILURE, EXIT_STOPPED, error_boundary
 from horovod_flowers.launcher import Launcher, choose_launcher
+from horovod_flowers.options import option, positional
 from horovod_flowers.progress import say
 from horovod_flowers.study_file import in_order, points_of, read_study
 from horovod_flowers.study_point import Point, option_words

@@ -10,8 +10,9 @@ import msgspec
 import yaml
 
 from horovod_flowers.command_line import flags, parse
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
+from horovod_flowers.options import flat_options
 from horovod_flowers.study_point import CollectivesPoint, Point, TrainingPoint
 from horovod_flowers.yaml_file import load_yaml
 

@@ -10,9 +10,10 @@ import yaml
 
 from horovod_flowers.collectives import collectives_file, read_collectives
 from horovod_flowers.command_line import build, flags, start_of
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.microbenchmark import MicrobenchmarkConfig
+from horovod_flowers.options import flat_options
 from horovod_flowers.runlog import Environment, Result, RunFolder, read_json
 from horovod_flowers.yaml_file import load_yaml
 

@@ -21,7 +21,7 @@ import yaml
 
 from horovod_flowers.announcement import announce
 from horovod_flowers.command_line import build, parse, to_yaml
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.config import RunConfig
 from horovod_flowers.data.order import Split, per_rank_batch, split, validation_range
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.data.sources import Source, open_source
@@ -30,6 +30,7 @@ from horovod_flowers.files import writable_folder
 from horovod_flowers.interruption import StopRequest
 from horovod_flowers.launch import ELASTIC, Launch, error_boundary
 from horovod_flowers.model import check_name, check_weights
+from horovod_flowers.options import flat_options
 from horovod_flowers.precision import Precision, choose, cpu_flags, switch_on
 from horovod_flowers.prepare import command_for, prepare_with_progress
 from horovod_flowers.progress import say

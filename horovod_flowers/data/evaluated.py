@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from horovod_flowers.config import DataConfig
 from horovod_flowers.data.batches import evaluation_batches
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.data.sources import FolderSource, decode_photo, photo_or_reason
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError
 from horovod_flowers.prediction.photos import shown
 

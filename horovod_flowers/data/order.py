@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from horovod_flowers.config import DataConfig
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError
 
 # Domain tags keep the streams drawn from one user seed apart.

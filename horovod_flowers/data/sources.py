@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from horovod_flowers.config import DataConfig
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.photo_file import MOST_PIXELS, read_photo_file
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError, first_line
 
 CHUNK_IMAGES = 256

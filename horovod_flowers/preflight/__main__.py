@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig, option
+from horovod_flowers.config import RunConfig
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
 from horovod_flowers.errors import UserError
 from horovod_flowers.files import writable_folder
 from horovod_flowers.launch import EXIT_FAILURE, Launch, error_boundary
 from horovod_flowers.launcher import oversubscription_asked_for
 from horovod_flowers.model import check_name
+from horovod_flowers.options import option
 from horovod_flowers.precision import choose, cpu_flags
 from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link

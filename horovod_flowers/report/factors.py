@@ -5,8 +5,9 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.config import RunConfig
 from horovod_flowers.errors import harmless
+from horovod_flowers.options import flat_options
 from horovod_flowers.report.run_summary import RunSummary
 
 Work = tuple[tuple[str, Any], ...]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from horovod_flowers.config import option
 from horovod_flowers.errors import UserError
+from horovod_flowers.options import option
 from horovod_flowers.report.claims import Check, parse_check
 
 FORMATS = ("html", "md", "csv", "json", "pictures", "trace")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from horovod_flowers.command_line import flags
-from horovod_flowers.config import RunConfig, flat_options
+from horovod_flowers.config import RunConfig
+from horovod_flowers.options import flat_options
 from horovod_flowers.report.factors import values_of
 from horovod_flowers.report.points import Point
 from horovod_flowers.report.run_summary import RunSummary

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers.command_line import flags, parse, to_yaml
-from horovod_flowers.config import DataConfig, RunConfig
+from horovod_flowers.config import RunConfig
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError
 
 

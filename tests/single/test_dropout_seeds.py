@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.config import DataConfig, ModelConfig, RunConfig
+from horovod_flowers.config import ModelConfig, RunConfig
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import prepare
 from horovod_flowers.data.sources import open_source
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.ranks import Ranks
 from horovod_flowers.runlog import RunFolder
 from horovod_flowers.training import Training

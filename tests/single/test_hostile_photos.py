@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from horovod_flowers.config import DataConfig
 from horovod_flowers.data.photo_file import MOST_BYTES
 from horovod_flowers.data.prepared import Prepared, prepare
 from horovod_flowers.data.sources import decode_photo, open_source, photo_or_reason
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import UserError, harmless
 from horovod_flowers.progress import say
 from tests.conftest import PROJECT

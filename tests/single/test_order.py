@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from horovod_flowers.config import DataConfig
 from horovod_flowers.data.order import (
     augmentation_draws,
     epoch_order,
@@ -12,6 +11,7 @@ from horovod_flowers.data.order import (
     steps_per_epoch,
     validation_range,
 )
+from horovod_flowers.data_config import DataConfig
 
 IMAGES = 103  # not a multiple of any batch below
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from horovod_flowers.command_line import build, parse
-from horovod_flowers.config import PRESETS, RunConfig, flat_options
+from horovod_flowers.config import PRESETS, RunConfig
 from horovod_flowers.errors import UserError
+from horovod_flowers.options import flat_options
 from horovod_flowers.preflight.__main__ import PreflightConfig
 from horovod_flowers.recorded.options import read_config as read_recorded
 from horovod_flowers.study_file import points_of, read_study

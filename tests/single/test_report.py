@@ -14,7 +14,8 @@ from markdown_it import MarkdownIt
 
 from horovod_flowers.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.command_line import parse
-from horovod_flowers.config import DataConfig, RunConfig
+from horovod_flowers.config import RunConfig
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.report.__main__ import main
 from horovod_flowers.runlog import Traffic
 from tests.single.recorded_runs import write_run

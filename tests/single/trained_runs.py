@@ -5,7 +5,8 @@ from typing import Any
 
 from horovod_flowers import checkpoint
 from horovod_flowers.command_line import to_yaml
-from horovod_flowers.config import DataConfig, ModelConfig, RunConfig
+from horovod_flowers.config import ModelConfig, RunConfig
+from horovod_flowers.data_config import DataConfig
 from horovod_flowers.model import build_model
 from horovod_flowers.model_state import ModelState
 from horovod_flowers.runlog import RunFolder
