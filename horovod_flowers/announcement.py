@@ -1,12 +1,13 @@
 """What a run says: before it starts, on what it runs, how the work is divided, what is trained; then each epoch."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from horovod_flowers.config import RunConfig
 from horovod_flowers.data.order import Split, per_rank_batch
 from horovod_flowers.precision import reason
 from horovod_flowers.progress import say
-from horovod_flowers.runlog import Environment, EpochRecord, RankEnvironment
+from horovod_flowers.runlog import Environment, EpochRecord, RankEnvironment, Result
 
 NAMED_RANKS = 8
 
@@ -98,3 +99,13 @@ def describe_epoch(record: EpochRecord, epochs: int) -> str:
         parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
     parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
     return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
+
+
+def describe_result(result: Result, folder: Path) -> Iterator[str]:
+    """What came of a run."""
+    best = result.best_validation_accuracy
+    if result.stopped_early:
+        since = result.epochs - (result.best_epoch or 0)
+        yield f"stopped early: no better validation accuracy in {since} epochs since epoch {result.best_epoch}"
+    accuracy = "not evaluated" if best is None else f"best validation accuracy {best:.3f} in epoch {result.best_epoch}"
+    yield f"finished: {accuracy}, {result.training_seconds:.1f} s of training; run in {folder}"

@@ -1,8 +1,10 @@
 """How far a run is: what its epochs and the one in work have added up to."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from horovod_flowers import checkpoint
+from horovod_flowers.runlog import SCHEMA, Result
 
 
 @dataclass
@@ -44,6 +46,19 @@ class Standing:
             validation_accuracy=self.last_validation_accuracy,
             best_validation_accuracy=self.best_validation_accuracy,
             best_epoch=self.best_epoch,
+        )
+
+    def result(self, **more: Any) -> Result:
+        """This, for the run's result; `more`: its other fields."""
+        return Result(
+            schema=SCHEMA,
+            epochs=self.epochs_done,
+            steps=self.steps_done,
+            training_seconds=self.training_seconds,
+            best_validation_accuracy=self.best_validation_accuracy,
+            best_epoch=self.best_epoch,
+            last_validation_accuracy=self.last_validation_accuracy,
+            **more,
         )
 
     def evaluated(self, accuracy: float) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from horovod_flowers import runlog
-from horovod_flowers.announcement import describe_epoch
+from horovod_flowers.announcement import describe_epoch, describe_result
 from horovod_flowers.board import Board
 from horovod_flowers.checkpoint import PartialEpoch
 from horovod_flowers.checkpointing import Checkpointing
@@ -25,6 +25,7 @@ from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.dropout_seeds import DropoutSeeds
 from horovod_flowers.elastic.commit import Commits
 from horovod_flowers.errors import JobError, Stopped, UserError
 from horovod_flowers.interruption import StopRequest
@@ -37,7 +38,7 @@ from horovod_flowers.position import POSITION
 from horovod_flowers.precision import Precision
 from horovod_flowers.progress import Steps, say
 from horovod_flowers.ranks import Ranks
-from horovod_flowers.runlog import EpochRecord, LineLog, Result, RunFolder
+from horovod_flowers.runlog import EpochRecord, LineLog, RunFolder
 from horovod_flowers.soundness import BadLoss, check_same_weights, stop_alone, stop_at_bad_loss
 from horovod_flowers.standing import EpochSums, Standing
 from horovod_flowers.step import Evaluation, EvaluationPass, TrainingStep, Update
@@ -95,7 +96,7 @@ class Training:
         self.standing = Standing()
         self._bad_loss: BadLoss | None = None
         self._steps_here = 0  # steps of this process: its first ones are warm-up
-        self._dropout_offset = 0
+        self._dropout = DropoutSeeds(self.model)
         self._commits: Commits | None = None
         self.reached = 0
         """The first step that was not done yet; with --elastic."""
@@ -118,7 +119,7 @@ class Training:
             self.average.begin()
         if commits is not None:
             self._commits, self.reached = commits, self.standing.steps
-        self._offset_dropout(self.ranks.rank)
+        self._dropout.offset(self.ranks.rank)
 
     def time_steps(self, updates: int) -> list[float]:
         """Seconds a step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
@@ -190,18 +191,6 @@ class Training:
         self.ranks.agree(error)
         assert log is not None
         return log
-
-    def _offset_dropout(self, offset: int) -> None:
-        """Offset Keras' seed generators, by the rank: with equal seeds all ranks would drop the same units.
-
-        Their states [seed, count] are what a model that was not compiled has in `variables` but not in `weights`.
-        """
-        weights = {id(weight) for weight in self.model.weights}
-        for state in self.model.variables:
-            if id(state) not in weights:
-                seed, count = np.asarray(state)
-                state.assign(np.array([int(seed) + offset - self._dropout_offset, count], np.asarray(state).dtype))
-        self._dropout_offset = offset
 
     def _train_epoch(self, epoch: int, standing: Standing, step_log: LineLog, request: StopRequest) -> EpochSums:
         """Run one epoch's steps, or what is left of them, up to the end or a request to stop: sums over all ranks."""
@@ -280,7 +269,9 @@ class Training:
             where += f" and {sums.steps} of {self.steps_per_epoch} steps"
         if not self._writes_checkpoints:
             raise Stopped(f"{where}, without a checkpoint; starting run {folder.path} again begins anew")
-        self._checkpoints.save(standing.within_epoch(sums))
+        here = standing.within_epoch(sums)
+        self._check_weights(here)
+        self._checkpoints.save(here)
         self._checkpoints.finish()
         self.ranks.barrier()  # a launcher may end the others as soon as one has gone
         raise Stopped(f"{where}; checkpoint written, --resume --name {folder.path.name} goes on from there")
@@ -350,9 +341,9 @@ class Training:
         """Keep what the ranks of an elastic run go on from when one of them is lost."""
         if self._commits is None:
             return
-        self._offset_dropout(0)  # as rank 0 has it
+        self._dropout.offset(0)  # as rank 0 has it
         self._commits.take(self.config, standing, self.state.held_here(), record)
-        self._offset_dropout(self.ranks.rank)
+        self._dropout.offset(self.ranks.rank)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from a step of it on."""
@@ -417,34 +408,19 @@ class Training:
             check_same_weights(self.ranks, self.strategy, standing.steps)
 
     def _finish(self, folder: RunFolder, standing: Standing, memory: list[tuple[int, int]]) -> None:
-        stopped_early = standing.epochs_done < self.config.epochs
-        if stopped_early:
-            say(
-                f"stopped early: no better validation accuracy in {standing.epochs_without_progress} epochs since "
-                f"epoch {standing.best_epoch}"
-            )
-        result = Result(
-            schema=runlog.SCHEMA,
-            epochs=standing.epochs_done,
-            steps=standing.steps_done,
-            training_seconds=standing.training_seconds,
-            best_validation_accuracy=standing.best_validation_accuracy,
-            best_epoch=standing.best_epoch,
-            last_validation_accuracy=standing.last_validation_accuracy,
+        """Write the result and say it, on rank 0."""
+        result = standing.result(
             parameters=self.parameters,
             optimizer_bytes=[optimizer for optimizer, _ in memory],
             peak_memory_bytes=[peak for _, peak in memory],
             data_digest=self.prepared.digest,
             training_images=len(self.images.training),
             validation_images=len(self.images.validation),
-            stopped_early=stopped_early,
+            stopped_early=standing.epochs_done < self.config.epochs,
         )
         runlog.write_json(folder.result, result)
-        best = standing.best_validation_accuracy
-        accuracy = (
-            "not evaluated" if best is None else f"best validation accuracy {best:.3f} in epoch {standing.best_epoch}"
-        )
-        say(f"finished: {accuracy}, {standing.training_seconds:.1f} s of training; run in {folder.path}")
+        for line in describe_result(result, folder.path):
+            say(line)
 
 
 def _peak_memory_bytes() -> int:
