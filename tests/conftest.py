@@ -24,6 +24,7 @@ TINY = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay together, since they share runs; all of those that share the one Slurm, too."""
     for item in items:
