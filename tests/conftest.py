@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,21 @@ TINY = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, since they share runs; all of those that share the one Slurm, too."""
-    for item in items:
-        file = item.path.relative_to(PROJECT)
-        group = "slurm" if file.is_relative_to("tests/slurm") else str(file)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Slurm's tests first: they wait more than they work, beside those that do not."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay in one process, since they share runs; all of those that share the one Slurm, too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid.split("::")[0]
+
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)
