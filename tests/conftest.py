@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid.split("::")[0]
+            return "slurm" if nodeid.startswith("tests/slurm/") else nodeid.split("::", maxsplit=1)[0]
 
     return ByFile(config, log)
 
