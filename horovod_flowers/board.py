@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from horovod_flowers.files import writing
 from horovod_flowers.runlog import EpochRecord
 
 SCALARS = ("training_loss", "training_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
@@ -13,14 +14,16 @@ class Board:
     """Writes each epoch's figures. One rank has one."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+        with writing(folder):
+            self._writer = tf.summary.create_file_writer(str(folder))
 
     def write(self, record: EpochRecord) -> None:
-        """Add one epoch."""
-        with self._writer.as_default(step=record.epoch):
+        """Add one epoch. Raises StorageError."""
+        with writing(self._folder), self._writer.as_default(step=record.epoch):
             for name in SCALARS:
                 value = getattr(record, name)
                 if value is not None:
                     tf.summary.scalar(name, value)
             tf.summary.scalar("images_per_second", record.images / record.training_seconds)
-        self._writer.flush()
+            self._writer.flush()

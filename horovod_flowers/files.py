@@ -2,16 +2,21 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from horovod_flowers.affinity import machine_id
 from horovod_flowers.errors import StorageError, UserError
 
+DAYS_UNTIL_ABANDONED = 7
+"""After which what is left of a process elsewhere is taken for abandoned."""
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another folder",
     errno.EDQUOT: "free some space, ask for a larger quota, or choose another folder",
@@ -65,7 +70,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Readers see the earlier file or the new one, never a part of it, also after a power cut. Raises StorageError where
     there is no room for it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = unfinished(path)
     with writing(path):
         try:
             temporary.touch()  # with the permissions that the user's umask gives, whatever writes the contents
@@ -91,8 +96,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _whole_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()  # beside what a link leads to; '.' has no name to stand beside
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary, earlier = (path.with_name(f".{path.name}.{mark}.{ending}") for ending in ("tmp", "earlier"))
+    temporary = unfinished(path)
+    earlier = temporary.with_suffix(".earlier")
     temporary.mkdir()
     try:
         yield temporary
@@ -114,6 +119,57 @@ def _whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
+def unfinished(path: Path, ending: str = "tmp") -> Path:
+    """A hidden name beside `path` for what is not finished; it tells which process is at work on it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_origin()}-{secrets.token_hex(4)}.{ending}")
+
+
+_UNFINISHED = re.compile(r"\.(.+)\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.(tmp|earlier|parts|discarded)")
+
+
+def _origin() -> str:
+    """The same for processes that know each other by their numbers: of one kernel, and one container on it."""
+    place = machine_id() + os.readlink("/proc/self/ns/pid")
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder (`unfinished`).
+
+    Only where that is certain: the process was one of this machine and is gone, or nothing was done for days. A folder
+    that was moved aside comes back where what was to take its place is missing.
+    """
+    with contextlib.suppress(OSError):  # it may vanish meanwhile, or not be ours: left as it is
+        for path in list(folder.iterdir()):
+            found = _UNFINISHED.fullmatch(path.name)
+            if found is None or not _abandoned(path, int(found[2]), found[3]):
+                continue
+            if found[4] == "earlier" and not os.path.lexists(folder / found[1]):
+                path.rename(folder / found[1])
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _abandoned(path: Path, process: int, origin: str) -> bool:
+    if origin == _origin():
+        return not _alive(process)
+    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    newest = max(os.lstat(each).st_mtime for each in (path, *inside))
+    return time.time() - newest > DAYS_UNTIL_ABANDONED * 86400
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # not /proc, which may hide processes of others
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with whole_file(path) as temporary:
@@ -130,15 +186,18 @@ def sync(path: Path) -> None:
 
 
 def writable_folder(path: Path, purpose: str) -> Path:
-    """Create `path` where it is missing and prove that a file can be written in it.
+    """Create `path` where it is missing and prove that a file can be written in it; remove what was abandoned there.
 
     Raises UserError naming the folder and the flag to change it (`purpose`).
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}-{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
+        clear_abandoned(path)
+        probe = unfinished(path / "writable")
+        try:
+            probe.write_bytes(b"\n")  # on a full file system an empty file would be no proof
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write in {path} ({error.strerror or error}): {purpose}") from error
     return path

@@ -10,7 +10,6 @@ cannot be read are listed beside the table, and left out of it.
 import csv
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 from horovod_flowers.command_line import parse
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import writable_folder
+from horovod_flowers.files import unfinished, writable_folder
 from horovod_flowers.launch import Launch, error_boundary
 from horovod_flowers.options import option, positional
 from horovod_flowers.precision import choose, cpu_flags, switch_on
@@ -124,7 +123,8 @@ def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, 
     folder, count, error = Path(), 0, None
     if ranks.rank == 0:
         try:
-            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".parts", dir=output.parent))
+            folder = unfinished(output, "parts")
+            folder.mkdir()
             count = write_list(folder / LIST, photos(words))
         except UserError as found:
             error = found

@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import numpy as np
 
 from horovod_flowers.data.sources import Chunk, Source
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import sync, writable_folder, write_whole
+from horovod_flowers.files import clear_abandoned, sync, unfinished, writable_folder, write_whole, writing
 
 SCHEMA = 1
 NAMED_UNREADABLE = 3  # how many a sentence names; the manifest lists them all
@@ -122,11 +121,18 @@ class _Shard:
 def _write_shard(chunk: Chunk, folder: Path, number: int) -> _Shard:
     """Runs in a prepare process: images go from there to the file, only labels come back."""
     decoded = chunk.decode()
-    path = folder / _shard_name(number)
-    np.save(path, decoded.images, allow_pickle=False)
-    sync(path)
+    _write_array(folder / _shard_name(number), decoded.images)
     checksum = hashlib.sha256(decoded.images.data).hexdigest()
     return _Shard(len(decoded.images), checksum, decoded.labels, decoded.positions, decoded.unreadable)
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file and force it to storage. (`np.save` does not look at how its last write went.)"""
+    contiguous = np.ascontiguousarray(array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
+        file.write(contiguous.data)
+    sync(path)
 
 
 def prepare(
@@ -138,22 +144,20 @@ def prepare(
 ) -> Prepared:
     """Prepare a source with `processes` processes; `progress` is told of each chunk's number of images.
 
-    Raises UserError where no image is readable, or with `strict` where one is not.
+    Raises UserError where no image is readable, or with `strict` where one is not; StorageError.
     """
     writable_folder(root, "choose another folder with --data.prepared-dir")
     for part in ("objects", "refs"):
         (root / part).mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".preparing-", dir=root / "objects"))
+        clear_abandoned(root / part)
+    temporary = unfinished(root / "objects" / "preparing")
     try:
-        shards = _write_shards(temporary, source, processes, progress)
-        _refuse_unreadable(shards, source, strict)
-        digest = _write_manifest(temporary, source, shards)
-        _move_into_place(temporary, root / "objects" / digest)
-    except OSError as error:
-        raise UserError(
-            f"cannot prepare images in {root} ({error.strerror or error}): free some space or choose another "
-            "--data.prepared-dir"
-        ) from error
+        with writing(root / "objects"):
+            temporary.mkdir()
+            shards = _write_shards(temporary, source, processes, progress)
+            _refuse_unreadable(shards, source, strict)
+            digest = _write_manifest(temporary, source, shards)
+            _move_into_place(temporary, root / "objects" / digest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     ref = root / "refs" / f"{_digest(source.identity)}.json"
@@ -192,8 +196,7 @@ def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> No
 
 def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
     for name, values in (("labels", [s.labels for s in shards]), ("positions", [s.positions for s in shards])):
-        np.save(folder / f"{name}.npy", np.concatenate(values), allow_pickle=False)
-        sync(folder / f"{name}.npy")
+        _write_array(folder / f"{name}.npy", np.concatenate(values))
     manifest = {
         "schema": SCHEMA,
         "class_names": list(source.class_names),
@@ -209,7 +212,7 @@ def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
-    temporary.chmod(0o755)  # mkdtemp's folders are private, prepared images are shared
+    temporary.chmod(0o755)  # prepared images are shared
     try:
         temporary.rename(target)
     except OSError:

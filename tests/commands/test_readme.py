@@ -37,12 +37,14 @@ def test_every_option_in_the_readme_exists() -> None:
         text = (PROJECT / document).read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"python -m horovod_flowers\.(\w+)((?:[ \t]+[^\s`|#&;)]+)*)", text)
     assert len(found) > 5
+    words = [str(BIN / "python"), "-m"]
+    known = {
+        command: run_command([*words, f"horovod_flowers.{command}", "--help"], PROJECT).stdout
+        for command in {command for command, _ in found}
+    }
     for command, options in found:
-        flags = [word for word in shlex.split(options) if word.startswith("--")]
-        words = [str(BIN / "python"), "-m", f"horovod_flowers.{command}", "--help"]
-        known = run_command(words, PROJECT).stdout
-        for flag in flags:
-            assert flag in known, f"{command} {flag}"
+        for flag in (word for word in shlex.split(options) if word.startswith("--")):
+            assert flag in known[command], f"{command} {flag}"
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers import checkpoint
+from horovod_flowers.data.prepared import prepare
+from horovod_flowers.data.sources import open_source
+from horovod_flowers.data_config import DataConfig
+from horovod_flowers.errors import StorageError
 from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import EpochRecord, Header, StepRecord, read_lines
 from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun, run_command
@@ -164,6 +168,18 @@ def test_commands_on_a_full_disk_leave_what_was_there(
         # 2 where a command looks, before it begins, whether it can write there.
         assert "(No space left on device): " in the_sentence(ended, (1, 2)), command
         assert {path: path.read_bytes() for path in full.rglob("*") if path.is_file()} == before, command
+
+
+@pytest.mark.parametrize("size", ["64k", "256k", "492k"])
+def test_images_are_prepared_whole_or_not_at_all(tmp_path: Path, mount: Mount, size: str) -> None:
+    """Also where only the end of the last file has no room: 40 images of 12 kB are 480 kB."""
+    root = mount(size, tmp_path / "small")
+    source = open_source(DataConfig(image_size=64, synthetic_images=40))
+    with pytest.raises(StorageError, match="No space left on device"):
+        prepare(root, source, processes=1)
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+    mount("4m", root)
+    assert len(prepare(root, source, processes=1)) == 40
 
 
 def test_a_file_system_that_is_slow_does_not_hold_up_steps(workplace: Workplace) -> None:

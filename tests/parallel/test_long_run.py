@@ -10,8 +10,8 @@ import psutil
 
 from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, clean_environment, mpirun
 
-STEPS = 2400
-FIRST, LAST = 800, 2350
+STEPS = 2160
+FIRST, LAST = 700, 2120
 """Between which steps memory is compared: allocators and caches have filled by the first."""
 MOST_BYTES_A_STEP = 2500
 
@@ -27,7 +27,7 @@ class Seen:
 
 
 def test_memory_files_and_threads_stay_as_they_are(workplace: Workplace) -> None:
-    """100 epochs with validation, checkpoints, augmentation and averages of two ranks."""
+    """90 epochs with validation, checkpoints, augmentation and averages of two ranks."""
     words = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", str(workplace.prepared), *TINY]
     words += [
         "--model.name",

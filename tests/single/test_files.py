@@ -1,11 +1,14 @@
 """Folders that appear whole or not at all."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from horovod_flowers.files import whole_folder
+from horovod_flowers.files import clear_abandoned, unfinished, whole_folder
+from tests.conftest import clean_environment
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -65,3 +68,38 @@ def test_the_earlier_folder_comes_back_where_the_exchange_fails(
         write()
     assert contents(tmp_path) == {"made/a": "first"}
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    """What a living process writes stays, and what one of another machine does, until it is days old."""
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from horovod_flowers.files import *\n"
+        "with whole_file(Path('file')) as a, whole_folder(Path('folder')) as b:\n"
+        "    (b / 'in').touch()\n"
+        "    unfinished(Path('moved'), 'earlier').mkdir()\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", script]
+    writer = subprocess.Popen(
+        words, cwd=tmp_path, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        there = sorted(tmp_path.iterdir())
+        assert [path.name.split(".")[1] for path in there] == ["file", "folder", "moved"]
+        clear_abandoned(tmp_path)
+        assert sorted(tmp_path.iterdir()) == there
+        writer.kill()
+    foreign = tmp_path / there[0].name.replace(there[0].name.split("-")[1], "0" * 8)
+    foreign.touch()
+    mine = unfinished(tmp_path / "mine")
+    mine.touch()
+    clear_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([foreign.name, mine.name, "moved"])
+    os.utime(foreign, (1, 1))
+    clear_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, "moved"])
