@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from horovod_flowers.errors import UserError
-from horovod_flowers.files import sync, write_whole, writing
+from horovod_flowers.files import write_whole, writing
 
 SCHEMA = 2
 
@@ -351,11 +351,15 @@ class LineLog:
             if self._durable:
                 os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def sync(self) -> None:
         """Force what was written to storage."""
         with writing(self._path):
-            self._file.close()
-            sync(self._path)
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Force what was written to storage; nothing is written after it."""
+        self.sync()
+        self._file.close()
 
 
 def forget_epochs(folder: RunFolder, epochs_done: int) -> None:

@@ -163,6 +163,7 @@ class Training:
             record = self._finish_epoch(epoch, standing, sums)
             self._keep(standing, record)
             if self._writes_checkpoints:
+                step_log.sync()  # as the epoch's record below
                 seconds = sums.checkpoint_seconds + self._checkpoints.copy(standing)
                 record = msgspec.structs.replace(record, checkpoint_seconds=seconds)
             if epoch_log is not None:
@@ -317,6 +318,7 @@ class Training:
                 # Not after the last step: the epoch's end comes first.
                 if update.last and place + 1 < self.steps_per_epoch:
                     if self._writes_checkpoints and self._checkpoints.due(step + 1):
+                        step_log.sync()  # a run that goes on from the checkpoint has the records before it
                         sums.seconds = (previous_ns - started_ns - paused_ns) / 1e9
                         sums.checkpoint_seconds += self._save_within_epoch(standing, sums)
                         POSITION.at("reading the batch after step {} of epoch {}", step, epoch)
