@@ -5,14 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from horovod_flowers.collectives import Collectives
 from horovod_flowers.contenders import Measurement
 from horovod_flowers.cost_model import fit_linear_cost
-from horovod_flowers.progress import say
+from horovod_flowers.progress import Terminal, say
 
 TABLE_WIDTH = 120  # in a log
 FEWEST_FOR_INTERVAL = 6
@@ -43,8 +42,8 @@ def described(values: Sequence[float], digits: int) -> str:
     return text if limits is None else f"{text} ({limits[0]:.{digits}f}–{limits[1]:.{digits}f})"
 
 
-def _console() -> Console:
-    return Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
+def _console() -> Terminal:
+    return Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
 
 
 def print_table(measurements: Sequence[Measurement]) -> None:

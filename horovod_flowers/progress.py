@@ -26,6 +26,14 @@ def warn(message: str) -> None:
     print(f"warning: {harmless(message)}", file=sys.stderr, flush=True)
 
 
+class Terminal(Console):
+    """rich's console, which would end the process with status 1 where nobody reads it: commands answer that alike."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave the BrokenPipeError, which is being handled, to `launch.error_boundary`."""
+        raise  # noqa: PLE0704 (rich calls this where it has caught it)
+
+
 def on_terminal() -> bool:
     """Whether a live display reaches a person's terminal untouched.
 
@@ -68,7 +76,7 @@ class Steps:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[detail]}"),
             )
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(), transient=True)
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=Terminal(), transient=True)
             self._task = self._bar.add_task(label, total=total, detail=unit)
 
     def __enter__(self) -> "Steps":

@@ -3,13 +3,12 @@
 import math
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.data.sources import FolderSource
 from horovod_flowers.errors import UserError
-from horovod_flowers.progress import Steps, say
+from horovod_flowers.progress import Steps, Terminal, say
 from horovod_flowers.training import Training
 
 
@@ -73,6 +72,6 @@ def _print(training: Training, step: int, images: list[tuple[float, int, int, in
         words = [str(index), prepared.class_names[prepared.labels[index]], str(rank), f"{loss:.6g}"]
         words.append(f"{darkest} to {brightest}")
         table.add_row(*words, *([photos[prepared.positions[index]][0]] if photos else []))
-    Console(markup=False, highlight=False).print(table)
+    Terminal(markup=False, highlight=False).print(table)
     wrong = sum(not math.isfinite(image[0]) for image in images)
     say(f"{wrong} of {len(images)} losses are no finite numbers, with the weights as they were before step {step}")

@@ -1,6 +1,5 @@
 """Whether a training's losses are still numbers, and the ranks' weights still the same."""
 
-import math
 import os
 import shlex
 import zlib
@@ -32,10 +31,8 @@ class BadLoss:
     host: str
 
     @staticmethod
-    def of(ranks: Ranks, step: int, place: str, loss: float, batch: Batch) -> "BadLoss | None":
-        """None where the loss is a number."""
-        if math.isfinite(loss):
-            return None
+    def of(ranks: Ranks, step: int, place: str, loss: float, batch: Batch) -> "BadLoss":
+        """Of this rank's part of a batch."""
         images = tuple(int(index) for index in batch.indices[batch.weights > 0])
         return BadLoss(step, place, loss, images, ranks.rank, os.uname().nodename)
 

@@ -306,13 +306,9 @@ class Training:
                 sums.loss_sum += outcome.loss_sum
                 sums.correct += outcome.correct
                 sums.images += batch.rank_images
-                self._bad_loss = self._bad_loss or BadLoss.of(
-                    self.ranks, step, f"{label}, step {place + 1} of {self.steps_per_epoch}", outcome.loss_sum, batch
-                )
-                if self._bad_loss is not None:
-                    request.alarm()
-                    if not self.strategy.trains_one_model:
-                        stop_alone(self._bad_loss, self.config, self.ranks.size)
+                if not math.isfinite(outcome.loss_sum):
+                    where = f"{label}, step {place + 1} of {self.steps_per_epoch}"
+                    self._stop_at(BadLoss.of(self.ranks, step, where, outcome.loss_sum, batch), request)
                 progress.advance(detail=f"loss {sums.loss_sum / sums.images:.3f}" if sums.images else "")
                 self.reached = step + 1
                 # Not after the last step: the epoch's end comes first.
@@ -346,6 +342,13 @@ class Training:
         self._dropout.offset(0)  # as rank 0 has it
         self._commits.take(self.config, standing, self.state.held_here(), record)
         self._dropout.offset(self.ranks.rank)
+
+    def _stop_at(self, bad: BadLoss, request: StopRequest) -> None:
+        """Have all ranks stop for a loss of this one; a rank that trains apart from them ends the job by itself."""
+        self._bad_loss = self._bad_loss or bad
+        request.alarm()
+        if not self.strategy.trains_one_model:
+            stop_alone(bad, self.config, self.ranks.size)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from a step of it on."""

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from horovod_flowers.errors import harmless
 from horovod_flowers.evaluation.figures import Figures
 from horovod_flowers.evaluation.record import EvaluationRecord, title_of
-from horovod_flowers.progress import on_terminal, say
+from horovod_flowers.progress import Terminal, on_terminal, say
 from horovod_flowers.report.evaluation_words import evaluation_sentences
 from horovod_flowers.report.figures import MISSING, percent
 
@@ -37,7 +36,7 @@ def print_summary(record: EvaluationRecord, figures: Figures, output: Path) -> N
 
 
 def _print_classes(record: EvaluationRecord) -> None:
-    console = Console() if on_terminal() else Console(width=TABLE_WIDTH, force_terminal=False)
+    console = Terminal() if on_terminal() else Terminal(width=TABLE_WIDTH, force_terminal=False)
     evaluated = record.evaluated
     title = f"Evaluation of {title_of(evaluated)}: {evaluated.checkpoint} checkpoint, epoch {evaluated.epoch}"
     table = Table(title=escape(harmless(title)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from horovod_flowers.announcement import spans
 from horovod_flowers.preflight.link import Link
 from horovod_flowers.preflight.look import Look
 from horovod_flowers.preflight.problems import Finding
-from horovod_flowers.progress import on_terminal
+from horovod_flowers.progress import Terminal, on_terminal
 
 TABLE_WIDTH = 120  # in a log
 NODES_SHOWN, RANKS_SHOWN = 32, 8
@@ -18,7 +17,7 @@ NODES_SHOWN, RANKS_SHOWN = 32, 8
 
 def print_nodes(looks: Sequence[Look]) -> None:
     """A row a node."""
-    console = Console() if on_terminal() else Console(width=TABLE_WIDTH, force_terminal=False)
+    console = Terminal() if on_terminal() else Terminal(width=TABLE_WIDTH, force_terminal=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("node", "ranks", "rank: its CPUs", "threads", "memory GiB", "through", "data", "clock s"):
         table.add_column(name, justify="right" if name in ("ranks", "threads", "memory GiB", "clock s") else "left")

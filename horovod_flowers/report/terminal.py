@@ -1,12 +1,11 @@
 """The report in a terminal or a log: a table, and sentences that say what it means."""
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from horovod_flowers.errors import harmless
-from horovod_flowers.progress import say
+from horovod_flowers.progress import Terminal, say
 from horovod_flowers.report.claims import BeforeAfter
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.evaluation_words import evaluation_sentences
@@ -41,7 +40,7 @@ def print_content(content: Content) -> None:
 
 def print_table(content: Content) -> None:
     """One row a point."""
-    console = Console() if Console().is_terminal else Console(width=TABLE_WIDTH)
+    console = Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
     notes = [OVERSUBSCRIBED] if content.oversubscribed else []
     notes += [UNLIKE] if content.unlike else []
     told = [point.images_per_second.has_interval for point in content.points]

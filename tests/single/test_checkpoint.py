@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from horovod_flowers import checkpoint
-from horovod_flowers.checkpoint_writer import CheckpointWriter
+from horovod_flowers.checkpoint_writer import NICENESS, CheckpointWriter
 from horovod_flowers.errors import UserError
 from horovod_flowers.model import build_model
 from horovod_flowers.model_state import ModelState
@@ -175,7 +176,9 @@ def test_a_writer_writes_beside_and_tells_what_went_wrong(tmp_path: Path) -> Non
     assert writer.buffers() is first  # waits, and takes the same memory again
     loaded, _ = checkpoint.load(tmp_path / "checkpoints" / "last.safetensors", state.shapes)
     assert all(np.array_equal(value, loaded[name]) for name, value in first.items())
-    assert os.getpriority(os.PRIO_PROCESS, 0) == 0  # the thread stepped back, not the process
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("checkpoint"))
+    assert thread.native_id is not None
+    assert os.getpriority(os.PRIO_PROCESS, thread.native_id) - os.getpriority(os.PRIO_PROCESS, 0) == NICENESS
 
     shutil.rmtree(tmp_path / "checkpoints")
     (tmp_path / "checkpoints").write_text("in the way")
