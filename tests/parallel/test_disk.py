@@ -1,6 +1,5 @@
 """Storage that refuses to be written ends a job in one sentence, and leaves what was there before as it was."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,8 @@ from horovod_flowers.data_config import DataConfig
 from horovod_flowers.errors import StorageError
 from horovod_flowers.recorded.run import read_run
 from horovod_flowers.runlog import EpochRecord, Header, StepRecord, read_lines
-from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun, run_command
+from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, run_command
+from tests.parallel.running_job import training
 
 OPTIONS = ("--global-batch", "16", "--threads", "1")
 Mount = Callable[..., Path]
@@ -88,31 +88,15 @@ def test_a_disk_that_fills_with_records(workplace: Workplace, mount: Mount) -> N
 
 def test_checkpoints_become_read_only_in_the_middle_of_a_run(workplace: Workplace, mount: Mount) -> None:
     """A mount over the folder, as a file server's fault remounts it."""
-    words = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", str(workplace.prepared), *TINY, *OPTIONS]
-    words += ["--name", "ro", "--epochs", "100000", "--no-validate", "--keep-checkpoints", "1"]
-    job = subprocess.Popen(
-        [str(word) for word in mpirun(2, *words)],
-        cwd=workplace.folder,
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
     folder = workplace.folder / "runs" / "ro" / "checkpoints"
-    try:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
+    options = (*OPTIONS, "--name", "ro", "--epochs", "100000", "--no-validate", "--keep-checkpoints", "1")
+    with training(workplace, *options) as job:
+        job.wait_for("epoch 2/100000: ")
         while not (folder / "last.safetensors").exists():
-            assert job.poll() is None, job.communicate()
-            assert time.monotonic() < deadline
             time.sleep(0.05)
-        mount("1m", folder)
-        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
-        _, stderr = job.communicate(timeout=TIMEOUT_SECONDS)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, 9)
-    sentence = the_sentence(Ended(job.returncode, "", stderr))
+        mount("1m,ro", folder)
+        status = job.end(TIMEOUT_SECONDS)
+    sentence = the_sentence(Ended(status, "", job.output))
     assert "runs/ro/checkpoints/last.safetensors (Read-only file system): choose a folder that can be" in sentence
     subprocess.run(["umount", folder], check=True)
     assert checkpoint.read_progress(folder / "last.safetensors").epochs_done >= 1

@@ -9,7 +9,7 @@ import pytest
 
 from horovod_flowers.recorded.run import read_run
 from tests.conftest import Workplace
-from tests.parallel.test_stall import HOST, assert_whole, training
+from tests.parallel.running_job import HOST, assert_whole, training
 
 RANDOM = random.Random(20)
 STARTING = [(seconds, 0) for seconds in (0.0, *(RANDOM.uniform(0.5, 4) for _ in range(5)))]
@@ -35,7 +35,9 @@ def test_a_rank_killed_at_a_random_moment(workplace: Workplace, seconds: float, 
         said = job.output
     if killed and not (run / "result.json").exists():
         assert status == 128 + signal.SIGKILL, said
-        assert f"process rank {rank} with PID 0 on node {HOST} exited on signal 9 (Killed)" in said
+        # Of one that it has just forked and has not heard of yet, mpirun says no more than that a process has ended.
+        named = f"process rank {rank} with PID 0 on node {HOST} exited on signal 9 (Killed)" in said
+        assert named or (seconds == 0 and "1 process returned" in said), said
     if run.exists():
         assert_whole(run)
     if (seconds, epoch) in (STARTING[-1], TRAINING[0]):

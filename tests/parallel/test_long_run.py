@@ -1,14 +1,14 @@
 """What a rank holds does not grow with the steps it runs."""
 
-import os
-import subprocess
+import contextlib
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
 
-from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, clean_environment, mpirun
+from tests.conftest import TIMEOUT_SECONDS, Workplace
+from tests.parallel.running_job import training
 
 STEPS = 2160
 FIRST, LAST = 700, 2120
@@ -28,49 +28,22 @@ class Seen:
 
 def test_memory_files_and_threads_stay_as_they_are(workplace: Workplace) -> None:
     """90 epochs with validation, checkpoints, augmentation and averages of two ranks."""
-    words = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", str(workplace.prepared), *TINY]
-    words += [
-        "--model.name",
-        "tests.parallel.model_zoo:uneven",
-        "--global-batch",
-        "4",
-        "--threads",
-        "1",
-        "--name",
-        "long",
-    ]
-    words += ["--epochs", str(STEPS // 24), "--data.augment", "--average-decay", "0.9", "--checkpoint-steps", "10"]
-    job = subprocess.Popen(
-        [str(word) for word in mpirun(2, *words)],
-        cwd=workplace.folder,
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    options = ["--model.name", "tests.parallel.model_zoo:uneven", "--global-batch", "4", "--threads", "1"]
+    options += ["--name", "long", "--epochs", str(STEPS // 24), "--data.augment", "--average-decay", "0.9"]
     run = workplace.folder / "runs" / "long"
     seen: dict[int, list[Seen]] = {0: [], 1: []}
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    try:
-        while job.poll() is None:
-            assert time.monotonic() < deadline
+    with training(workplace, *options, "--checkpoint-steps", "10") as job:
+        while job.process.poll() is None:
+            assert time.monotonic() < deadline, job.output
             time.sleep(0.2)
-            for process in psutil.Process(job.pid).children(recursive=True):
-                try:
-                    if "horovod_flowers.train" in process.cmdline():
-                        rank = int(process.environ()["OMPI_COMM_WORLD_RANK"])
-                        steps = run / "steps" / f"rank-{rank:05d}.jsonl"
-                        step = steps.read_bytes().count(b'"kind":"step"') if steps.exists() else 0
-                        memory = process.memory_full_info().uss
-                        seen[rank].append(Seen(step, memory, process.num_fds(), process.num_threads()))
-                except psutil.Error:  # it has just ended
-                    continue
-        _, stderr = job.communicate()
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, 9)
-    assert job.returncode == 0, stderr
+            for rank, looks in seen.items():
+                with contextlib.suppress(psutil.Error, AssertionError):  # not yet there, or it has just ended
+                    process, steps = job.rank(rank), run / "steps" / f"rank-{rank:05d}.jsonl"
+                    step = steps.read_bytes().count(b'"kind":"step"') if steps.exists() else 0
+                    memory = process.memory_full_info().uss
+                    looks.append(Seen(step, memory, process.num_fds(), process.num_threads()))
+        assert job.end(30) == 0, job.output
     for rank, looks in seen.items():
         timed = [look for look in looks if FIRST <= look.step <= LAST]
         assert timed[-1].step - timed[0].step > 1000, (rank, timed)
