@@ -21,7 +21,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from horovod_flowers.runlog import Environment, EpochRecord, RunFolder, read_json, read_lines
+from horovod_flowers.runlog.json_lines import read_json, read_lines
+from horovod_flowers.runlog.records import Environment, EpochRecord
+from horovod_flowers.runlog.run_folder import RunFolder
 
 AIM = 0.70
 PLAIN_EPOCHS = 10

@@ -18,7 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from horovod_flowers.runlog import EpochRecord, read_lines
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.records import EpochRecord
 
 CONTENDERS = {
     "none": ["--no-checkpoint"],

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from horovod_flowers.model import build_model
+from horovod_flowers.model.registry import build_model
 
 SIZE, BATCH = 180, 32
 

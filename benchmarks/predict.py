@@ -60,8 +60,8 @@ def keras_loop(run: str, folder: Path) -> None:
     import keras
     import tensorflow as tf
 
-    from horovod_flowers.runlog import RunFolder
-    from horovod_flowers.trained import load_run, read_run_config
+    from horovod_flowers.inference.trained_model import load_run, read_run_config
+    from horovod_flowers.runlog.run_folder import RunFolder
 
     cores = len(os.sched_getaffinity(0))
     tf.config.threading.set_intra_op_parallelism_threads(cores)

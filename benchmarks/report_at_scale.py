@@ -19,21 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.command_line import to_yaml
-from horovod_flowers.config import RunConfig
-from horovod_flowers.files import write_whole
-from horovod_flowers.runlog import (
-    SCHEMA,
-    Environment,
-    EpochRecord,
-    HostEnvironment,
-    LineLog,
-    RankEnvironment,
-    Result,
-    RunFolder,
-    open_step_log,
-    write_json,
-)
+from horovod_flowers.config.command_line import to_yaml
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.runlog.json_lines import LineLog, write_json
+from horovod_flowers.runlog.records import SCHEMA, Environment, EpochRecord, HostEnvironment, RankEnvironment, Result
+from horovod_flowers.runlog.run_folder import RunFolder, open_step_log
+from horovod_flowers.runlog.training_progress import TrainingProgress
+from horovod_flowers.runtime.files import write_whole
 
 PER_RANK_BATCH = 32
 RANKS_A_NODE = 64
@@ -125,12 +117,14 @@ def write_run(path, ranks, steps):
     epochs.close()
     result = Result(
         schema=SCHEMA,
-        epochs=1,
-        steps=steps,
-        training_seconds=steps * 0.25,
-        best_validation_accuracy=0.5,
-        best_epoch=1,
-        last_validation_accuracy=0.5,
+        progress=TrainingProgress(
+            epochs_done=1,
+            steps_done=steps,
+            training_seconds=steps * 0.25,
+            validation_accuracy=0.5,
+            best_validation_accuracy=0.5,
+            best_epoch=1,
+        ),
         parameters=26_310_725,
         optimizer_bytes=[210_485_800] * ranks,
         peak_memory_bytes=[1_500_000_000] * ranks,

@@ -17,29 +17,40 @@ from typing import Any, Literal
 
 import numpy as np
 
-from horovod_flowers.checkpoint import Progress, read_progress
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
+from horovod_flowers.checkpoint.format import SavedProgress, read_progress
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Prefetcher
-from horovod_flowers.data.evaluated import Images, Part, PhotoImages, PreparedImages
+from horovod_flowers.data.opening import draw_where_missing
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import Prepared, open_prepared
+from horovod_flowers.data.preparing import command_for
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.errors import UserError
-from horovod_flowers.evaluation.figures import TOP_K, figures_of, worst_mistakes
-from horovod_flowers.evaluation.record import Evaluated, ImagesOf, check_replaceable, record_of, write_evaluation
-from horovod_flowers.evaluation.summary import print_summary
-from horovod_flowers.files import writable_folder
-from horovod_flowers.launch import Launch, error_boundary, own_command
-from horovod_flowers.options import option, positional
-from horovod_flowers.prediction.photos import shown
-from horovod_flowers.prepare import command_for
-from horovod_flowers.progress import Steps
-from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
-from horovod_flowers.report.evaluation import MOST_MISTAKES
-from horovod_flowers.runlog import Environment, Prediction, RunFolder, read_json
-from horovod_flowers.train import draw_where_missing
-from horovod_flowers.trained import TrainedModel, load_run, read_run_config
+from horovod_flowers.inference.evaluation.images import Images, Part, PhotoImages, PreparedImages
+from horovod_flowers.inference.evaluation.record import (
+    Evaluated,
+    ImagesOf,
+    check_replaceable,
+    record_of,
+    write_evaluation,
+)
+from horovod_flowers.inference.evaluation.summary import print_summary
+from horovod_flowers.inference.prediction.photos import shown
+from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.report.analysis.classification import TOP_K, metrics_of, worst_mistakes
+from horovod_flowers.report.analysis.evaluation import MOST_MISTAKES
+from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.records import Environment, Prediction
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.console import Steps
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.runtime.files import writable_folder
+from horovod_flowers.runtime.machine import own_command
 
 DIGITS = 6
 """Of probabilities: what differs beyond them between numbers of threads is rounding."""
@@ -98,16 +109,16 @@ class EvaluateConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.evaluate`; every rank calls it."""
     with error_boundary("horovod_flowers.evaluate"):
-        launch = Launch.from_environment(os.environ)
+        job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
-        config = parse(EvaluateConfig, "horovod_flowers.evaluate", description, arguments, launch.rank)
+        config = parse(EvaluateConfig, "horovod_flowers.evaluate", description, arguments, job.rank)
         folder = RunFolder(Path(config.run[0]))
         trained = read_run_config(folder)
         progress = progress_of(folder, config.checkpoint)
         root = Path(config.prepared_dir or trained.data.prepared_dir)
-        if launch.rank == 0:
+        if job.rank == 0:
             check_before_mpi(config, trained, progress, root)
-        ranks = connect(launch, config.threads, "auto")
+        ranks = connect(job, config.threads, "auto")
         images, digest = open_images(config, trained, progress, root, ranks)
         cores = take_cores(ranks, "auto", config.threads)
         threads = config.threads or cores.physical
@@ -131,14 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 threads=threads,
                 command=own_command(),
             )
-            figures = figures_of(predictions, min(config.top_k, len(model.class_names)))
-            record = record_of(evaluated, figures, worst_mistakes(predictions, MOST_MISTAKES), unreadable)
-            write_evaluation(config.output_folder, record, predictions, figures, images.image)
-            print_summary(record, figures, config.output_folder)
+            metrics = metrics_of(predictions, min(config.top_k, len(model.class_names)))
+            record = record_of(evaluated, metrics, worst_mistakes(predictions, MOST_MISTAKES), unreadable)
+            write_evaluation(config.output_folder, record, predictions, metrics, images.image)
+            print_summary(record, metrics, config.output_folder)
         ranks.barrier()
 
 
-def progress_of(folder: RunFolder, which: Literal["best", "last"]) -> Progress:
+def progress_of(folder: RunFolder, which: Literal["best", "last"]) -> SavedProgress:
     """Where training stood at a checkpoint. Raises UserError where there is none, naming those that are there."""
     path = folder.checkpoints / f"{which}.safetensors"
     if not path.exists():
@@ -148,7 +159,7 @@ def progress_of(folder: RunFolder, which: Literal["best", "last"]) -> Progress:
     return read_progress(path)
 
 
-def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: SavedProgress) -> dict[str, Any]:
     """The accuracy that training logged for the same images and weights, and the precision that it computed in."""
     if config.images_of != "validation" or progress.partial is not None or progress.validation_accuracy is None:
         return {"logged_accuracy": None, "logged_precision": None}
@@ -156,7 +167,7 @@ def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: Prog
     return {"logged_accuracy": progress.validation_accuracy, "logged_precision": precision}
 
 
-def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: Progress, root: Path) -> None:
+def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: SavedProgress, root: Path) -> None:
     """Refuse what can be known without the other ranks; rank 0 calls it, for all. Raises UserError."""
     if config.images_of == "test" and not trained.data.test_fraction:
         raise UserError(
@@ -171,7 +182,7 @@ def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: Progr
 
 
 def open_images(
-    config: EvaluateConfig, trained: RunConfig, progress: Progress, root: Path, ranks: Ranks
+    config: EvaluateConfig, trained: RunConfig, progress: SavedProgress, root: Path, ranks: Ranks
 ) -> tuple[Images, str]:
     """The images, and the digest of those that have one ('' for photos). The same on every rank.
 
@@ -181,7 +192,7 @@ def open_images(
     error, digest = None, ""
     if config.photos is None and trained.data.source == "synthetic":
         there = (root / "objects" / progress.data_digest).is_dir()
-        if not ranks.smallest(int(there)):
+        if not ranks.allreduce_min(int(there)):
             draw_where_missing(root, open_source(trained.data), ranks)
     try:
         if config.photos is not None:
@@ -194,15 +205,15 @@ def open_images(
             digest = prepared.digest
     except UserError as raised:
         error, seen = raised, ""
-    ranks.agree(error)
+    ranks.raise_on_all(error)
     if ranks.broadcast(seen) != seen:
         error = UserError(f"{config.photos} holds other photos here than on rank 0: give a folder that all nodes share")
-    ranks.agree(error)
+    ranks.raise_on_all(error)
     assert images is not None
     return images, digest
 
 
-def open_checked(root: Path, trained: RunConfig, progress: Progress) -> Prepared:
+def open_checked(root: Path, trained: RunConfig, progress: SavedProgress) -> Prepared:
     """The very images that the run was trained with. Raises UserError where they are not in `root`."""
     try:
         prepared = open_prepared(root / "objects" / progress.data_digest)
@@ -239,7 +250,7 @@ def classify(
             unreadable += part.unreadable
             progress.advance(len(part.numbers))
     gathered = ranks.gather((own, digests, unreadable)) or []
-    total = ranks.total(np.array([float(len(own))]))[0]
+    total = ranks.allreduce_sum(np.array([float(len(own))]))[0]
     if not total:
         raise UserError(f"none of the {images.count} photos in {config.photos} can be read: give JPEG or PNG files")
     predictions = sorted((each for found, _, _ in gathered for each in found), key=lambda each: each.image)

@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
-from horovod_flowers.environment import utc_now, versions
-from horovod_flowers.errors import UserError, first_line
-from horovod_flowers.exports.exported import (
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.inference.export.exported import (
     FORMAT,
     KERAS_FILE,
     MANIFEST,
@@ -31,13 +30,18 @@ from horovod_flowers.exports.exported import (
     sha256,
     to_json,
 )
-from horovod_flowers.files import whole_folder, writable_folder
-from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.options import option, positional
-from horovod_flowers.progress import say
-from horovod_flowers.ranks import connect, start_tensorflow, take_cores
-from horovod_flowers.runlog import Environment, RunFolder, read_json
-from horovod_flowers.trained import Checkpoint, TrainedModel, load_run, read_run_config
+from horovod_flowers.inference.trained_model import Checkpoint, TrainedModel, load_run, read_run_config
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.runlog.environment import versions
+from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.records import Environment
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import UserError, first_line
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.runtime.files import whole_folder, writable_folder
+from horovod_flowers.runtime.machine import utc_now
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,15 @@ class ExportConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.export`, which one process runs."""
     with error_boundary("horovod_flowers.export"):
-        launch = Launch.from_environment(os.environ)
+        job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
-        config = parse(ExportConfig, "horovod_flowers.export", description, arguments, launch.rank)
-        if launch.size > 1:
-            raise UserError(f"{launch.size} ranks are started, and export is the work of one: start it without mpirun")
+        config = parse(ExportConfig, "horovod_flowers.export", description, arguments, job.rank)
+        if job.size > 1:
+            raise UserError(f"{job.size} ranks are started, and export is the work of one: start it without mpirun")
         run, output = RunFolder(Path(config.run[0])), config.folder
         trained = read_run_config(run)
         check_output(output, config.overwrite)
-        ranks = connect(launch, config.threads, "auto")
+        ranks = connect(job, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         start_tensorflow(ranks, config.threads or cores.physical)
         found = export(run, trained, config.checkpoint, output)
@@ -107,9 +111,9 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def describe(run: RunFolder, config: RunConfig, which: Checkpoint, model: TrainedModel) -> Description:
     """What is exported and where it comes from; checksums are not there yet."""
-    from horovod_flowers import checkpoint
+    from horovod_flowers.checkpoint.format import read_progress
 
-    progress = checkpoint.read_progress(run.checkpoints / f"{which}.safetensors")
+    progress = read_progress(run.checkpoints / f"{which}.safetensors")
     try:
         trained_on = read_json(run.environment, Environment)
     except (UserError, FileNotFoundError):  # a run of another version: its model is as good
@@ -139,8 +143,8 @@ def write(folder: Path, model: TrainedModel, description: Description) -> Descri
 
     Raises UserError, as `export` does.
     """
-    from horovod_flowers.exports.load_back import compare
-    from horovod_flowers.exports.served import with_preprocessing, write_saved_model
+    from horovod_flowers.inference.export.load_back import compare
+    from horovod_flowers.inference.export.served import with_preprocessing, write_saved_model
 
     try:
         whole = with_preprocessing(model.keras_model, model.image_size)

@@ -19,21 +19,24 @@ from typing import Literal
 
 import numpy as np
 
-from horovod_flowers.command_line import parse
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.options import option, positional
 from horovod_flowers.data.batches import Prefetcher
-from horovod_flowers.errors import UserError
-from horovod_flowers.files import unfinished, writable_folder
-from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.options import option, positional
-from horovod_flowers.precision import choose, cpu_flags, switch_on
-from horovod_flowers.prediction.decoding import decoded
-from horovod_flowers.prediction.parts import classify, merge, part_of, unreadable_list
-from horovod_flowers.prediction.photos import blocks, photos, write_list
-from horovod_flowers.prediction.tables import format_of
-from horovod_flowers.progress import Steps, say
-from horovod_flowers.ranks import Ranks, connect, start_tensorflow, take_cores
-from horovod_flowers.runlog import RunFolder
-from horovod_flowers.trained import TrainedModel, load_run, read_run_config
+from horovod_flowers.inference.prediction.decoding import decoded
+from horovod_flowers.inference.prediction.parts import classify, merge, part_of, unreadable_list
+from horovod_flowers.inference.prediction.photos import blocks, photos, write_list
+from horovod_flowers.inference.prediction.tables import format_of
+from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.console import Steps, say
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.runtime.files import unfinished, writable_folder
+from horovod_flowers.runtime.machine import cpu_flags
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,15 @@ class PredictConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.predict`; every rank calls it."""
     with error_boundary("horovod_flowers.predict"):
-        launch = Launch.from_environment(os.environ)
+        job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
-        config = parse(PredictConfig, "horovod_flowers.predict", description, arguments, launch.rank)
+        config = parse(PredictConfig, "horovod_flowers.predict", description, arguments, job.rank)
         load = loader(config)
         output = Path(config.output)
-        if launch.rank == 0:
+        if job.rank == 0:
             writable_folder(output.parent, "choose another file with --output")
             next(photos(config.photos))
-        ranks = connect(launch, config.threads, "auto")
+        ranks = connect(job, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         threads = config.threads or cores.physical
         gpu = start_tensorflow(ranks, threads)
@@ -83,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = load()
         folder, count = open_parts(ranks, output, config.photos)
         try:
-            seconds = ranks.largest(run(config, ranks, model, folder, count, threads))
-            shared = ranks.largest(cores.oversubscribed) > 0
+            seconds = ranks.allreduce_max(run(config, ranks, model, folder, count, threads))
+            shared = ranks.allreduce_max(cores.oversubscribed) > 0
             if ranks.rank == 0:
                 note = " (oversubscribed: ranks share cores, no measure of speed)" if shared else ""
                 finish(config, ranks, model, folder, count, seconds, note)
@@ -104,7 +107,7 @@ def loader(config: PredictConfig) -> Callable[[], TrainedModel]:
             raise UserError(f"there is no exported model {path}: export one, or give --run runs/NAME")
 
         def exported() -> TrainedModel:
-            from horovod_flowers.exports.exported import load_exported
+            from horovod_flowers.inference.export.exported import load_exported
 
             return load_exported(path)
 
@@ -132,12 +135,12 @@ def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, 
             error = UserError(f"cannot write in {output.parent} ({found.strerror}): choose another --output")
         if error is not None and folder.name:
             shutil.rmtree(folder, ignore_errors=True)
-    ranks.agree(error)
+    ranks.raise_on_all(error)
     folder, count = ranks.broadcast((folder, count))
     if not (folder / LIST).is_file():
         error = UserError(f"{output.parent} is not the same folder on all nodes: choose an --output that they share")
     try:
-        ranks.agree(error)
+        ranks.raise_on_all(error)
     except UserError:
         if ranks.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from horovod_flowers.data_config import DataConfig
+from horovod_flowers.config.data import DataConfig
 
 DRAWS = 13
 """Random numbers an image: flip, crop size, crop x, crop y, brightness, contrast, saturation, then stretch, rotation,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.prepared import Prepared
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import UserError
+from horovod_flowers.runtime.errors import UserError
 
 # Domain tags keep the streams drawn from one user seed apart.
 _ORDER, _AUGMENT = 1, 2

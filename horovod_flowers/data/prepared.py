@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.data.sources import Chunk, Source
-from horovod_flowers.errors import UserError
-from horovod_flowers.files import clear_abandoned, sync, unfinished, writable_folder, write_whole, writing
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.files import clear_abandoned, sync, unfinished, writable_folder, write_whole, writing
 
 SCHEMA = 1
 NAMED_UNREADABLE = 3  # how many a sentence names; the manifest lists them all

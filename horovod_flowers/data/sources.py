@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.photo_file import MOST_PIXELS, read_photo_file
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import UserError, first_line
+from horovod_flowers.runtime.errors import UserError, first_line
 
 CHUNK_IMAGES = 256
 # Where tensorflow-datasets 4.9 fetches tf_flowers from.

@@ -14,23 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.options import option
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.opening import open_training_source, split_checked
 from horovod_flowers.data.prepared import Prepared, find, open_prepared
-from horovod_flowers.errors import UserError
-from horovod_flowers.files import writable_folder
-from horovod_flowers.launch import EXIT_FAILURE, Launch, error_boundary
-from horovod_flowers.launcher import oversubscription_asked_for
-from horovod_flowers.model import check_name
-from horovod_flowers.options import option
-from horovod_flowers.precision import choose, cpu_flags
+from horovod_flowers.data.preparing import command_for
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.launch.launchers import oversubscription_asked_for
+from horovod_flowers.model.precision import choose
+from horovod_flowers.model.registry import check_name
 from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link
-from horovod_flowers.preflight.look import Look, interfaces_used, look_around
-from horovod_flowers.prepare import command_for
-from horovod_flowers.progress import say
-from horovod_flowers.ranks import Ranks, connect, horovod_features, start_horovod, start_tensorflow, take_cores
-from horovod_flowers.train import open_training_source, split_checked
+from horovod_flowers.preflight.rank_facts import RankFacts, gather_facts, interfaces_used
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import connect, horovod_features, start_horovod, start_tensorflow, take_cores
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import EXIT_FAILURE, error_boundary
+from horovod_flowers.runtime.files import writable_folder
+from horovod_flowers.runtime.machine import cpu_flags
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,17 @@ class PreflightConfig(RunConfig):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.preflight`; every rank calls it."""
     with error_boundary("horovod_flowers.preflight"):
-        launch = Launch.from_environment(os.environ)
+        job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
-        config = parse(PreflightConfig, "horovod_flowers.preflight", description, arguments, launch.rank)
+        config = parse(PreflightConfig, "horovod_flowers.preflight", description, arguments, job.rank)
         check_name(config.model.name)
-        config.global_batch_for(launch.size)
-        config.model_parallel_size_for(launch.size, launch.local_size)
-        ranks = connect(launch, config.threads, config.bind)
+        config.global_batch_for(job.size)
+        config.model_parallel_size_for(job.size, job.local_size)
+        ranks = connect(job, config.threads, config.bind)
         bound_to = frozenset(os.sched_getaffinity(0))
         cores = take_cores(ranks, config.bind, config.threads)
-        threads = config.threads or ranks.smallest(cores.physical)
-        fields: dict[str, Any] = look_around(ranks, bound_to, cores, threads)
+        threads = config.threads or ranks.allreduce_min(cores.physical)
+        fields: dict[str, Any] = gather_facts(ranks, bound_to, cores, threads)
         digest, data = look_at_data(config, ranks)
         fields |= {"digest": digest, "data": data, "runs_dir": look_at_runs_dir(config, ranks)}
         gpu = start_tensorflow(ranks, threads)
@@ -99,16 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ranks = start_horovod(ranks, config.horovod, 1)
         link = measure_link(ranks)
         fields |= {"gpus": int(gpu), "interfaces": interfaces_used() if reaches_others(ranks) else ()}
-        looks = ranks.gather(Look(**fields))
+        facts = ranks.gather(RankFacts(**fields))
         ready = True
-        if looks is not None:
+        if facts is not None:
             precision = choose(config.precision, cpu_flags(), gpu)
-            for line in table.facts(looks, launch.launcher, mpi_library(ranks), horovod_features(), precision):
+            for line in table.facts(facts, job.launcher, mpi_library(ranks), horovod_features(), precision):
                 say(line)
-            table.print_nodes(looks)
+            table.print_nodes(facts)
             if link is not None:
                 say(table.describe_link(link))
-            found = problems.find(looks, link, horovod_features(), config.limits)
+            found = problems.find(facts, link, horovod_features(), config.limits)
             for line in table.findings(found):
                 say(line)
             ready = all(finding.remedy is None for finding in found)
@@ -120,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def reaches_others(ranks: Ranks) -> bool:
     """Whether the ranks are on more than one node."""
-    return ranks.size > ranks.smallest(ranks.local_size)
+    return ranks.size > ranks.allreduce_min(ranks.local_size)
 
 
 def mpi_library(ranks: Ranks) -> str | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from horovod_flowers.microbenchmark import time_calls
-from horovod_flowers.ranks import Ranks
+from horovod_flowers.collectives.timing import time_calls
+from horovod_flowers.ranks.communicator import Ranks
 
 SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 1024, 2**20, 2**24
 # A medium message that takes longer than this tells enough: a large one would take long.

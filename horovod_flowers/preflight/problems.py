@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.preflight.link import Link
-from horovod_flowers.preflight.look import Look
+from horovod_flowers.preflight.rank_facts import RankFacts
 
 LEAST_MEMORY_BYTES = 1.5 * 2**30
 """What a rank of the flower CNN takes at its peak (32 images a rank; docs/strategies.md)."""
@@ -34,57 +34,57 @@ class Limits:
     most_latency_seconds: float = float("inf")
 
 
-def find(looks: Sequence[Look], link: Link | None, features: Sequence[str], limits: Limits) -> list[Finding]:
+def find(ranks: Sequence[RankFacts], link: Link | None, features: Sequence[str], limits: Limits) -> list[Finding]:
     """All findings, problems first."""
     found = [
-        *_unlike(looks),
-        *_shared_cores(looks, limits),
-        *_threads(looks),
-        *_narrow(looks),
-        *_quota(looks),
-        *_memory(looks),
-        *_folders(looks),
-        *_clocks(looks),
-        *_gpus(looks, features),
-        *_link(looks, link, limits),
+        *_unlike(ranks),
+        *_shared_cores(ranks, limits),
+        *_threads(ranks),
+        *_narrow(ranks),
+        *_quota(ranks),
+        *_memory(ranks),
+        *_folders(ranks),
+        *_clocks(ranks),
+        *_gpus(ranks, features),
+        *_link(ranks, link, limits),
     ]
     return sorted(found, key=lambda finding: finding.remedy is None)
 
 
-def _unlike(looks: Sequence[Look]) -> Iterator[Finding]:
-    first = looks[0]
+def _unlike(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    first = ranks[0]
     same = "activate the same environment on every node (slurm/site.sh), on a file system that all of them see"
-    for name in sorted({name for look in looks for name in look.versions}):
+    for name in sorted({name for rank in ranks for name in rank.versions}):
         by_value: dict[str, list[str]] = {}
-        for look in looks:
-            by_value.setdefault(look.versions.get(name, "missing"), []).append(look.host)
+        for rank in ranks:
+            by_value.setdefault(rank.versions.get(name, "missing"), []).append(rank.host)
         if len(by_value) > 1:
             shown = "; ".join(f"{value} on {_names(hosts)}" for value, hosts in by_value.items())
             yield Finding(f"{name} differs: {shown}", same)
-    others = [look.host for look in looks if look.sources != first.sources]
+    others = [rank.host for rank in ranks if rank.sources != first.sources]
     if others:
         yield Finding(f"the code of horovod_flowers on {_names(others)} is not that on {first.host}", same)
-    pythons = {look.python for look in looks}
+    pythons = {rank.python for rank in ranks}
     if len(pythons) > 1:
         yield Finding(f"ranks run different Pythons: {', '.join(sorted(pythons))}", same)
-    unlike = [look.host for look in looks if look.cpu_features != first.cpu_features]
+    unlike = [rank.host for rank in ranks if rank.cpu_features != first.cpu_features]
     if unlike:
         yield Finding(
             f"{_names(unlike)} and {first.host} have CPUs of different kinds: the slower ones set the pace", None
         )
 
 
-def _shared_cores(looks: Sequence[Look], limits: Limits) -> Iterator[Finding]:
-    for machine in dict.fromkeys(look.machine for look in looks):
-        here = [look for look in looks if look.machine == machine]
-        sharing = [look for look in here if look.cores.oversubscribed]
+def _shared_cores(ranks: Sequence[RankFacts], limits: Limits) -> Iterator[Finding]:
+    for machine in dict.fromkeys(rank.machine for rank in ranks):
+        here = [rank for rank in ranks if rank.machine == machine]
+        sharing = [rank for rank in here if rank.cores.oversubscribed]
         if not sharing:
             continue
-        hosts = list(dict.fromkeys(look.host for look in here))
+        hosts = list(dict.fromkeys(rank.host for rank in here))
         where = hosts[0] if len(hosts) == 1 else f"{_names(hosts)}, which are one machine,"
         text = f"oversubscribed: ranks {_numbers(sharing)} on {where} share cores; their times are no measure of speed"
-        cpus = len({cpu for look in here for cpu in look.bound_to})
-        bound = any(set(look.bound_to) != set(here[0].bound_to) for look in here) or cpus < len(here)
+        cpus = len({cpu for rank in here for cpu in rank.bound_to})
+        bound = any(set(rank.bound_to) != set(here[0].bound_to) for rank in here) or cpus < len(here)
         remedy = f"start fewer ranks there, or ask for more cores (these have {cpus} CPUs)"
         if bound and cpus < len(here):
             remedy += "; if the node has more, the launcher binds ranks: mpirun --bind-to none, srun --cpu-bind=none"
@@ -93,10 +93,10 @@ def _shared_cores(looks: Sequence[Look], limits: Limits) -> Iterator[Finding]:
         yield Finding(text, None if limits.oversubscribe else f"{remedy}; or say --oversubscribe where it is meant")
 
 
-def _threads(looks: Sequence[Look]) -> Iterator[Finding]:
-    crowded = [look for look in looks if look.threads > look.cores.physical]
+def _threads(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    crowded = [rank for rank in ranks if rank.threads > rank.cores.physical]
     if crowded:
-        worst = min(crowded, key=lambda look: look.cores.physical)
+        worst = min(crowded, key=lambda rank: rank.cores.physical)
         yield Finding(
             f"more threads than cores: rank {worst.rank} on {worst.host} has {_count(worst.cores.physical, 'core')} "
             f"and starts {worst.threads} threads",
@@ -104,23 +104,23 @@ def _threads(looks: Sequence[Look]) -> Iterator[Finding]:
         )
 
 
-def _narrow(looks: Sequence[Look]) -> Iterator[Finding]:
+def _narrow(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
     """Ranks whose launcher bound each to less than it could have: nothing is shared, and cores may idle."""
-    holders = Counter((look.machine, look.bound_to) for look in looks)
+    holders = Counter((rank.machine, rank.bound_to) for rank in ranks)
     single = [
-        look
-        for look in looks
-        if look.cores.physical == 1 and not look.cores.oversubscribed and holders[look.machine, look.bound_to] == 1
+        rank
+        for rank in ranks
+        if rank.cores.physical == 1 and not rank.cores.oversubscribed and holders[rank.machine, rank.bound_to] == 1
     ]
-    if len(looks) > 1 and len(single) == len(looks) and len({look.machine for look in looks}) < len(looks):
+    if len(ranks) > 1 and len(single) == len(ranks) and len({rank.machine for rank in ranks}) < len(ranks):
         yield Finding("the launcher bound each rank to one core: where nodes have more, they stay idle", None)
 
 
-def _quota(looks: Sequence[Look]) -> Iterator[Finding]:
-    for machine in dict.fromkeys(look.machine for look in looks):
-        here = [look for look in looks if look.machine == machine]
-        cores = len({cpu for look in here for cpu in look.cores.cpus})
-        quotas = [look.cpu_quota for look in here if look.cpu_quota is not None]
+def _quota(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    for machine in dict.fromkeys(rank.machine for rank in ranks):
+        here = [rank for rank in ranks if rank.machine == machine]
+        cores = len({cpu for rank in here for cpu in rank.cores.cpus})
+        quotas = [rank.cpu_quota for rank in here if rank.cpu_quota is not None]
         if quotas and min(quotas) + 0.01 < cores:
             yield Finding(
                 f"{here[0].host} may use {min(quotas):g} cores' worth of time, and its ranks take {cores} CPUs",
@@ -128,10 +128,10 @@ def _quota(looks: Sequence[Look]) -> Iterator[Finding]:
             )
 
 
-def _memory(looks: Sequence[Look]) -> Iterator[Finding]:
-    for machine in dict.fromkeys(look.machine for look in looks):
-        here = [look for look in looks if look.machine == machine]
-        left = min(look.memory_bytes for look in here)
+def _memory(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    for machine in dict.fromkeys(rank.machine for rank in ranks):
+        here = [rank for rank in ranks if rank.machine == machine]
+        left = min(rank.memory_bytes for rank in here)
         if left < LEAST_MEMORY_BYTES * len(here):
             yield Finding(
                 f"{here[0].host} has {left / 2**30:.1f} GiB of memory left for {_count(len(here), 'rank')}, and each "
@@ -140,38 +140,38 @@ def _memory(looks: Sequence[Look]) -> Iterator[Finding]:
             )
 
 
-def _folders(looks: Sequence[Look]) -> Iterator[Finding]:
-    if all(look.digest is None and look.data is None for look in looks):
+def _folders(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    if all(rank.digest is None and rank.data is None for rank in ranks):
         yield Finding("the flowers are not drawn yet: the first run draws them", None)
-    for text in dict.fromkeys(look.data for look in looks if look.data is not None):
-        hosts = [look.host for look in looks if look.data == text]
+    for text in dict.fromkeys(rank.data for rank in ranks if rank.data is not None):
+        hosts = [rank.host for rank in ranks if rank.data == text]
         what, _, remedy = text.partition(": ")
         yield Finding(f"{_names(hosts)}: {what}", remedy or "run python -m horovod_flowers.prepare first")
-    hosts = [look.host for look in looks if look.runs_dir is not None]
+    hosts = [rank.host for rank in ranks if rank.runs_dir is not None]
     if hosts:
-        reason = next(look.runs_dir for look in looks if look.runs_dir is not None)
+        reason = next(rank.runs_dir for rank in ranks if rank.runs_dir is not None)
         yield Finding(f"{_names(hosts)}: {reason}", "choose a --runs-dir on a file system that all nodes see")
 
 
-def _clocks(looks: Sequence[Look]) -> Iterator[Finding]:
-    worst = max(looks, key=lambda look: abs(look.clock_offset_seconds))
+def _clocks(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
+    worst = max(ranks, key=lambda rank: abs(rank.clock_offset_seconds))
     if abs(worst.clock_offset_seconds) > MOST_CLOCK_SECONDS:
         direction = "ahead of" if worst.clock_offset_seconds > 0 else "behind"
         yield Finding(
-            f"the clock of {worst.host} is {abs(worst.clock_offset_seconds):.1f} s {direction} that of {looks[0].host}",
+            f"the clock of {worst.host} is {abs(worst.clock_offset_seconds):.1f} s {direction} that of {ranks[0].host}",
             "have the nodes' clocks synchronised (chronyd): logs and file times cannot be compared",
         )
 
 
-def _gpus(looks: Sequence[Look], features: Sequence[str]) -> Iterator[Finding]:
-    if any(look.gpus for look in looks) and "nccl" not in features and len(looks) > 1:
+def _gpus(ranks: Sequence[RankFacts], features: Sequence[str]) -> Iterator[Finding]:
+    if any(rank.gpus for rank in ranks) and "nccl" not in features and len(ranks) > 1:
         yield Finding(
             "there are GPUs, but Horovod was built without NCCL: gradients would go through the CPUs",
             "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL (environment.yml says how)",
         )
 
 
-def _link(looks: Sequence[Look], link: Link | None, limits: Limits) -> Iterator[Finding]:
+def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iterator[Finding]:
     if link is None:
         return
     check = "look at the interface above; choose a faster one with OMPI_MCA_btl_tcp_if_include=NAME in slurm/site.sh"
@@ -185,7 +185,7 @@ def _link(looks: Sequence[Look], link: Link | None, limits: Limits) -> Iterator[
                     f"{neighbours.bytes_per_second / 1e9:.3g} GB/s, the median one {usual / 1e9:.3g}",
                     f"leave out the node that both slow links share (sbatch --exclude), or {check}",
                 )
-    if any(look.cores.oversubscribed for look in looks):
+    if any(rank.cores.oversubscribed for rank in ranks):
         return  # ranks that take turns on a core measure the turns
     if link.bytes_per_second < limits.least_bytes_per_second:
         yield Finding(
@@ -207,9 +207,9 @@ def _names(hosts: Sequence[str]) -> str:
     return ", ".join(unique[:NAMED]) + more
 
 
-def _numbers(looks: Sequence[Look]) -> str:
-    more = f" and {len(looks) - NAMED} more" if len(looks) > NAMED else ""
-    return ", ".join(str(look.rank) for look in looks[:NAMED]) + more
+def _numbers(ranks: Sequence[RankFacts]) -> str:
+    more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
+    return ", ".join(str(rank.rank) for rank in ranks[:NAMED]) + more
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,35 +5,35 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from horovod_flowers.announcement import spans
 from horovod_flowers.preflight.link import Link
-from horovod_flowers.preflight.look import Look
 from horovod_flowers.preflight.problems import Finding
-from horovod_flowers.progress import Terminal, on_terminal
+from horovod_flowers.preflight.rank_facts import RankFacts
+from horovod_flowers.ranks.affinity import spans
+from horovod_flowers.runtime.console import Terminal, on_terminal
 
 TABLE_WIDTH = 120  # in a log
 NODES_SHOWN, RANKS_SHOWN = 32, 8
 
 
-def print_nodes(looks: Sequence[Look]) -> None:
+def print_nodes(ranks: Sequence[RankFacts]) -> None:
     """A row a node."""
     console = Terminal() if on_terminal() else Terminal(width=TABLE_WIDTH, force_terminal=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("node", "ranks", "rank: its CPUs", "threads", "memory GiB", "through", "data", "clock s"):
         table.add_column(name, justify="right" if name in ("ranks", "threads", "memory GiB", "clock s") else "left")
-    hosts = list(dict.fromkeys(look.host for look in looks))
+    hosts = list(dict.fromkeys(rank.host for rank in ranks))
     for host in hosts[:NODES_SHOWN]:
-        here = [look for look in looks if look.host == host]
+        here = [rank for rank in ranks if rank.host == host]
         more = f"; and {len(here) - RANKS_SHOWN} more" if len(here) > RANKS_SHOWN else ""
-        threads = sorted({look.threads for look in here})
-        data = "not readable" if any(look.data for look in here) else "readable" if here[0].digest else "not drawn yet"
+        threads = sorted({rank.threads for rank in here})
+        data = "not readable" if any(rank.data for rank in here) else "readable" if here[0].digest else "not drawn yet"
         table.add_row(
             host,
             str(len(here)),
-            "; ".join(f"{look.rank}: {spans(look.cores.cpus)}" for look in here[:RANKS_SHOWN]) + more,
+            "; ".join(f"{rank.rank}: {spans(rank.cores.cpus)}" for rank in here[:RANKS_SHOWN]) + more,
             "/".join(map(str, threads)),
-            f"{min(look.memory_bytes for look in here) / 2**30:.1f}",
-            ", ".join(sorted({name for look in here for name in look.interfaces})) or "shared memory",
+            f"{min(rank.memory_bytes for rank in here) / 2**30:.1f}",
+            ", ".join(sorted({name for rank in here for name in rank.interfaces})) or "shared memory",
             data,
             f"{max((look.clock_offset_seconds for look in here), key=abs):+.3f}",
         )
@@ -43,11 +43,11 @@ def print_nodes(looks: Sequence[Look]) -> None:
 
 
 def facts(
-    looks: Sequence[Look], launcher: str, mpi_library: str | None, features: Sequence[str], precision: str
+    ranks: Sequence[RankFacts], launcher: str, mpi_library: str | None, features: Sequence[str], precision: str
 ) -> Iterator[str]:
     """The lines above the table."""
-    first, nodes = looks[0], len({look.host for look in looks})
-    yield f"{len(looks)} rank(s) on {nodes} node(s), started by {launcher}; {mpi_library or 'no MPI: one process'}"
+    first, nodes = ranks[0], len({rank.host for rank in ranks})
+    yield f"{len(ranks)} rank(s) on {nodes} node(s), started by {launcher}; {mpi_library or 'no MPI: one process'}"
     yield f"Horovod {first.versions.get('horovod', 'missing')} with {', '.join(features) or 'nothing'}"
     tensorflow = first.versions.get("tensorflow-cpu") or first.versions.get("tensorflow", "missing")
     named = ", ".join(first.cpu_features) or "none of those that matter"

@@ -13,17 +13,17 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from horovod_flowers.collectives import Collectives, read_collectives
-from horovod_flowers.command_line import parse
-from horovod_flowers.errors import UserError
-from horovod_flowers.files import writable_folder
-from horovod_flowers.launch import EXIT_FAILURE, error_boundary
-from horovod_flowers.progress import say
-from horovod_flowers.recorded.folders import LeftOut, printable, runs_in
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.content import gather
 from horovod_flowers.report.options import ReportConfig
-from horovod_flowers.report.run_summary import RunSummary, summarise
-from horovod_flowers.study_record import failures
+from horovod_flowers.runlog.collectives import Collectives, read_collectives
+from horovod_flowers.runlog.reading.folders import LeftOut, printable, runs_in
+from horovod_flowers.runlog.study_attempts import failures
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import EXIT_FAILURE, error_boundary
+from horovod_flowers.runtime.files import writable_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = gather(config, runs, collectives, [*left_out, *unreadable], failed_points(folders))
         output = writable_folder(Path(config.output), "choose another folder with --output")
         # Templates and pictures take a second that a usage error need not.
-        from horovod_flowers.report.terminal import print_content
-        from horovod_flowers.report.written import write_files
+        from horovod_flowers.report.pages.terminal import print_content
+        from horovod_flowers.report.pages.write import write_files
 
         written = write_files(output, content, config.formats)
         print_content(content)

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from horovod_flowers.collectives import Collectives
-from horovod_flowers.errors import UserError
-from horovod_flowers.launch import own_command
-from horovod_flowers.report.bounds import Bounds, bounds_of
-from horovod_flowers.report.claims import (
+from horovod_flowers.report.analysis.bounds import Bounds, bounds_of
+from horovod_flowers.report.analysis.claims import (
     BeforeAfter,
     Comparison,
     Proposal,
@@ -17,15 +14,18 @@ from horovod_flowers.report.claims import (
     judge,
     proposal_of,
 )
-from horovod_flowers.report.evaluation import Evaluation, evaluation_of, predictions_of
-from horovod_flowers.report.laws import Fit, Law, fit
-from horovod_flowers.report.learning import Curve, Reached, curve_of, reached_by
-from horovod_flowers.report.losses import Losses, ceiling_of, losses_of
+from horovod_flowers.report.analysis.efficiency_losses import EfficiencyLosses, ceiling_of, efficiency_losses_of
+from horovod_flowers.report.analysis.evaluation import Evaluation, evaluation_of, predictions_of
+from horovod_flowers.report.analysis.laws import Fit, Law, fit
+from horovod_flowers.report.analysis.learning import Curve, Reached, curve_of, reached_by
+from horovod_flowers.report.analysis.points import Point, Series, points_of, series_of
+from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
+from horovod_flowers.report.analysis.rank_times import RankTimes, rank_times_of, shown_in_detail
+from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.report.options import ReportConfig
-from horovod_flowers.report.points import Point, Series, points_of, series_of
-from horovod_flowers.report.provenance import Provenance, provenance_of
-from horovod_flowers.report.rank_times import RankTimes, rank_times_of, shown_in_detail
-from horovod_flowers.report.run_summary import RunSummary
+from horovod_flowers.runlog.collectives import Collectives
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import own_command
 
 MOST_EVALUATIONS = 3
 
@@ -47,7 +47,7 @@ class Content:
     points: list[Point]
     series: list[Series]
     fits: list[SeriesFits]
-    losses: dict[Point, Losses]
+    efficiency_losses: dict[Point, EfficiencyLosses]
     bounds: dict[Point, Bounds]
     rank_times: list[RankTimes]
     """Of every point of more than one rank."""
@@ -91,7 +91,7 @@ def gather(
     series = series_of(points)
     evaluations, unreadable = evaluations_of(runs)
     ceilings = {point: ceiling_of(point, points) for point in points}
-    losses = {point: losses_of(point, ceilings[point]) for point in points}
+    efficiency_losses = {point: efficiency_losses_of(point, ceilings[point]) for point in points}
     bounds = {point: bounds_of(point, ceilings[point], collectives) for point in points}
     drawn = shown_in_detail(series)
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
@@ -101,7 +101,7 @@ def gather(
         points=points,
         series=series,
         fits=[fits_of(members) for members in series],
-        losses={point: found for point, found in losses.items() if found is not None},
+        efficiency_losses={point: found for point, found in efficiency_losses.items() if found is not None},
         bounds={point: found for point, found in bounds.items() if found is not None},
         rank_times=rank_times,
         detailed=[times for times in rank_times if times.point in drawn],
@@ -130,7 +130,7 @@ def evaluations_of(runs: Sequence[RunSummary]) -> tuple[list[Evaluation], list[t
             continue
         if evaluation is not None:
             found.append(evaluation)
-    found.sort(key=lambda evaluation: -evaluation.figures.accuracy.value)
+    found.sort(key=lambda evaluation: -evaluation.metrics.accuracy.value)
     groups = [[each for each in found if bool(each.of) is other] for other in (False, True)]
     return [each for group in groups for each in group[:MOST_EVALUATIONS]], unreadable
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.options import option
-from horovod_flowers.report.claims import Check, parse_check
+from horovod_flowers.config.options import option
+from horovod_flowers.report.analysis.claims import Check, parse_check
+from horovod_flowers.runtime.errors import UserError
 
 FORMATS = ("html", "md", "csv", "json", "pictures", "trace")
 

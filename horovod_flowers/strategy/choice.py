@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from horovod_flowers.config import RunConfig
+from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import per_rank_batch
-from horovod_flowers.errors import UserError
-from horovod_flowers.precision import Precision
-from horovod_flowers.ranks import Ranks
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.strategy.communication_volume import DenseShape, factors_send_less
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.strategy.replicated import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor import TensorParallel
-from horovod_flowers.strategy.traffic import DenseShape, factors_send_less
 from horovod_flowers.strategy.wide_dense import dense_layers
 
 
@@ -27,18 +27,18 @@ def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precisi
     group = {"tensor": ranks.size, "mesh": ranks.model_parallel_size}.get(name, 1)
     layers = layers_to_divide(config, model, group) if name in ("tensor", "mesh") else []
     if name == "none":
-        return Independent(ranks.groups(ranks.size))
+        return Independent(Groups.of(ranks, ranks.size))
     bf16 = precision == "bf16"
     if name == "sharded":
         exchange = Exchange(ranks.size, ranks.rank, bf16)
-        return Sharded(ranks.groups(ranks.size), exchange, factored_layers(config, ranks, exchange, model, True))
+        return Sharded(Groups.of(ranks, ranks.size), exchange, factored_layers(config, ranks, exchange, model, True))
     if group == 1:
         exchange = Exchange(ranks.size, ranks.rank, bf16)
         factored = factored_layers(config, ranks, exchange, model, False)
-        groups, compression = ranks.groups(ranks.size), config.compression
+        groups, compression = Groups.of(ranks, ranks.size), config.compression
         return Allreduce(groups, exchange, factored=factored, compression=compression)
     exchange = Exchange(group, ranks.rank % group, bf16, ranks.members_set if group < ranks.size else None)
-    return TensorParallel(name, ranks.groups(group), exchange, layers, ranks.size // group, ranks.copies_set)
+    return TensorParallel(name, Groups.of(ranks, group), exchange, layers, ranks.size // group, ranks.copies_set)
 
 
 def layers_to_divide(config: RunConfig, model: Any, group: int) -> list[Any]:

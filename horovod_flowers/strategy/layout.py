@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.position import POSITION
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Groups:
     copies: Any = None
     """The ranks that hold the same slice, one a group."""
 
+    @staticmethod
+    def of(ranks: Ranks, size: int) -> "Groups":
+        """Communicators of groups of `size` consecutive ranks, and across them. Every rank calls it."""
+        if ranks.mpi is None:
+            return Groups()
+        return Groups(ranks.mpi, ranks.mpi.Split(ranks.rank // size), ranks.mpi.Split(ranks.rank % size))
+
     @property
     def at_root(self) -> bool:
         """Whether this is world rank 0."""
@@ -72,7 +80,7 @@ class Groups:
             return
         counts = [item.size for item in part.slices]
         received = None if whole is None else (whole.reshape(-1), counts)
-        with POSITION.waiting():
+        with HEARTBEAT.waiting():
             self.members.Gatherv(np.ascontiguousarray(value).reshape(-1), received, root=0)
 
     def hand_out(self, part: Part, whole: np.ndarray | None, dtype: Any) -> np.ndarray:
@@ -81,11 +89,11 @@ class Groups:
             value = np.empty(part.shape, dtype) if whole is None else np.ascontiguousarray(whole, dtype)
             if self.world is not None:
                 value = value.reshape(-1)  # contiguous, of at least one dimension
-                with POSITION.waiting():
+                with HEARTBEAT.waiting():
                     self.world.Bcast(value, root=0)
             return value.reshape(part.shape)
         own = np.empty(part.slices[self.members.Get_rank()].size, dtype)
-        with POSITION.waiting():
+        with HEARTBEAT.waiting():
             if self.copies.Get_rank() == 0:
                 counts = [item.size for item in part.slices]
                 root = None if whole is None else (np.ascontiguousarray(whole, dtype).reshape(-1), counts)

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.layout import Groups, Part
-from horovod_flowers.strategy.waits import Waits
+from horovod_flowers.strategy.step_timer import StepTimer
 
 
 class Strategy(Protocol):
@@ -17,33 +17,33 @@ class Strategy(Protocol):
     trains_one_model: bool
     """Whether all ranks train one model, so that evaluating and saving it means something."""
     groups: Groups
-    differentiated: list[Any]
+    model_variables: list[Any]
     """tf.Variables with respect to which each rank differentiates its loss, in the model's order."""
-    updated: list[Any]
+    optimizer_variables: list[Any]
     """Keras variables that this rank's optimizer updates, one for each that is trained, in the model's order."""
     parts: list[Part]
     """What each of `updated` is of the whole."""
-    publishes: bool
+    gathers_weights: bool
     """Whether updated weights have to travel before the model can read them."""
-    waits: Waits
+    timer: StepTimer
     """Times in which this rank could do nothing but wait for others, inside the forward and backward pass."""
     combined_early: tuple[int, ...]
     """Positions of gradients that are those of the global batch already when the backward pass yields them."""
     notes: list[str]
     """What was done to which layers, for the log."""
 
-    def adopt(self, model: Any) -> None:
+    def attach(self, model: Any) -> None:
         """Prepare a built model, in place, before its optimizer is built."""
         ...
 
-    def traffic(self, images: int) -> list[Traffic] | None:
+    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
         """What each rank sends in a step of `images` images a rank with one update, once it has adopted the model.
 
         None where that is not known: the model does not tell what comes into a large Dense layer.
         """
         ...
 
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Turn the gradients of this rank's part into those of the global batch, one for each of `updated`.
 
         Each rank's loss is scaled so that the *mean* over ranks is the gradient of the global batch's mean loss.
@@ -51,6 +51,6 @@ class Strategy(Protocol):
         """
         ...
 
-    def publish(self) -> None:
+    def gather_weights(self) -> None:
         """Bring updated weights to where the model reads them. Every rank calls it, inside tf.function or not."""
         ...

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.communication_volume import FP32_BYTES, DenseShape, volume_per_step
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
-from horovod_flowers.strategy.traffic import FP32_BYTES, DenseShape, traffic_per_step
-from horovod_flowers.strategy.waits import Waits
+from horovod_flowers.strategy.step_timer import StepTimer
 from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
 
 
@@ -18,29 +18,29 @@ class OneRank:
 
     name = "one rank"
     trains_one_model = True
-    publishes = False
+    gathers_weights = False
     combined_early: tuple[int, ...] = ()
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
-        self.waits = Waits()
+        self.timer = StepTimer()
         self.notes: list[str] = []
 
-    def adopt(self, model: Any) -> None:
+    def attach(self, model: Any) -> None:
         """Take the model's weights as they are."""
-        self.updated = list(model.trainable_variables)
-        self.differentiated = [variable.value for variable in self.updated]
-        self.parts = [Part(tuple(variable.shape)) for variable in self.updated]
+        self.optimizer_variables = list(model.trainable_variables)
+        self.model_variables = [variable.value for variable in self.optimizer_variables]
+        self.parts = [Part(tuple(variable.shape)) for variable in self.optimizer_variables]
 
-    def traffic(self, images: int) -> list[Traffic] | None:
+    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
         """Nothing."""
         return []
 
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Leave them as they are."""
         return list(gradients)
 
-    def publish(self) -> None:
+    def gather_weights(self) -> None:
         """Nothing to bring."""
 
 
@@ -75,22 +75,22 @@ class Allreduce(OneRank):
         self._factored, self._exchange, self._compression = factored, exchange, compression
         self._shapes: list[DenseShape] | None = []
 
-    def adopt(self, model: Any) -> None:
+    def attach(self, model: Any) -> None:
         """Let the chosen Dense layers combine their own gradients by factors."""
-        super().adopt(model)
+        super().attach(model)
         self._shapes = dense_shapes(model, self._factored)
         early = []
         for layer in self._factored:
-            early.append(next(k for k, variable in enumerate(self.updated) if variable is layer.kernel))
-            FactorDense.take_over(layer, self._exchange, self.waits)
+            early.append(next(k for k, variable in enumerate(self.optimizer_variables) if variable is layer.kernel))
+            FactorDense.take_over(layer, self._exchange, self.timer)
             self.notes.append(f"gradient of {layer.name} by factors")
         self.combined_early = tuple(early)
 
-    def traffic(self, images: int) -> list[Traffic] | None:
+    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
         """Gradients, and factors of those that the layers combine."""
         if self._shapes is None:
             return None
-        return traffic_per_step(
+        return volume_per_step(
             "allreduce",
             ranks=self._exchange.size,
             images=images,
@@ -101,7 +101,7 @@ class Allreduce(OneRank):
             gradient_value_bytes=2 if self._compression == "fp16" else FP32_BYTES,
         )
 
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks, but for what the layers have combined themselves."""
         return [
             gradient if number in self.combined_early else self._average(gradient, number)

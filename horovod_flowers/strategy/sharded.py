@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.traffic import DenseShape, traffic_per_step
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
 
 SMALLEST_DIVIDED = 4096
@@ -23,7 +23,7 @@ class Sharded(OneRank):
     """Reduce-scatter of gradients, update of this rank's part, allgather of weights."""
 
     name = "sharded"
-    publishes = True
+    gathers_weights = True
 
     def __init__(self, groups: Groups, exchange: Exchange, factored: Sequence[Any] = ()) -> None:
         super().__init__(groups)
@@ -32,12 +32,12 @@ class Sharded(OneRank):
         self._gathered: list[Any] = []
         self._shapes: list[DenseShape] | None = []
 
-    def adopt(self, model: Any) -> None:
+    def attach(self, model: Any) -> None:
         """Make a variable of this rank's part of every weight that is not small."""
         self._shapes = dense_shapes(model, self._factored)
         trainable = list(model.trainable_variables)
         layers = {id(layer.kernel): layer for layer in self._factored}
-        self.updated, self.differentiated, self.parts, early = [], [], [], []
+        self.optimizer_variables, self.model_variables, self.parts, early = [], [], [], []
         for number, variable in enumerate(trainable):
             if id(variable) in layers:
                 early.append(number)
@@ -46,8 +46,8 @@ class Sharded(OneRank):
                 self._adopt_flat(variable)
             else:
                 self._full.append(None)
-                self.updated.append(variable)
-                self.differentiated.append(variable.value)
+                self.optimizer_variables.append(variable)
+                self.model_variables.append(variable.value)
                 self.parts.append(Part(tuple(variable.shape)))
         self.combined_early = tuple(early)
         divided = sum(part.elements for part in self.parts if part.slices)
@@ -56,11 +56,11 @@ class Sharded(OneRank):
     def _adopt_dense(self, layer: Any) -> None:
         inputs, units = layer.kernel.shape
         rows = equal_slices(inputs, self._exchange.size)
-        GatheredDense.take_over_rows(layer, rows, self._exchange, self.waits)
+        GatheredDense.take_over_rows(layer, rows, self._exchange, self.timer)
         self._gathered.append(layer)
         self._full.append(None)
-        self.updated.append(layer.kernel)
-        self.differentiated.append(layer.kernel.value)
+        self.optimizer_variables.append(layer.kernel)
+        self.model_variables.append(layer.kernel.value)
         self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
         self.notes.append(f"gradient of {layer.name} by factors")
 
@@ -70,16 +70,16 @@ class Sharded(OneRank):
         own = slices[self._exchange.rank]
         values = np.asarray(variable).reshape(-1)[own.start : own.start + own.size]
         self._full.append(variable)
-        self.updated.append(keras.Variable(values, name=f"{variable.name}_part"))
-        self.differentiated.append(variable.value)
+        self.optimizer_variables.append(keras.Variable(values, name=f"{variable.name}_part"))
+        self.model_variables.append(variable.value)
         self.parts.append(Part(shape, tuple(slices)))
 
-    def traffic(self, images: int) -> list[Traffic] | None:
+    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
         """Gradients to those who update their weights, or their factors, and the weights back."""
         if self._shapes is None:
             return None
         parts = [part for number, part in enumerate(self.parts) if number not in self.combined_early]
-        return traffic_per_step(
+        return volume_per_step(
             "sharded",
             ranks=self._exchange.size,
             images=images,
@@ -90,7 +90,7 @@ class Sharded(OneRank):
             factored=True,
         )
 
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks: this rank's part of the large ones, all of the small ones."""
         import horovod.tensorflow as hvd
 
@@ -103,16 +103,16 @@ class Sharded(OneRank):
             else:
                 flat, name = tf.reshape(gradient, [-1]), f"sharded.gradient.{number}"
                 part = hvd.reducescatter(flat, op=hvd.Average, name=name)
-                combined.append(tf.ensure_shape(part, self.updated[number].shape))
+                combined.append(tf.ensure_shape(part, self.optimizer_variables[number].shape))
         return combined
 
-    def publish(self) -> None:
+    def gather_weights(self) -> None:
         """Gather every divided weight into the model's own variable."""
         import horovod.tensorflow as hvd
 
         for layer in self._gathered:
             layer.gather_kernel()
-        for number, (full, part) in enumerate(zip(self._full, self.updated, strict=True)):
+        for number, (full, part) in enumerate(zip(self._full, self.optimizer_variables, strict=True)):
             if full is not None:
                 whole = hvd.allgather(tf.convert_to_tensor(part.value), name=f"sharded.weight.{number}")
                 full.value.assign(tf.reshape(whole, full.shape))

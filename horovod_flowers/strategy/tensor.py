@@ -9,11 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.strategy.traffic import DenseShape, traffic_per_step
 from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
 
 
@@ -29,32 +29,32 @@ class TensorParallel(OneRank):
         self._divided: set[int] = set()
         self._shapes: list[DenseShape] | None = []
 
-    def adopt(self, model: Any) -> None:
+    def attach(self, model: Any) -> None:
         """Divide the chosen layers."""
         self._shapes = dense_shapes(model, self._layers)
         trainable = list(model.trainable_variables)
         layers = {id(layer.kernel): layer for layer in self._layers}
-        self.updated, self.parts = [], []
+        self.optimizer_variables, self.parts = [], []
         for number, variable in enumerate(trainable):
             if (layer := layers.get(id(variable))) is None:
-                self.updated.append(variable)
+                self.optimizer_variables.append(variable)
                 self.parts.append(Part(tuple(variable.shape)))
                 continue
             inputs, units = variable.shape
             rows = equal_slices(inputs, self._exchange.size)
-            RowParallelDense.take_over_rows(layer, rows, self._exchange, self.waits)
+            RowParallelDense.take_over_rows(layer, rows, self._exchange, self.timer)
             self._divided.add(number)
-            self.updated.append(layer.kernel)
+            self.optimizer_variables.append(layer.kernel)
             self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
             self.notes.append(f"{layer.name} divided over {self._exchange.size} ranks, {rows[0].size} inputs each")
-        self.differentiated = [variable.value for variable in self.updated]
+        self.model_variables = [variable.value for variable in self.optimizer_variables]
         self.combined_early = tuple(sorted(self._divided)) if self._copies == 1 else ()
 
-    def traffic(self, images: int) -> list[Traffic] | None:
+    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
         """Activations and sums within a group, gradients of the slices across groups, all others over all ranks."""
         if self._shapes is None:
             return None
-        return traffic_per_step(
+        return volume_per_step(
             "mesh",
             ranks=self._exchange.size * self._copies,
             images=images,
@@ -64,7 +64,7 @@ class TensorParallel(OneRank):
             group=self._exchange.size,
         )
 
-    def combine(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over all ranks, and those of a slice over the ranks that hold it."""
         return [self._combined(number, gradient) for number, gradient in enumerate(gradients)]
 

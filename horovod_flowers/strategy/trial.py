@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.runlog import Trial
+from horovod_flowers.runlog.records import Trial
+from horovod_flowers.runtime.errors import UserError
 
 WARMUP_STEPS = 2
 TIMED_STEPS = 5

@@ -24,10 +24,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.strategy.communication_volume import DenseShape
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
-from horovod_flowers.strategy.traffic import DenseShape
-from horovod_flowers.strategy.waits import Waits
+from horovod_flowers.strategy.step_timer import StepTimer
 
 GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
 """This rank's inputs, and a name for the call -> the inputs that its part of the gradient needs."""
@@ -38,13 +38,13 @@ class WideDense(keras.layers.Dense):
 
     _kernel: Any
     _exchange: Exchange
-    _waits: Waits
+    _waits: StepTimer
 
     @classmethod
-    def take_over(cls, layer: Any, exchange: Exchange, waits: Waits) -> None:
+    def take_over(cls, layer: Any, exchange: Exchange, timer: StepTimer) -> None:
         """Turn a built keras.layers.Dense into one of this class."""
         layer.__class__ = cls
-        layer._exchange, layer._waits = exchange, waits
+        layer._exchange, layer._waits = exchange, timer
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """[..., inputs] -> [..., units], as keras.layers.Dense computes it."""
@@ -61,17 +61,17 @@ class WideDense(keras.layers.Dense):
 
     def _product_by_factors(self, inputs: tf.Tensor, weights: tf.Tensor, gather_inputs: GatherInputs) -> tf.Tensor:
         """The product with whole weights; the gradient of what this rank updates of them from gathered factors."""
-        exchange, waits = self._exchange, self._waits
+        exchange, timer = self._exchange, self._waits
         names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
 
         @tf.custom_gradient
-        def product(inputs: tf.Tensor, updated: tf.Tensor) -> Any:
+        def product(inputs: tf.Tensor, optimizer_variables: tf.Tensor) -> Any:
             a = exchange.narrow(inputs)
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 g = exchange.narrow(upstream)
                 all_g, all_a = exchange.gather(g, names["gradients"]), gather_inputs(a, names["inputs"])
-                waits.arrives([all_a, all_g])
+                timer.arrives([all_a, all_g])
                 d_inputs = tf.matmul(g, weights, transpose_b=True)
                 with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
                     d_updated = _outer(all_a, all_g, exchange.size)
@@ -110,9 +110,9 @@ class GatheredDense(WideDense):
     _gathering: str
 
     @classmethod
-    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, waits: Waits) -> None:
+    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, timer: StepTimer) -> None:
         """Take over a built keras.layers.Dense of which rank r is to update rows[r]."""
-        cls.take_over(layer, exchange, waits)
+        cls.take_over(layer, exchange, timer)
         layer._rows, layer._gathering = tuple(rows), exchange.call_name("kernel")
         layer._copy = tf.Variable(exchange.narrow(layer._kernel.value), trainable=False, name=f"{layer.name}_copy")
         layer._replace_kernel(rows[exchange.rank])
@@ -136,14 +136,14 @@ class RowParallelDense(WideDense):
     _rows: Sequence[Slice]
 
     @classmethod
-    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, waits: Waits) -> None:
+    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, timer: StepTimer) -> None:
         """Take over a built keras.layers.Dense of which member r of the group keeps rows[r]."""
-        cls.take_over(layer, exchange, waits)
+        cls.take_over(layer, exchange, timer)
         layer._rows = tuple(rows)
         layer._replace_kernel(rows[exchange.rank])
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        exchange, waits, rows = self._exchange, self._waits, self._rows
+        exchange, timer, rows = self._exchange, self._waits, self._rows
         whats = ("inputs", "sums", "gradients", "input_gradients")
         names = {what: exchange.call_name(what) for what in whats}
 
@@ -151,20 +151,20 @@ class RowParallelDense(WideDense):
         def product(inputs: tf.Tensor, own_rows: tf.Tensor) -> Any:
             a, w = exchange.narrow(inputs), exchange.narrow(own_rows)
             own_a = exchange.columns_to_owners(a, rows, names["inputs"])
-            waits.waited([a, w], [own_a])
+            timer.waited([a, w], [own_a])
             partial = tf.cast(tf.matmul(own_a, w), tf.float32)
             outputs = exchange.sum_scatter(partial, names["sums"])
-            waits.waited([partial], [outputs])
+            timer.waited([partial], [outputs])
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 g = exchange.narrow(upstream)
                 all_g = exchange.gather(g, names["gradients"])
-                waits.waited([g], [all_g])
+                timer.waited([g], [all_g])
                 d_own_a = tf.matmul(all_g, w, transpose_b=True)
                 d_inputs = exchange.columns_to_images(d_own_a, rows, names["input_gradients"])
                 with tf.control_dependencies([d_own_a]):  # while that travels
                     d_rows = _outer(own_a, all_g, exchange.size)
-                waits.waited([d_own_a, d_rows], [d_inputs])
+                timer.waited([d_own_a, d_rows], [d_inputs])
                 return tf.cast(d_inputs, tf.float32), d_rows
 
             return outputs, gradient

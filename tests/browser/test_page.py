@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
-from horovod_flowers.config import RunConfig
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.__main__ import main
-from horovod_flowers.runlog import RunFolder
+from horovod_flowers.runlog.run_folder import RunFolder
 from tests.single.recorded_runs import write_run
 
 HOSTILE = '<script>document.title="owned"</script><img src="http://example.invalid/x.png" onerror="alert(1)">'

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.runlog import RunFolder
-from horovod_flowers.trained import load_run, read_run_config
+from horovod_flowers.inference.trained_model import load_run, read_run_config
+from horovod_flowers.runlog.run_folder import RunFolder
 from tests.commands.test_wrong_use import assert_one_sentence
 from tests.conftest import Workplace, mpirun
 

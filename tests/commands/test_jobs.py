@@ -14,10 +14,10 @@ from typing import Any, get_args
 
 import pytest
 
-from horovod_flowers.collectives import collectives_file, read_collectives
-from horovod_flowers.cost_model import fit_collective
-from horovod_flowers.runlog import Operation
-from horovod_flowers.study_record import PointFiles, read_record
+from horovod_flowers.report.analysis.cost_model import fit_collective
+from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.records import Operation
+from horovod_flowers.runlog.study_attempts import PointFiles, read_record
 from tests.conftest import PROJECT, TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun, run_command
 
 DATA = {"image_size": 32, "synthetic_images": 120, "validation_fraction": 0.2}

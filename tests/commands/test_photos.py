@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 
 FOLDER = os.environ.get("TFDS_DATA_DIR", "")

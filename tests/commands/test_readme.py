@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.runlog import EpochRecord, read_lines
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import EpochRecord
 from tests.conftest import BIN, PROJECT, Workplace, run_command
 
 
@@ -76,8 +77,8 @@ def test_the_drawn_flowers_are_worth_learning(studied: Path) -> None:
     one, two = (run.result for run in runs)
     assert one.training_images == 3120
     for result in (one, two):
-        assert result.best_validation_accuracy is not None
-        assert 0.35 < result.best_validation_accuracy < 0.9
+        assert result.progress.best_validation_accuracy is not None
+        assert 0.35 < result.progress.best_validation_accuracy < 0.9
     assert one.data_digest == two.data_digest
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from horovod_flowers.config import ModelConfig, RunConfig
+from horovod_flowers.config.run import ModelConfig, RunConfig
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow
-from horovod_flowers.strategy.traffic import DenseShape, bytes_per_step
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.strategy.communication_volume import DenseShape, bytes_per_step
 
 SIZE, CLASSES, IMAGES, STEPS = 16, 5, 8, 6
 INPUTS, UNITS = 3 * SIZE * SIZE, 1024
@@ -42,16 +44,16 @@ def loopback_bytes() -> int:
 
 def sent_per_step(config: RunConfig, ranks: Ranks, precision: Any) -> tuple[float, Any]:
     """Bytes a rank and step, averaged over ranks and steps after the first."""
-    from horovod_flowers.model import build_model
-    from horovod_flowers.model_state import ModelState
-    from horovod_flowers.optimizer import make_optimizer
-    from horovod_flowers.step import TrainingStep, Update
+    from horovod_flowers.checkpoint.model_state import ModelState
+    from horovod_flowers.model.registry import build_model
     from horovod_flowers.strategy.choice import make_strategy
+    from horovod_flowers.training.optimizer import make_optimizer
+    from horovod_flowers.training.step import TrainingStep, Update
 
     model = build_model(config.model.name, SIZE, CLASSES)
     strategy = make_strategy(config.strategy, config, ranks, precision, model)
     state, optimizer = ModelState(model, strategy), make_optimizer(config.optimizer)
-    optimizer.build(strategy.updated)
+    optimizer.build(strategy.optimizer_variables)
     state.add_optimizer(optimizer)
     state.share(None)
     step = TrainingStep(model, optimizer, strategy, ranks.size, precision)
@@ -72,7 +74,7 @@ def sent_per_step(config: RunConfig, ranks: Ranks, precision: Any) -> tuple[floa
 
 def main() -> None:
     with error_boundary("bytes"):
-        ranks = connect(Launch.from_environment(os.environ), 1, "auto")
+        ranks = connect(JobEnvironment.from_environment(os.environ), 1, "auto")
         start_tensorflow(ranks, 1)
         config = RunConfig(
             shard_above=100_000, per_rank_batch=IMAGES, model=ModelConfig("tests.parallel.bytes_sent:wide")
@@ -107,7 +109,7 @@ def main() -> None:
             )
             found.append(
                 {"strategy": strategy, "gradients": gradients, "precision": precision, "ranks": ranks.size}
-                | {"counted": sent, "formula": formula, "told": msgspec.to_builtins(made.traffic(IMAGES))}
+                | {"counted": sent, "formula": formula, "told": msgspec.to_builtins(made.communication_volume(IMAGES))}
             )
         if ranks.rank == 0:
             Path(sys.argv[1]).write_text(json.dumps(found))

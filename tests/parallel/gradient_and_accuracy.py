@@ -10,34 +10,36 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
-from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.ranks import connect, start_tensorflow
-from horovod_flowers.train import open_data, start_horovod_if_needed
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.opening import open_data
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.startup import connect, start_tensorflow
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.training.setup import start_horovod_if_needed
 
 
 def main() -> None:
     checkpoint_path, output, *options = sys.argv[1:]
     with error_boundary("numbers"):
         config = parse(RunConfig, "numbers", "", options)
-        ranks = connect(Launch.from_environment(os.environ), 1, "auto")
+        ranks = connect(JobEnvironment.from_environment(os.environ), 1, "auto")
         prepared, images = open_data(config, ranks)
         start_tensorflow(ranks, 1)
         ranks = start_horovod_if_needed(config, ranks)
         import tensorflow as tf
 
-        from horovod_flowers import checkpoint
+        from horovod_flowers.checkpoint.format import load_checkpoint
         from horovod_flowers.data.batches import evaluation_batches, training_batches
-        from horovod_flowers.training import Training
+        from horovod_flowers.training.engine import TrainingEngine
 
-        training = Training(config, ranks, prepared, images, config.strategy, "fp32")
-        tensors = checkpoint.load(Path(checkpoint_path), training.state.shapes)[0] if ranks.rank == 0 else None
-        training.state.share(tensors)
+        engine = TrainingEngine(config, ranks, prepared, images, config.strategy, "fp32")
+        tensors = load_checkpoint(Path(checkpoint_path), engine.state.shapes).tensors if ranks.rank == 0 else None
+        engine.state.share(tensors)
         batches = training_batches(
             prepared,
             images.training,
-            global_batch=training.global_batch,
+            global_batch=engine.global_batch,
             rank=ranks.rank,
             size=ranks.size,
             seed=config.seed,
@@ -48,15 +50,15 @@ def main() -> None:
 
         @tf.function
         def combined(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor) -> list[tf.Tensor]:
-            _, _, gradients = training.step.local_gradients(images, labels, weights, shares)
-            return training.strategy.combine(gradients)
+            _, _, gradients = engine.step.local_gradients(images, labels, weights, shares)
+            return engine.strategy.reduce_gradients(gradients)
 
         numbers = {}
         for name, batch in (("first", first), ("last", last)):
             shares = np.array([ranks.size / batch.global_images, 1], np.float32)
             for k, gradient in enumerate(combined(batch.images, batch.labels, batch.weights, shares)):
                 numbers[f"{name}.{k}"] = gradient.numpy()
-        evaluation = training._evaluate(
+        evaluation = engine.evaluate(
             evaluation_batches(prepared, images.validation, batch=5, rank=ranks.rank, size=ranks.size)
         )
         if ranks.rank == 0:

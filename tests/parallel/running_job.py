@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from horovod_flowers import checkpoint
-from horovod_flowers.runlog import EpochRecord, Header, StepRecord, read_lines
+from horovod_flowers.checkpoint.format import read_progress
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.records import EpochRecord, Header, StepRecord
 from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, clean_environment, mpirun
 
 HOST = os.uname().nodename
@@ -98,4 +99,4 @@ def assert_whole(run: Path) -> None:
         for number, record in enumerate(read_lines(run / "epochs.jsonl", EpochRecord), 1):
             assert record.epoch == number
     for path in (run / "checkpoints").glob("[!.]*"):
-        assert checkpoint.read_progress(path).epochs_done >= 1
+        assert read_progress(path).epochs_done >= 1

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.config import ModelConfig, OptimizerConfig, RunConfig
+from horovod_flowers.config.run import ModelConfig, OptimizerConfig, RunConfig
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.launch import Launch, error_boundary
-from horovod_flowers.ranks import Ranks, connect, start_horovod, start_tensorflow
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow
+from horovod_flowers.runtime.exit import error_boundary
 
 SIZE, CLASSES, STEPS, IMAGES = 21, 5, 3, 12
 MODELS = ("uneven", "functional", "subclassed")
@@ -45,18 +47,18 @@ def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:
     """The state after some steps; collected on rank 0."""
     import keras
 
-    from horovod_flowers.model import build_model
-    from horovod_flowers.model_state import ModelState
-    from horovod_flowers.optimizer import build_over, make_optimizer
-    from horovod_flowers.step import TrainingStep, Update
+    from horovod_flowers.checkpoint.model_state import ModelState
+    from horovod_flowers.model.registry import build_model
     from horovod_flowers.strategy.choice import make_strategy
-    from horovod_flowers.weight_average import WeightAverage
+    from horovod_flowers.training.optimizer import build_over, make_optimizer
+    from horovod_flowers.training.step import TrainingStep, Update
+    from horovod_flowers.training.weight_average import WeightAverage
 
     keras.utils.set_random_seed(0)
     model = build_model(config.model.name, SIZE, CLASSES)
     strategy = make_strategy(config.strategy, config, ranks, "fp32", model)
     state, optimizer = ModelState(model, strategy), make_optimizer(config.optimizer)
-    build_over(optimizer, strategy.updated, [part.shape for part in strategy.parts])
+    build_over(optimizer, strategy.optimizer_variables, [part.shape for part in strategy.parts])
     state.add_optimizer(optimizer)
     average = WeightAverage(strategy, state.statistics, config.average_decay)
     state.add_average(average.variables)
@@ -83,7 +85,7 @@ def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray], kind: 
 
 def main() -> None:
     with error_boundary("strategies"):
-        ranks = connect(Launch.from_environment(os.environ), 1, "auto")
+        ranks = connect(JobEnvironment.from_environment(os.environ), 1, "auto")
         start_tensorflow(ranks, 1)
         base = RunConfig(shard_above=1000, label_smoothing=0.1, average_decay=0.3)
         ranks = start_horovod(ranks, base.horovod, base.model_parallel_size_for(ranks.size, ranks.size // 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 
 OPTIONS = ("--preset", "accurate", "--data.crop-size", "24", "--global-batch", "16", "--threads", "1")
@@ -64,7 +64,7 @@ def test_a_run_without_progress_stops_early(shared_workplace: Workplace) -> None
     assert "stopped early: no better validation accuracy in 2 epochs since epoch 1" in ended.stdout
     run = read_run(shared_workplace.folder / "runs" / "still")
     assert [epoch.epoch for epoch in run.epochs] == [1, 2, 3]
-    assert (run.result.epochs, run.result.best_epoch, run.result.stopped_early) == (3, 1, True)
+    assert (run.result.progress.epochs_done, run.result.progress.best_epoch, run.result.stopped_early) == (3, 1, True)
     again = shared_workplace.train(*options, "--resume-or-start", ranks=2)
     assert again.status == 0, again.output
     assert "has ended already: nothing to do" in again.stdout

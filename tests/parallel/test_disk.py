@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers import checkpoint
+from horovod_flowers.checkpoint.format import checkpoint_files, read_progress
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.prepared import prepare
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import StorageError
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.runlog import EpochRecord, Header, StepRecord, read_lines
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import EpochRecord, Header, StepRecord
+from horovod_flowers.runtime.errors import StorageError
 from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, run_command
 from tests.parallel.running_job import training
 
@@ -64,7 +65,7 @@ def test_a_disk_that_fills_with_checkpoints_and_is_given_room_again(workplace: W
     assert sentence.endswith("--resume-or-start --name full then goes on from its last checkpoint")
     run = runs / "full"
     assert leftovers(run) == []
-    reached = [checkpoint.read_progress(path).epochs_done for path in checkpoint.candidates(run / "checkpoints")]
+    reached = [read_progress(path).epochs_done for path in checkpoint_files(run / "checkpoints")]
     assert reached[0] >= 1
     mount("64m", runs)
     resumed = workplace.train(*options, "--resume-or-start", ranks=2)
@@ -99,7 +100,7 @@ def test_checkpoints_become_read_only_in_the_middle_of_a_run(workplace: Workplac
     sentence = the_sentence(Ended(status, "", job.output))
     assert "runs/ro/checkpoints/last.safetensors (Read-only file system): choose a folder that can be" in sentence
     subprocess.run(["umount", folder], check=True)
-    assert checkpoint.read_progress(folder / "last.safetensors").epochs_done >= 1
+    assert read_progress(folder / "last.safetensors").epochs_done >= 1
 
 
 def test_files_that_may_not_grow_large(workplace: Workplace) -> None:
@@ -180,10 +181,10 @@ def test_a_file_system_that_is_slow_does_not_hold_up_steps(workplace: Workplace)
     ended = workplace.train(*options, "--no-validate", variables={"LD_PRELOAD": str(library)})
     assert ended.status == 0, ended.output
     run = workplace.folder / "runs" / "slow"
-    saved = [checkpoint.read_progress(path).steps for path in (run / "checkpoints").glob("[el]*.safetensors")]
+    saved = [read_progress(path).steps for path in (run / "checkpoints").glob("[el]*.safetensors")]
     assert {6, 12} <= set(saved)  # at the end of an epoch, always
     assert len(saved) < 12
-    assert read_run(run).result.steps == 12
+    assert read_run(run).result.progress.steps_done == 12
 
 
 def test_output_that_nobody_reads_any_more(trained: Path, tmp_path: Path) -> None:

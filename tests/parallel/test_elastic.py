@@ -12,10 +12,12 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.checkpoint import read_progress
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.runlog import Change, EpochRecord, Header, Result, RunFolder, StepRecord, read_json, read_lines
+from horovod_flowers.checkpoint.format import read_progress
+from horovod_flowers.runlog.json_lines import read_json, read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import Change, EpochRecord, Header, Result, StepRecord
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
 from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, clean_environment
 
 # 96 images: six steps of 15, which two ranks do not divide, and one of 6.
@@ -189,7 +191,7 @@ def test_the_run_trains_what_a_quiet_one_trains(disturbed: tuple[Job, str], quie
         assert (record.epoch, record.steps, record.images) == (wanted.epoch, wanted.steps, wanted.images)
         assert record.learning_rate == wanted.learning_rate
         assert record.training_loss == pytest.approx(wanted.training_loss, rel=1e-4)
-    assert read_json(job.folder.result, Result).steps == EPOCHS * STEPS
+    assert read_json(job.folder.result, Result).progress.steps_done == EPOCHS * STEPS
 
 
 def test_its_times_are_left_out_of_reports(disturbed: tuple[Job, str]) -> None:

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from horovod_flowers.data.synthetic import CLASSES
-from horovod_flowers.evaluation.figures import figures_of, proportion
-from horovod_flowers.evaluation.record import EvaluationRecord, read_evaluation
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.inference.evaluation.record import EvaluationRecord, read_evaluation
 from horovod_flowers.report.__main__ import main as report
-from horovod_flowers.runlog import Prediction, RunFolder, read_lines
+from horovod_flowers.report.analysis.classification import metrics_of, proportion
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import Prediction
+from horovod_flowers.runlog.run_folder import RunFolder
 from tests.commands.test_wrong_use import assert_one_sentence, snapshot
 from tests.conftest import Ended, Workplace, mpirun
 
@@ -66,7 +68,7 @@ def test_accuracy_is_what_training_logged(folder: Path, ranks: int) -> None:
 
 def test_figures_are_those_of_the_predictions(folder: Path) -> None:
     record, found = record_of(folder, 2), predictions_in(folder / "evaluated-2")
-    figures = figures_of(found, 2)
+    figures = metrics_of(found, 2)
     right = sum(each.label == each.predicted for each in found)
     within = sum(each.rank_of_label in (1, 2) for each in found)
     assert record.accuracy == proportion(right, 24)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.checkpoint import PartialEpoch
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.runlog import EpochRecord, read_lines
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import EpochRecord
+from horovod_flowers.runlog.training_progress import PartialEpoch
 from tests.conftest import TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun
 
 # One thread a rank: sums in the same order, so that the weights can be compared bit by bit.
@@ -82,7 +83,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
         assert record.training_accuracy == expected.training_accuracy
         assert record.validation_loss == expected.validation_loss
     run = read_run(folder)
-    assert run.result.steps == read_run(unbroken.parent).result.steps
+    assert run.result.progress.steps_done == read_run(unbroken.parent).result.progress.steps_done
     # Started once more, as a job script would, it has nothing left to do.
     again = shared_workplace.train(*options, ranks=2)
     assert again.status == 0, again.output

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 from tests.parallel.running_job import HOST, assert_whole, training
 

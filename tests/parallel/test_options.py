@@ -3,7 +3,7 @@
 import numpy as np
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 
 
@@ -14,7 +14,7 @@ def test_independent_ranks_are_timed_but_train_no_common_model(workplace: Workpl
     run = read_run(workplace.folder / "runs" / "ceiling")
     assert run.step_ns.shape == (3, 2)  # six steps, three of them warm-up
     assert [epoch.images for epoch in run.epochs] == [96]
-    assert run.result.best_validation_accuracy is None
+    assert run.result.progress.best_validation_accuracy is None
     assert run.epochs[0].validation_accuracy is None
     assert not (workplace.folder / "runs" / "ceiling" / "checkpoints").exists()
 
@@ -39,5 +39,5 @@ def test_an_epoch_can_be_cut_for_timing(workplace: Workplace) -> None:
     ended = workplace.train("--global-batch", "16", "--steps", "4", "--no-checkpoint", "--name", "cut")
     assert ended.status == 0, ended.output
     run = read_run(workplace.folder / "runs" / "cut")
-    assert (run.result.steps, run.epochs[0].images) == (4, 64)
+    assert (run.result.progress.steps_done, run.epochs[0].images) == (4, 64)
     assert not (workplace.folder / "runs" / "cut" / "checkpoints").exists()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runtime.errors import UserError
 from tests.conftest import Workplace, mpirun
 
 # One thread a rank: sums in the same order, so that the weights can be compared bit by bit.

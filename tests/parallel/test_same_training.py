@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import TINY, Workplace, mpirun, run_command
 
 RANKS = (1, 2, 4)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.runlog import Environment, RunFolder, read_json
+from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import Environment
+from horovod_flowers.runlog.run_folder import RunFolder
 from tests.conftest import Workplace, mpirun, run_command
 
 # Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
@@ -92,11 +94,11 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
 
 def test_what_a_step_sends_is_recorded(runs: Path) -> None:
     """Ten weights of the flower CNN at 32 pixels, of which the kernel of 512 x 512 is the large one."""
-    assert environment(runs / "reference").traffic == []
-    (reduced,) = environment(runs / "n4-allreduce-dense-gradientsreduced").traffic or []
+    assert environment(runs / "reference").communication_volume == []
+    (reduced,) = environment(runs / "n4-allreduce-dense-gradientsreduced").communication_volume or []
     assert (reduced.operation, reduced.ranks, reduced.calls) == ("allreduce", 4, 10)
     assert reduced.bytes_sent == 2 * 3 / 4 * 4 * 358_469
-    mesh = environment(runs / "n4-mesh-model-parallel-size2").traffic or []
+    mesh = environment(runs / "n4-mesh-model-parallel-size2").communication_volume or []
     assert [(entry.operation, entry.ranks, entry.calls) for entry in mesh] == [
         *(("allreduce", 4, 9), ("alltoall", 2, 2), ("reducescatter", 2, 1), ("allgather", 2, 1), ("allreduce", 2, 1))
     ]
@@ -147,8 +149,8 @@ def test_auto_takes_the_fastest_of_what_it_measured_and_leaves_training_alone(ru
     assert set(seconds) == {"allreduce", "sharded", "tensor"}
     assert all(value > 0 for value in seconds.values())
     assert recorded.strategy == min(seconds, key=lambda name: seconds[name])
-    assert recorded.traffic is not None
-    assert {entry.ranks for entry in recorded.traffic} == {2}
+    assert recorded.communication_volume is not None
+    assert {entry.ranks for entry in recorded.communication_volume} == {2}
 
 
 def test_the_log_says_what_was_done(runs: Path) -> None:

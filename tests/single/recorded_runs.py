@@ -4,21 +4,20 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from horovod_flowers.config import RunConfig
-from horovod_flowers.runlog import (
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.runlog.json_lines import LineLog, write_json
+from horovod_flowers.runlog.records import (
     SCHEMA,
+    CommunicationVolume,
     Environment,
     EpochRecord,
     HostEnvironment,
-    LineLog,
     RankEnvironment,
     Result,
-    RunFolder,
     StepRecord,
-    Traffic,
-    open_step_log,
-    write_json,
 )
+from horovod_flowers.runlog.run_folder import RunFolder, open_step_log
+from horovod_flowers.runlog.training_progress import TrainingProgress
 
 MILLISECOND = 1_000_000
 
@@ -40,7 +39,7 @@ def write_run(
     cpu_model: str = "Test CPU",
     precision: str = "fp32",
     commit: str | None = None,
-    traffic: list[Traffic] | None = None,
+    traffic: list[CommunicationVolume] | None = None,
     validation: Sequence[float] = (),
 ) -> RunFolder:
     """A finished run.
@@ -49,7 +48,7 @@ def write_run(
     compute, communication, update). The first step is warm-up. validation: accuracies of its epochs, all of which but
     the first have no steps.
     """
-    from horovod_flowers.command_line import to_yaml
+    from horovod_flowers.config.command_line import to_yaml
 
     config = config or RunConfig(global_batch=images_per_step, threads=1)
     folder = RunFolder(path)
@@ -89,7 +88,7 @@ def write_run(
         precision=precision,
         yield_when_idle=True,
         commit=commit,
-        traffic=traffic,
+        communication_volume=traffic,
         started_utc="2026-01-01T00:00:00+00:00",
         command=[],
     )
@@ -134,12 +133,14 @@ def write_run(
     epochs.close()
     result = Result(
         schema=SCHEMA,
-        epochs=1,
-        steps=len(step_ms),
-        training_seconds=seconds,
-        best_validation_accuracy=accuracy,
-        best_epoch=None if accuracy is None else 1,
-        last_validation_accuracy=accuracy,
+        progress=TrainingProgress(
+            epochs_done=1,
+            steps_done=len(step_ms),
+            training_seconds=seconds,
+            validation_accuracy=accuracy,
+            best_validation_accuracy=accuracy,
+            best_epoch=None if accuracy is None else 1,
+        ),
         parameters=10,
         optimizer_bytes=[80] * ranks,
         peak_memory_bytes=[1000] * ranks,

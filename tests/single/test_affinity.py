@@ -1,6 +1,6 @@
 """Cores of each rank from the affinity masks of a node."""
 
-from horovod_flowers.affinity import Cores, share_out, should_yield_when_idle, unbound
+from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_idle, unbound
 
 ONE_THREAD_A_CORE = {cpu: (0, cpu) for cpu in range(64)}
 # The usual numbering with hyperthreads: CPUs 0..15 are the first threads of 16 cores, 16..31 the second ones.

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.augment import DRAWS, Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import Prepared, prepare
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.data_config import DataConfig
 
 CONFIG = DataConfig(image_size=32, synthetic_images=60, validation_fraction=0.25)
 AUGMENTATION = Augmentation(32, smallest_crop=0.75, stretch=1.5, rotation_degrees=20, recolour=0.2, erase=0.3)

@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horovod_flowers.bench import BenchConfig, Measurement, chosen_peers, refuse_what_cannot_run, run_to_its_end
-from horovod_flowers.bench_table import described, interval, print_ratios, print_table, ratios
-from horovod_flowers.contenders import Peer, Timing, Workload, installed_peers, our_contenders
-from horovod_flowers.errors import UserError
+from horovod_flowers.bench.__main__ import (
+    BenchConfig,
+    Measurement,
+    chosen_peers,
+    refuse_what_cannot_run,
+    run_to_its_end,
+)
+from horovod_flowers.bench.contenders import Peer, Timing, Workload, installed_peers, our_contenders
+from horovod_flowers.bench.table import described, interval, print_ratios, print_table, ratios
+from horovod_flowers.runtime.errors import UserError
 
 WORK = Workload(per_rank_batch=32, steps=10, warmup_steps=4)
 

@@ -10,11 +10,19 @@ import keras
 import numpy as np
 import pytest
 
-from horovod_flowers import checkpoint
-from horovod_flowers.checkpoint_writer import NICENESS, CheckpointWriter
-from horovod_flowers.errors import UserError
-from horovod_flowers.model import build_model
-from horovod_flowers.model_state import ModelState
+from horovod_flowers.checkpoint.format import (
+    DamagedError,
+    SavedProgress,
+    checkpoint_files,
+    forget_later,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
+from horovod_flowers.checkpoint.model_state import ModelState
+from horovod_flowers.checkpoint.writer import NICENESS, CheckpointWriter
+from horovod_flowers.model.registry import build_model
+from horovod_flowers.runtime.errors import UserError
 
 
 def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[Any, Any]:
@@ -25,21 +33,31 @@ def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[An
     return model, optimizer
 
 
-def save(folder: Path, model: Any, optimizer: Any, reached: checkpoint.Progress) -> None:
+def save(folder: Path, model: Any, optimizer: Any, reached: SavedProgress) -> None:
     tensors = ModelState.on_one_rank(model, optimizer).collect()
     assert tensors is not None
-    checkpoint.save(folder, tensors, reached)
+    save_checkpoint(folder, tensors, reached)
 
 
-def load(path: Path, model: Any, optimizer: Any) -> checkpoint.Progress:
+def load(path: Path, model: Any, optimizer: Any) -> SavedProgress:
     state = ModelState.on_one_rank(model, optimizer)
-    tensors, reached = checkpoint.load(path, state.shapes)
-    state.share(tensors)
-    return reached
+    found = load_checkpoint(path, state.shapes)
+    state.share(found.tensors)
+    return found.progress
 
 
-def progress(epoch: int, best: int) -> checkpoint.Progress:
-    return checkpoint.Progress(epoch, epoch * 7, 1.5, "flower_cnn", ("a", "b", "c", "d", "e"), "digest", 0.5, 0.6, best)
+def progress(epoch: int, best: int) -> SavedProgress:
+    return SavedProgress(
+        epochs_done=epoch,
+        steps_done=epoch * 7,
+        training_seconds=1.5,
+        model="flower_cnn",
+        class_names=("a", "b", "c", "d", "e"),
+        data_digest="digest",
+        validation_accuracy=0.5,
+        best_validation_accuracy=0.6,
+        best_epoch=best,
+    )
 
 
 def test_everything_comes_back_exactly(tmp_path: Path) -> None:
@@ -74,7 +92,7 @@ def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half_written)
+    monkeypatch.setattr("horovod_flowers.checkpoint.format.save_file", half_written)
     with pytest.raises(OSError, match="no space left"):
         save(tmp_path, model, optimizer, progress(2, 2))
     assert (tmp_path / "last.safetensors").read_bytes() == before
@@ -103,15 +121,16 @@ def test_the_last_ones_are_kept_and_the_newest_sound_one_is_taken(tmp_path: Path
         model.weights[0].assign(np.full(model.weights[0].shape, epoch))
         tensors = state.collect()
         assert tensors is not None
-        checkpoint.save(tmp_path, tensors, progress(epoch, 1), keep=3)
+        save_checkpoint(tmp_path, tensors, progress(epoch, 1), keep=3)
     steps = progress(1, 1).steps
     names = [f"earlier-{steps * epoch:08d}.safetensors" for epoch in (4, 3)]
-    assert [path.name for path in checkpoint.candidates(tmp_path)] == ["last.safetensors", *names, "best.safetensors"]
+    assert [path.name for path in checkpoint_files(tmp_path)] == ["last.safetensors", *names, "best.safetensors"]
 
     def newest(most_steps: int | None = None) -> tuple[int, list[str]]:
-        tensors, reached, _, damaged = checkpoint.load_newest(tmp_path, state.shapes, most_steps)
-        assert tensors["weight.0000"].min() == tensors["weight.0000"].max() == reached.epochs_done
-        return reached.epochs_done, damaged
+        found = load_newest(tmp_path, state.shapes, most_steps)
+        weight, epochs_done = found.tensors["weight.0000"], found.progress.epochs_done
+        assert weight.min() == weight.max() == epochs_done
+        return epochs_done, list(found.newer_damaged)
 
     assert newest() == (5, [])
     assert newest(most_steps=4 * steps) == (4, [])
@@ -124,13 +143,13 @@ def test_the_last_ones_are_kept_and_the_newest_sound_one_is_taken(tmp_path: Path
     epoch, (sentence,) = newest()
     assert epoch == 3
     assert names[0] in sentence
-    checkpoint.forget_later(tmp_path, 2 * steps)
+    forget_later(tmp_path, 2 * steps)
     assert newest() == (1, [])  # the best one
     damage(tmp_path / "best.safetensors", 100_000)
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read: .*best.safetensors is damaged"):
         newest()
     with pytest.raises(UserError, match="there is no checkpoint in"):
-        checkpoint.load_newest(tmp_path / "absent", state.shapes)
+        load_newest(tmp_path / "absent", state.shapes)
 
 
 def damage(path: Path, place: int, bits: int = 0x10) -> None:
@@ -146,7 +165,7 @@ def test_damage_anywhere_is_found(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     whole = path.read_bytes()
     shapes = ModelState.on_one_rank(model, optimizer).shapes
-    expected, reached = checkpoint.load(path, shapes)
+    expected = load_checkpoint(path, shapes)
     header = 8 + int.from_bytes(whole[:8], "little")
     random = np.random.default_rng(0)
     places = [*range(8), *random.integers(8, header, 92), *random.integers(header, len(whole), 100)]
@@ -154,12 +173,12 @@ def test_damage_anywhere_is_found(tmp_path: Path) -> None:
     for place in places:
         damage(path, int(place), 1 << int(random.integers(8)))
         try:
-            tensors, again = checkpoint.load(path, shapes)
-        except checkpoint.DamagedError as error:
+            again = load_checkpoint(path, shapes)
+        except DamagedError as error:
             found.append(str(error))
         else:  # white space in the header, say
-            assert again == reached
-            assert all(np.array_equal(value, tensors[name]) for name, value in expected.items())
+            assert again.progress == expected.progress
+            assert all(np.array_equal(value, again.tensors[name]) for name, value in expected.tensors.items())
         path.write_bytes(whole)
     assert len(found) >= 195
     assert all(len(sentence.splitlines()) == 1 for sentence in found)
@@ -174,7 +193,7 @@ def test_a_writer_writes_beside_and_tells_what_went_wrong(tmp_path: Path) -> Non
     assert all(tensors[name] is first[name] for name in state.layout)
     writer.begin(tensors, progress(1, 1))
     assert writer.buffers() is first  # waits, and takes the same memory again
-    loaded, _ = checkpoint.load(tmp_path / "checkpoints" / "last.safetensors", state.shapes)
+    loaded = load_checkpoint(tmp_path / "checkpoints" / "last.safetensors", state.shapes).tensors
     assert all(np.array_equal(value, loaded[name]) for name, value in first.items())
     (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("checkpoint"))
     assert thread.native_id is not None

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.config import HorovodConfig, RunConfig
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.report.claims import before_and_after, compare, judge, parse_check, proposal_of
-from horovod_flowers.report.figures import proposal_paragraph
+from horovod_flowers.config.run import HorovodConfig, RunConfig
+from horovod_flowers.report.analysis.claims import before_and_after, compare, judge, parse_check, proposal_of
+from horovod_flowers.report.analysis.points import points_of, series_of
+from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.options import ReportConfig
-from horovod_flowers.report.points import points_of, series_of
-from horovod_flowers.report.run_summary import RunSummary, summarise
+from horovod_flowers.report.pages.wording import proposal_paragraph
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
 TENSOR = RunConfig(global_batch=64, threads=1, strategy="tensor")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.command_line import flags, parse, to_yaml
-from horovod_flowers.config import RunConfig
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import UserError
+from horovod_flowers.config.command_line import flags, parse, to_yaml
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.runtime.errors import UserError
 
 
 def read(*arguments: str) -> RunConfig:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from horovod_flowers.cost_model import CollectiveCost, fit_collective, fit_linear_cost
-from horovod_flowers.errors import UserError
-from horovod_flowers.runlog import Operation
-from horovod_flowers.strategy.traffic import allreduce, exchange
+from horovod_flowers.report.analysis.cost_model import CollectiveCost, fit_collective, fit_linear_cost
+from horovod_flowers.runlog.records import Operation
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.strategy.communication_volume import allreduce, exchange
 
 A, B, G = 40e-6, 1 / 3e9, 1 / 8e9
 SIZES = [1024 * 4**k for k in range(9)]

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from horovod_flowers.strategy.traffic import DenseShape
+from horovod_flowers.strategy.communication_volume import DenseShape
 from horovod_flowers.strategy.wide_dense import dense_layers, dense_shapes
 from tests.parallel.model_zoo import functional, subclassed
 

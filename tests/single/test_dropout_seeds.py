@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.config import ModelConfig, RunConfig
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.run import ModelConfig, RunConfig
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import prepare
 from horovod_flowers.data.sources import open_source
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.ranks import Ranks
-from horovod_flowers.runlog import RunFolder
-from horovod_flowers.training import Training
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.training.engine import TrainingEngine
 
 CONFIG = RunConfig(
     data=DataConfig(image_size=32, synthetic_images=60, validation_fraction=0.25),
@@ -22,11 +21,11 @@ CONFIG = RunConfig(
 def seeds_and_weights(rank: int, prepared_folder: Path) -> tuple[list[int], list[np.ndarray]]:
     prepared = prepare(prepared_folder, open_source(CONFIG.data), processes=1)
     ranks, images = Ranks(rank, 1, 0, 1, "single", None), split(prepared, CONFIG.data)
-    training = Training(CONFIG, ranks, prepared, images, "none", "fp32")
-    training.start(RunFolder(prepared_folder / "no-run"))
-    weights = {id(weight) for weight in training.model.weights}
-    states = [np.asarray(state) for state in training.model.variables if id(state) not in weights]
-    return [int(state[0]) for state in states], [np.asarray(weight) for weight in training.model.weights]
+    engine = TrainingEngine(CONFIG, ranks, prepared, images, "none", "fp32")
+    engine.share(None)
+    weights = {id(weight) for weight in engine.model.weights}
+    states = [np.asarray(state) for state in engine.model.variables if id(state) not in weights]
+    return [int(state[0]) for state in states], [np.asarray(weight) for weight in engine.model.weights]
 
 
 def test_each_rank_has_its_own_dropout_and_the_same_weights(prepared_folder: Path) -> None:

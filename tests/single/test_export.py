@@ -14,13 +14,13 @@ from PIL import Image
 
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.sources import decode_photo
-from horovod_flowers.errors import UserError
 from horovod_flowers.export import export as export_run
 from horovod_flowers.export import main
-from horovod_flowers.exports import load_back
-from horovod_flowers.exports.exported import MEMBER, load_exported, sha256
-from horovod_flowers.runlog import RunFolder
-from horovod_flowers.trained import load_run, read_run_config
+from horovod_flowers.inference.export import load_back
+from horovod_flowers.inference.export.exported import MEMBER, load_exported, sha256
+from horovod_flowers.inference.trained_model import load_run, read_run_config
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
 from tests.single.trained_runs import CLASSES, make_run
 
 ZOO = "tests.single.trained_runs"
@@ -123,7 +123,7 @@ def test_encoded_photos_are_turned_upright(run: RunFolder, orientation: int, byt
 def test_photos_of_every_kind_are_read(mode: str) -> None:
     import tensorflow as tf
 
-    from horovod_flowers.exports.served import decode_upright
+    from horovod_flowers.inference.export.served import decode_upright
 
     contents = io.BytesIO()
     image = Image.fromarray(drawn(40)[2]).convert(mode)
@@ -285,7 +285,7 @@ def test_writing_weights_is_not_lent_to_others(run: RunFolder) -> None:
     """The functions that store weights write files: neither the model's functions nor its objects may use them."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    from horovod_flowers.exports.operations import refused_operation
+    from horovod_flowers.inference.export.operations import refused_operation
 
     program = (run.path / "export" / "saved_model" / "saved_model.pb").read_bytes()
     assert refused_operation(program) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.files import clear_abandoned, unfinished, whole_folder
+from horovod_flowers.runtime.files import clear_abandoned, unfinished, whole_folder
 from tests.conftest import clean_environment
 
 
@@ -75,7 +75,7 @@ def test_what_killed_processes_left_goes_at_the_next_start(tmp_path: Path) -> No
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from horovod_flowers.files import *\n"
+        "from horovod_flowers.runtime.files import *\n"
         "with whole_file(Path('file')) as a, whole_folder(Path('folder')) as b:\n"
         "    (b / 'in').touch()\n"
         "    unfinished(Path('moved'), 'earlier').mkdir()\n"

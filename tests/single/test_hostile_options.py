@@ -12,16 +12,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from horovod_flowers import checkpoint
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
-from horovod_flowers.errors import UserError
-from horovod_flowers.evaluation.record import read_evaluation
-from horovod_flowers.recorded.run import RecordedRun, read_run
-from horovod_flowers.runlog import Environment, Result, RunFolder, read_json
-from horovod_flowers.study_file import points_of, read_study
+from horovod_flowers.checkpoint.format import read_progress
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.inference.evaluation.record import read_evaluation
+from horovod_flowers.inference.trained_model import read_run_config
+from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.reading.run import RecordedRun, read_run
+from horovod_flowers.runlog.records import Environment, Result
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.file import points_of, read_study
 from horovod_flowers.train import main as train
-from horovod_flowers.trained import read_run_config
 from tests.single.recorded_runs import write_run
 
 pytestmark = pytest.mark.timeout(120)
@@ -162,7 +164,7 @@ def test_nobody_waits_for_a_pipe_in_a_run(tmp_path: Path, kind: str, monkeypatch
         with pytest.raises(UserError, match="is not a file"):
             read_json(read, record)
     with pytest.raises(UserError, match=r"last.safetensors is not a file"):
-        checkpoint.read_progress(folder.checkpoints / "last.safetensors")
+        read_progress(folder.checkpoints / "last.safetensors")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         train(["--resume", "--name", "r"])

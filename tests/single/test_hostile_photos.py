@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.photo_file import MOST_BYTES
 from horovod_flowers.data.prepared import Prepared, prepare
 from horovod_flowers.data.sources import decode_photo, open_source, photo_or_reason
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import UserError, harmless
-from horovod_flowers.progress import say
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import UserError, harmless
 from tests.conftest import PROJECT
 from tests.single.damaged_photos import chunk, encoded, png, sixteen_bits
 

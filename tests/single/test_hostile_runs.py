@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded import run as recorded_run
-from horovod_flowers.recorded.folders import LeftOut, runs_in
-from horovod_flowers.recorded.run import RecordedRun, read_run
-from horovod_flowers.runlog import RunFolder
+from horovod_flowers.runlog.reading import run as recorded_run
+from horovod_flowers.runlog.reading.folders import LeftOut, runs_in
+from horovod_flowers.runlog.reading.run import RecordedRun, read_run
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
 STEPS = [[9, 9], [100, 300], [200, 100]]
@@ -45,8 +45,11 @@ def left_out(*folders: Path) -> dict[str, str]:
 
 
 def change(path: Path, **fields: Any) -> None:
-    """Change fields of a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    """Change fields of a JSON file; some of a group where a dictionary is given."""
+    there = json.loads(path.read_text())
+    for name, value in fields.items():
+        there[name] = there[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(there))
 
 
 def refusal(folder: RunFolder) -> str:
@@ -186,13 +189,26 @@ def test_aliases_that_multiply_are_refused(folder: RunFolder) -> None:
         ("environment.json", {"ranks": []}, "does not describe each of its 2 ranks once"),
         ("environment.json", {"hosts": []}, "the hosts of environment.json do not have 2 ranks together"),
         ("environment.json", {"global_batch": 2**62}, "environment.json has a global batch of"),
-        ("environment.json", {"schema": 3}, "has run-log schema 3, this version reads 2"),
+        ("environment.json", {"schema": 4}, "has run-log schema 4, this version reads 2 to 3"),
         ("environment.json", {"<script>": 1}, "environment.json is damaged or of another version"),
-        ("result.json", {"steps": 4}, "step records have gaps: [3] steps on the ranks, 4 in the result"),
-        ("result.json", {"steps": 2**62}, "step records have gaps: [3] steps on the ranks"),
-        ("result.json", {"steps": 10**40}, "result.json is damaged or of another version"),
-        ("result.json", {"training_seconds": float("nan")}, "result.json is damaged or of another version"),
-        ("result.json", {"best_validation_accuracy": 1e308}, "result.json is damaged or of another version"),
+        (
+            "result.json",
+            {"progress": {"steps_done": 4}},
+            "step records have gaps: [3] steps on the ranks, 4 in the result",
+        ),
+        ("result.json", {"progress": {"steps_done": 2**62}}, "step records have gaps: [3] steps on the ranks"),
+        ("result.json", {"progress": {"steps_done": 10**40}}, "result.json is damaged or of another version"),
+        (
+            "result.json",
+            {"progress": {"training_seconds": float("nan")}},
+            "result.json is damaged or of another version",
+        ),
+        (
+            "result.json",
+            {"progress": {"best_validation_accuracy": 1e308}},
+            "result.json is damaged or of another version",
+        ),
+        ("result.json", {"progress": {"surprise": 1}}, "result.json is damaged or of another version"),
         ("result.json", {"optimizer_bytes": [1]}, "result.json has memory of 1 of 2 ranks"),
         ("result.json", {"peak_memory_bytes": [1, 10**40]}, "result.json is damaged or of another version"),
         ("epochs.jsonl", {"training_loss": float("inf")}, "epochs.jsonl, line 1, is damaged or of another version"),

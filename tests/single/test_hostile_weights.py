@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.exports.exported import load_exported
-from horovod_flowers.model import load_weights
+from horovod_flowers.inference.export.exported import load_exported
+from horovod_flowers.model.registry import load_weights
+from horovod_flowers.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py")
 pytestmark = pytest.mark.timeout(300)
@@ -65,7 +65,7 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, name: str) -> None
 
 def description() -> bytes:
     """As an export has it."""
-    from horovod_flowers.exports.exported import FORMAT, SCHEMA, Description, to_json
+    from horovod_flowers.inference.export.exported import FORMAT, SCHEMA, Description, to_json
 
     return to_json(
         Description(

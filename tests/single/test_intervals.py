@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from horovod_flowers.report.intervals import Estimate, estimate, expanded_level
+from horovod_flowers.report.analysis.intervals import Estimate, estimate, expanded_level
 
 
 def mean(drawn: np.ndarray) -> np.ndarray:

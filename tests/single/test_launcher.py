@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.launcher import Launcher, Slots, choose_launcher, find_slots
+from horovod_flowers.launch.launchers import Launcher, Slots, choose_launcher, find_slots
+from horovod_flowers.runtime.errors import UserError
 from tests.conftest import run_command
 
 HOSTS = Slots((("n1", 2), ("n2", 2), ("n3", 2)), "hosts")

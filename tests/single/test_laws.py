@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from horovod_flowers.report.laws import Fit, Law, amdahl, fit, gustafson, karp_flatt, peak, universal
+from horovod_flowers.report.analysis.laws import Fit, Law, amdahl, fit, gustafson, karp_flatt, peak, universal
 
 IMAGES = 3000.0
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.communication_volume import DenseShape, bytes_per_step, factors_send_less, volume_per_step
 from horovod_flowers.strategy.layout import Slice, equal_slices, slots_by_weight
-from horovod_flowers.strategy.traffic import DenseShape, bytes_per_step, factors_send_less, traffic_per_step
 
 
 def test_slices_are_whole_and_nearly_equal() -> None:
@@ -52,13 +52,13 @@ def test_factors_are_sent_while_they_are_fewer_bytes() -> None:
 def test_traffic_is_told_by_operation_and_ranks() -> None:
     """Two bf16 layers over groups of two of four ranks, one of them on sequences of three; written out by hand."""
     layers = [DenseShape(100, 10), DenseShape(60, 20, rows=3)]
-    found = traffic_per_step("mesh", ranks=4, images=8, small=[7, 9], layers=layers, factor_value_bytes=2, group=2)
+    found = volume_per_step("mesh", ranks=4, images=8, small=[7, 9], layers=layers, factor_value_bytes=2, group=2)
     units = 8 * 2 * 10 + 24 * 2 * 20
     assert found == [
-        Traffic(operation="allreduce", ranks=4, calls=2, bytes_sent=2 * 3 / 4 * 16 * 4),
-        Traffic(operation="alltoall", ranks=2, calls=4, bytes_sent=2 * (8 * 100 + 24 * 60) / 2 * 2),
-        Traffic(operation="reducescatter", ranks=2, calls=2, bytes_sent=units / 2 * 4),
-        Traffic(operation="allgather", ranks=2, calls=2, bytes_sent=units / 2 * 2),
-        Traffic(operation="allreduce", ranks=2, calls=2, bytes_sent=(100 * 10 + 60 * 20) / 2 * 4),
+        CommunicationVolume(operation="allreduce", ranks=4, calls=2, bytes_sent=2 * 3 / 4 * 16 * 4),
+        CommunicationVolume(operation="alltoall", ranks=2, calls=4, bytes_sent=2 * (8 * 100 + 24 * 60) / 2 * 2),
+        CommunicationVolume(operation="reducescatter", ranks=2, calls=2, bytes_sent=units / 2 * 4),
+        CommunicationVolume(operation="allgather", ranks=2, calls=2, bytes_sent=units / 2 * 2),
+        CommunicationVolume(operation="allreduce", ranks=2, calls=2, bytes_sent=(100 * 10 + 60 * 20) / 2 * 4),
     ]
-    assert traffic_per_step("allreduce", ranks=1, images=8, small=[7], layers=layers) == []
+    assert volume_per_step("allreduce", ranks=1, images=8, small=[7], layers=layers) == []

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.report.analysis.evaluation import evaluation_of
+from horovod_flowers.report.analysis.learning import common_accuracy, curve_of, reached_by, seconds_to
+from horovod_flowers.report.analysis.points import points_of
+from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.content import evaluations_of
-from horovod_flowers.report.evaluation import evaluation_of
-from horovod_flowers.report.learning import common_accuracy, curve_of, reached_by, seconds_to
-from horovod_flowers.report.points import points_of
-from horovod_flowers.report.run_summary import RunSummary, summarise
-from horovod_flowers.runlog import RunFolder
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
 JPEG = b"\xff\xd8\xff\xe0 a photo"
@@ -75,7 +75,7 @@ def test_other_images_are_shown_after_those_that_runs_were_validated_on(tmp_path
     (tmp_path / "b" / "evaluation-meadow" / "predictions.jsonl").write_text("{}\n")
     found, unreadable = evaluations_of(runs)
     assert [each.title for each in found] == ["run b", "run a", "run a, meadow"]
-    assert [each.figures.accuracy.value for each in found] == [1, 0.5, 1]
+    assert [each.metrics.accuracy.value for each in found] == [1, 0.5, 1]
     assert [name for name, _ in unreadable] == ["predictions of b"]
 
 
@@ -93,7 +93,7 @@ def test_confusion_classes_and_the_worst_mistakes(tmp_path: Path) -> None:
     (photos / "4.jpg").write_bytes(JPEG)
     found = evaluation_of(summary(tmp_path / "r"))
     assert found is not None
-    figures = found.figures
+    figures = found.metrics
     assert [figures.images, figures.accuracy.value] == pytest.approx([5, 0.6])
     assert figures.confusion.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
     daisy, rose, tulip = figures.classes

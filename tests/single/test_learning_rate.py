@@ -2,8 +2,8 @@
 
 import pytest
 
-from horovod_flowers.config import OptimizerConfig
-from horovod_flowers.learning_rate import scale_factor, schedule
+from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.training.learning_rate import scale_factor, schedule
 
 
 @pytest.mark.parametrize(

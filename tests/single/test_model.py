@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.model import build_model, check_name, load_weights
+from horovod_flowers.model.registry import build_model, check_name, load_weights
+from horovod_flowers.runtime.errors import UserError
 
 
 def test_the_flower_cnn_has_exactly_its_parameters() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from horovod_flowers.config import OptimizerConfig
-from horovod_flowers.optimizer import FusedAdam, FusedSGD, make_optimizer
+from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.training.optimizer import FusedAdam, FusedSGD, make_optimizer
 
 SHAPES = ((300, 40), (40,), (3, 3, 8, 16), (1,))
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.order import (
     augmentation_draws,
     epoch_order,
@@ -11,7 +12,6 @@ from horovod_flowers.data.order import (
     steps_per_epoch,
     validation_range,
 )
-from horovod_flowers.data_config import DataConfig
 
 IMAGES = 103  # not a multiple of any batch below
 

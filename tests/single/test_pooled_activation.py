@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from horovod_flowers.model import build_model
-from horovod_flowers.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.model.registry import build_model
 
 
 def outputs_and_gradients(model: Any) -> list[np.ndarray]:

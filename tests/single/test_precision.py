@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.precision import BF16_FEATURES, choose, cpu_flags, reason, switch_on
+from horovod_flowers.model.precision import BF16_FEATURES, choose, reason, switch_on
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import cpu_flags
 
 
 @pytest.mark.parametrize(

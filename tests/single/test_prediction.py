@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from horovod_flowers.data.sources import photo_or_reason
-from horovod_flowers.errors import UserError
-from horovod_flowers.prediction.decoding import Decoded, decoded
-from horovod_flowers.prediction.parts import classify, in_order, merge, part_of, unreadable_list
-from horovod_flowers.prediction.photos import blocks, photos, shown, write_list
-from horovod_flowers.prediction.tables import Row, format_of, table
+from horovod_flowers.inference.prediction.decoding import Decoded, decoded
+from horovod_flowers.inference.prediction.parts import classify, in_order, merge, part_of, unreadable_list
+from horovod_flowers.inference.prediction.photos import blocks, photos, shown, write_list
+from horovod_flowers.inference.prediction.tables import Row, format_of, table
+from horovod_flowers.runtime.errors import UserError
 
 CLASSES = ("rose", 'a,"b')
 

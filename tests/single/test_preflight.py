@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from horovod_flowers.affinity import Cores
 from horovod_flowers.preflight.link import Link, Neighbours
-from horovod_flowers.preflight.look import Look
 from horovod_flowers.preflight.problems import Finding, Limits, find
+from horovod_flowers.preflight.rank_facts import RankFacts
+from horovod_flowers.ranks.affinity import Cores
 
 
-def look(rank: int, host: str = "n1", cpu: int | None = None) -> Look:
+def look(rank: int, host: str = "n1", cpu: int | None = None) -> RankFacts:
     """A rank on a core of its own of a node of eight cores, four ranks a node."""
     own = rank % 4 if cpu is None else cpu
-    return Look(
+    return RankFacts(
         rank=rank,
         local_rank=rank % 4,
         host=host,
@@ -33,14 +33,14 @@ def look(rank: int, host: str = "n1", cpu: int | None = None) -> Look:
     )
 
 
-def job(nodes: int = 2) -> list[Look]:
+def job(nodes: int = 2) -> list[RankFacts]:
     return [look(rank, f"n{rank // 4 + 1}") for rank in range(4 * nodes)]
 
 
 FAST = Link(1e-4, 1e9, ())
 
 
-def problems(looks: list[Look], link: Link | None = FAST, limits: Limits | None = None) -> list[Finding]:
+def problems(looks: list[RankFacts], link: Link | None = FAST, limits: Limits | None = None) -> list[Finding]:
     limits = limits or Limits(least_bytes_per_second=1e8, most_latency_seconds=0.005)
     return [finding for finding in find(looks, link, ("mpi",), limits) if finding.remedy is not None]
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import find, prepare
 from horovod_flowers.data.sources import decode_photo, open_source
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.errors import UserError
+from horovod_flowers.runtime.errors import UserError
 
 SYNTHETIC = DataConfig(image_size=32, synthetic_images=20)
 

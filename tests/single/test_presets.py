@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from horovod_flowers.command_line import build, parse
-from horovod_flowers.config import PRESETS, RunConfig
-from horovod_flowers.errors import UserError
-from horovod_flowers.options import flat_options
+from horovod_flowers.config.command_line import build, parse
+from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.run import PRESETS, RunConfig
 from horovod_flowers.preflight.__main__ import PreflightConfig
-from horovod_flowers.recorded.options import read_config as read_recorded
-from horovod_flowers.study_file import points_of, read_study
-from horovod_flowers.study_point import option_words
-from horovod_flowers.train import read_config
+from horovod_flowers.runlog.reading.config import read_config as read_recorded
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.file import points_of, read_study
+from horovod_flowers.study.point import option_words
+from horovod_flowers.training.resume import read_config
 
 
 def test_every_preset_has_its_file_and_differs_from_the_defaults() -> None:

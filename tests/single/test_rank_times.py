@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.report.points import points_of
-from horovod_flowers.report.rank_times import chrome_trace, rank_times_of, spans, stragglers_of
-from horovod_flowers.report.run_summary import RunSummary, summarise
+from horovod_flowers.report.analysis.points import points_of
+from horovod_flowers.report.analysis.rank_times import chrome_trace, rank_times_of, spans, stragglers_of
+from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
+from horovod_flowers.runlog.reading.run import read_run
 from tests.single.recorded_runs import write_run
 
 EVEN = (1, 80, 15, 4)

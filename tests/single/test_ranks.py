@@ -2,8 +2,9 @@
 
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.ranks import Ranks, gpu_of
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import gpu_of
+from horovod_flowers.runtime.errors import UserError
 
 
 def rank(local_rank: int, local_size: int) -> Ranks:
@@ -29,4 +30,4 @@ def test_a_rank_alone_talks_to_itself() -> None:
     alone = rank(0, 1)
     assert alone.gather("x") == ["x"]
     assert alone.broadcast("y") == "y"
-    assert alone.smallest(3) == 3
+    assert alone.allreduce_min(3) == 3

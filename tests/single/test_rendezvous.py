@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from horovod_flowers.elastic.rendezvous import LeftOut, Place, Rendezvous
+from horovod_flowers.training.elastic.rendezvous import LeftOut, Place, Rendezvous
 
 Worker = Callable[[str, Rendezvous], int]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from horovod_flowers.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
-from horovod_flowers.command_line import parse
-from horovod_flowers.config import RunConfig
-from horovod_flowers.data_config import DataConfig
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.__main__ import main
-from horovod_flowers.runlog import Traffic
+from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
+from horovod_flowers.runlog.records import CommunicationVolume
 from tests.single.recorded_runs import write_run
 
 
@@ -279,7 +279,7 @@ def test_losses_in_the_files_add_up(tmp_path: Path, runs: Path) -> None:
 
 def test_bounds_stand_beside_what_was_measured(tmp_path: Path, runs: Path) -> None:
     """64 images take 400 ms on one rank and 210 ms on two that do not communicate; the model's calls take 20 ms."""
-    traffic = [Traffic(operation="allreduce", ranks=2, calls=2, bytes_sent=2e6)]
+    traffic = [CommunicationVolume(operation="allreduce", ranks=2, calls=2, bytes_sent=2e6)]
     write_run(runs / "one", 1, [[1], [400]])
     write_run(runs / "two", 2, [[1, 1], [220, 220]], traffic=traffic)
     none = RunConfig(global_batch=64, threads=1, strategy="none")
@@ -341,7 +341,9 @@ def test_starting_loads_nothing_that_only_some_reports_need() -> None:
 
 
 def test_the_report_imports_no_tensorflow() -> None:
-    modules = "horovod_flowers.report.__main__, horovod_flowers.report.written, horovod_flowers.report.pictures"
+    modules = (
+        "horovod_flowers.report.__main__, horovod_flowers.report.pages.write, horovod_flowers.report.pages.pictures"
+    )
     code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.config import RunConfig
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import read_run
-from horovod_flowers.report.intervals import Estimate
-from horovod_flowers.report.points import points_of
-from horovod_flowers.report.run_summary import RunSummary, summarise
-from horovod_flowers.runlog import SCHEMA, Header, StepRecord, read_lines
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.report.analysis.intervals import Estimate
+from horovod_flowers.report.analysis.points import points_of
+from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.records import SCHEMA, Header, StepRecord
+from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
 

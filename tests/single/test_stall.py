@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.errors import UserError, cause
-from horovod_flowers.launch import failure, follows_from_another
-from horovod_flowers.position import Position
-from horovod_flowers.stall import Renewals, longest, why_it_ends
-from horovod_flowers.stall_answers import Answer, AnswerFolder
+from horovod_flowers.ranks.stall_answers import Answer, AnswerFolder
+from horovod_flowers.ranks.stall_watch import Renewals, longest, why_it_ends
+from horovod_flowers.runtime.errors import UserError, cause
+from horovod_flowers.runtime.exit import failure, follows_from_another
+from horovod_flowers.runtime.heartbeat import Heartbeat
 from tests.conftest import clean_environment
 
 HOSTS = ["n1", "n1", "n2"]
@@ -110,7 +110,7 @@ def test_a_file_system_that_blocks_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_a_position_is_told_in_words_and_counts_what_is_begun() -> None:
-    position = Position()
+    position = Heartbeat()
     position.at("step {} of epoch {}", 12, 3)
     with position.waiting():
         assert position.waits
@@ -124,13 +124,13 @@ def test_what_may_take_long_has_a_minute_at_least() -> None:
 HANGS = """
 import sys, time
 from pathlib import Path
-from horovod_flowers.position import POSITION
-from horovod_flowers.ranks import Ranks
-from horovod_flowers.stall import StallWatch
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.ranks.startup import Ranks
+from horovod_flowers.ranks.stall_watch import StallWatch
 with StallWatch("command") as watch:
     watch.begin(Ranks(0, 1, 0, 1, "single", None), Path(sys.argv[1]), float(sys.argv[2]))
     for step in range(8):
-        POSITION.at("step {} of epoch {}", step, 1)
+        HEARTBEAT.at("step {} of epoch {}", step, 1)
         time.sleep(float(sys.argv[3]))
     print("done")
 """

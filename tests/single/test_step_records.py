@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from horovod_flowers.errors import UserError
-from horovod_flowers.recorded.run import PARTS, read_run
-from horovod_flowers.runlog import Header, RunFolder, StepRecord, read_lines
+from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.reading.run import PARTS, read_run
+from horovod_flowers.runlog.records import Header, StepRecord
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
 STEPS = [[9, 9], [100, 300], [200, 100], [400, 100]]
@@ -69,10 +71,10 @@ def test_the_last_header_relates_the_clocks(folder: RunFolder) -> None:
 
 def test_a_file_longer_than_a_block_is_read_whole(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read_run(folder.path)
-    monkeypatch.setattr("horovod_flowers.recorded.steps._BLOCK_BYTES", 300)  # a record has 230 bytes
+    monkeypatch.setattr("horovod_flowers.runlog.reading.steps._BLOCK_BYTES", 300)  # a record has 230 bytes
     parts = read_run(folder.path)
     assert np.array_equal(parts.part_ns, whole.part_ns)
-    monkeypatch.setattr("horovod_flowers.recorded.steps._BLOCK_BYTES", 100)
+    monkeypatch.setattr("horovod_flowers.runlog.reading.steps._BLOCK_BYTES", 100)
     assert "rank-00000.jsonl has a line of more than 100 bytes" in refusal(folder)
 
 
@@ -177,7 +179,7 @@ def test_reading_keeps_no_object_a_record(tmp_path: Path) -> None:
         header, first, second = folder.steps(rank).read_bytes().splitlines(keepends=True)
         more = b"".join(second.replace(b'"step":1,', b'"step":%d,' % step) for step in range(1, 30_000))
         folder.steps(rank).write_bytes(header + first + more)
-    folder.result.write_text(folder.result.read_text().replace('"steps": 2', '"steps": 30000'))
+    folder.result.write_text(folder.result.read_text().replace('"steps_done": 2', '"steps_done": 30000'))
     tracemalloc.start()
     try:
         run = read_run(folder.path)

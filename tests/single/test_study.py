@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from horovod_flowers.collectives import collectives_file, read_collectives
-from horovod_flowers.config import RunConfig
-from horovod_flowers.errors import UserError
-from horovod_flowers.study import StudyConfig, read_points, state_of
-from horovod_flowers.study_file import in_order, points_of, read_study
-from horovod_flowers.study_point import CollectivesPoint
-from horovod_flowers.study_record import Attempt, PointFiles, failures, read_record
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, failures, read_record
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.__main__ import StudyConfig, read_points, state_of
+from horovod_flowers.study.file import in_order, points_of, read_study
+from horovod_flowers.study.point import CollectivesPoint
 from tests.conftest import PROJECT, Ended, Workplace, run_command
 from tests.single.recorded_runs import write_run
 

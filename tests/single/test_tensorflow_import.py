@@ -7,7 +7,7 @@ from tests.conftest import run_command
 
 PROGRAM = """
 import gc, sys
-from horovod_flowers.tensorflow_import import UNUSED, import_tensorflow
+from horovod_flowers.ranks.tensorflow_import import UNUSED, import_tensorflow
 
 import_tensorflow()
 assert "tensorflow" in sys.modules and "keras" in sys.modules
@@ -28,6 +28,8 @@ def test_plots_and_scikit_learn_are_left_out_until_somebody_imports_them(tmp_pat
 
 
 def test_what_was_imported_before_stays(tmp_path: Path) -> None:
-    program = "import sklearn.metrics, horovod_flowers.tensorflow_import as t; t.import_tensorflow(); import sklearn"
+    program = (
+        "import sklearn.metrics, horovod_flowers.ranks.tensorflow_import as t; t.import_tensorflow(); import sklearn"
+    )
     ended = run_command([sys.executable, "-c", f"{program}; assert sklearn.metrics"], tmp_path)
     assert ended.status == 0, ended.output

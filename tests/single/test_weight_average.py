@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from horovod_flowers import checkpoint
-from horovod_flowers.config import OptimizerConfig
+from horovod_flowers.checkpoint.format import SavedProgress, load_averaged, save_checkpoint
+from horovod_flowers.checkpoint.model_state import ModelState
+from horovod_flowers.config.run import OptimizerConfig
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.model_state import ModelState
-from horovod_flowers.optimizer import build_over, make_optimizer
-from horovod_flowers.step import TrainingStep, Update
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.strategy.replicated import OneRank
-from horovod_flowers.weight_average import WeightAverage
+from horovod_flowers.training.optimizer import build_over, make_optimizer
+from horovod_flowers.training.step import TrainingStep, Update
+from horovod_flowers.training.weight_average import WeightAverage
 
 
 def small_model() -> keras.Model:
@@ -33,11 +33,11 @@ def batch(seed: int) -> Batch:
 def test_the_average_follows_its_formula_and_gives_the_weights_back() -> None:
     model, strategy = small_model(), OneRank(Groups())
     state, optimizer = ModelState(model, strategy), make_optimizer(OptimizerConfig())
-    build_over(optimizer, strategy.updated, [part.shape for part in strategy.parts])
+    build_over(optimizer, strategy.optimizer_variables, [part.shape for part in strategy.parts])
     average = WeightAverage(strategy, state.statistics, 0.15)
     average.begin()
     assert [variable.path.rsplit("/")[-1] for variable in state.statistics] == ["moving_mean", "moving_variance"]
-    averaged = [*strategy.updated, *state.statistics]
+    averaged = [*strategy.optimizer_variables, *state.statistics]
     expected = [np.array(variable) for variable in averaged]
     step = TrainingStep(model, optimizer, strategy, 1, "fp32", average=average)
     for number in range(1, 5):
@@ -63,10 +63,20 @@ def test_who_predicts_from_a_checkpoint_gets_the_averages(tmp_path: Path) -> Non
         variable.assign(tf.fill(variable.shape, 7.0))
     tensors = state.collect()
     assert tensors is not None
-    progress = checkpoint.Progress(1, 1, 1.0, "m", ("a", "b", "c"), "digest", 0.5, 0.5, 1)
-    checkpoint.save(tmp_path / "checkpoints", tensors, progress)
+    progress = SavedProgress(
+        epochs_done=1,
+        steps_done=1,
+        training_seconds=1.0,
+        model="m",
+        class_names=("a", "b", "c"),
+        data_digest="digest",
+        validation_accuracy=0.5,
+        best_validation_accuracy=0.5,
+        best_epoch=1,
+    )
+    save_checkpoint(tmp_path / "checkpoints", tensors, progress)
     other = ModelState.on_one_rank(small_model())
-    found = checkpoint.load_averaged(tmp_path / "checkpoints" / "best.safetensors", other.shapes)
+    found = load_averaged(tmp_path / "checkpoints" / "best.safetensors", other.shapes)
     assert found.keys() == other.shapes.keys()
     assert all((value == 7).all() for value in found.values())
 

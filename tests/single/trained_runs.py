@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from horovod_flowers import checkpoint
-from horovod_flowers.command_line import to_yaml
-from horovod_flowers.config import ModelConfig, RunConfig
-from horovod_flowers.data_config import DataConfig
-from horovod_flowers.model import build_model
-from horovod_flowers.model_state import ModelState
-from horovod_flowers.runlog import RunFolder
+from horovod_flowers.checkpoint.format import SavedProgress, save_checkpoint
+from horovod_flowers.checkpoint.model_state import ModelState
+from horovod_flowers.config.command_line import to_yaml
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.run import ModelConfig, RunConfig
+from horovod_flowers.model.registry import build_model
+from horovod_flowers.runlog.run_folder import RunFolder
 
 CLASSES = ("daisy", "rosé", "tulip")
 
@@ -27,8 +27,18 @@ def make_run(path: Path, model: str = "flower_cnn", image_size: int = 32, seed: 
     path.mkdir(parents=True)
     folder = RunFolder(path)
     folder.config.write_text(to_yaml(config), encoding="utf-8")
-    progress = checkpoint.Progress(4, 40, 9.5, model, CLASSES, "0123abcd", 0.75, 0.75, 4)
-    checkpoint.save(folder.checkpoints, floats, progress)
+    progress = SavedProgress(
+        epochs_done=4,
+        steps_done=40,
+        training_seconds=9.5,
+        model=model,
+        class_names=CLASSES,
+        data_digest="0123abcd",
+        validation_accuracy=0.75,
+        best_validation_accuracy=0.75,
+        best_epoch=4,
+    )
+    save_checkpoint(folder.checkpoints, floats, progress)
     return folder
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from horovod_flowers.recorded.run import read_run
+from horovod_flowers.runlog.reading.run import read_run
 from tests.slurm.conftest import SLOW, Cluster, submit_slow
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from horovod_flowers.study_record import read_record
+from horovod_flowers.runlog.study_attempts import read_record
 from tests.slurm.conftest import Cluster
 
 TINY = {"image_size": 32, "synthetic_images": 120, "validation_fraction": 0.2}

@@ -1,0 +1,1 @@
+"""Strategies, collective calls and peers, timed in turn."""

@@ -1,0 +1,60 @@
+"""Writes checkpoints beside the training, which waits while the state is copied and no longer."""
+
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from horovod_flowers.checkpoint.format import SavedProgress, save_checkpoint
+
+NICENESS = 10
+"""Of the thread that writes, on Linux a thread's own: it takes little of the core that it shares with the training,
+unless that waits. At 19 it would hardly get on where all cores compute."""
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time, from memory that it keeps: memory that is new has to be mapped page by page,
+    which takes ten times as long as the copy. Rank 0 has one."""
+
+    def __init__(self, folder: Path, keep: int, tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+        """`tensors`: shape and type of each by name; `keep` as `save_checkpoint` takes it."""
+        self._folder, self._keep = folder, keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint", initializer=_step_back)
+        self._allocated = self._pool.submit(_allocate, tensors)
+        self._written: Future[None] | None = None
+
+    def buffers(self) -> dict[str, np.ndarray]:
+        """Where the next checkpoint's tensors belong. Waits until the one before is written; raises what went wrong."""
+        self.finish()
+        return self._allocated.result()
+
+    def begin(self, tensors: Mapping[str, np.ndarray], progress: SavedProgress) -> None:
+        """Write these tensors, which stay as they are until `buffers` is called again."""
+        self._written = self._pool.submit(save_checkpoint, self._folder, tensors, progress, self._keep)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written. Raises what went wrong with one that no longer is."""
+        if self._written is None or not self._written.done():
+            return self._written is not None
+        self._written.result()
+        return False
+
+    def finish(self) -> None:
+        """Wait until everything is written; raises what went wrong."""
+        if self._written is not None:
+            self._written.result()
+
+
+def _step_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _allocate(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, np.ndarray]:
+    allocated = {name: np.empty(shape, kind) for name, (shape, kind) in tensors.items()}
+    for value in allocated.values():
+        value.fill(0)  # maps its pages
+    return allocated

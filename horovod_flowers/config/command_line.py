@@ -1,0 +1,212 @@
+"""Flags, YAML keys and help generated from a configuration dataclass."""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+import yaml
+
+from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.runtime.errors import UserError, first_line
+
+Config = TypeVar("Config")
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser whose complaints are raised, so that one rank tells them in one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        folded = re.sub(r"\s+", " ", "; ".join(line.strip(" -\t") for line in message.splitlines() if line.strip()))
+        if unknown := re.match(r"[Uu]nrecognized arguments: (\S+)", folded):
+            word = unknown[1].split("=")[0]
+            raise UserError(f"there is no option {word}: {_nearest(word, self._option_string_actions)}")
+        if unknown := re.match(r"Option '(\S+)' is not accepted", folded):
+            raise UserError(f"there is no option {unknown[1]!r}: {_nearest(unknown[1], self._option_string_actions)}")
+        if wrong := re.match(r'Parser key "(\S+?)":[; ]*Expected a (.+?)\. Got value: (.+)', folded):
+            raise UserError(f"{wrong[1]} is {wrong[3]!r}: {_allowed(wrong[2])}")
+        raise UserError(f"{folded.rstrip('.')} (--help lists what is allowed)")
+
+
+def _allowed(hint: str) -> str:
+    """Say a type hint in words: 'a whole number', "one of 'adam', 'sgd'"."""
+    if choices := re.search(r"Literal\[(.+?)\]", hint):
+        return f"allowed is one of {choices[1]}"
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    kinds = [words for name, words in names.items() if re.search(rf"\b{name}\b", hint)]
+    return f"allowed is {' or '.join(kinds) or hint}"
+
+
+def _nearest(flag: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(flag.replace("_", "-"), list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "--help lists them"
+
+
+def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
+    """Read flags and `--config` YAML into a `kind` instance; flags override the file, and both the preset that either
+    names.
+
+    --help and --print-config answer on rank 0 alone. Raises UserError for an unknown flag or key, or a value of the
+    wrong type; the dataclasses raise it for values out of range.
+    """
+    parser = _Parser(
+        prog=f"python -m {command}",
+        usage=f"python -m {command} [--config FILE] [options]{_positionals(kind)}",
+        allow_abbrev=False,  # a mistyped flag must not become another one
+        description=description,
+        print_config="--print-config",
+        default_env=False,
+        formatter_class=jsonargparse.DefaultHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file of these options, keys as in --print-config; flags override it"
+    )
+    add_options(parser, kind)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _check_files(words)
+    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
+    with quiet:
+        named = _preset_in(kind, words)
+        values = _parsed(parser, [*_preset_words(kind, named), *words])
+        below = _preset_words(kind, _preset_of(kind, values))
+        if below != _preset_words(kind, named):  # it stands in the --config file
+            values = _parsed(parser, [*below, *words])
+    values.pop("config", None)
+    return build(kind, values)
+
+
+def _check_files(words: Sequence[str]) -> None:
+    """Refuse --config files that the parser would choke on (UserError): it reads them without limits."""
+    named = [after for word, after in pairwise(words) if word == "--config"]
+    named += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    for name in named:
+        path = Path(name)
+        if path.is_file():  # of a pipe, nothing would be left to read
+            try:
+                found = load_yaml(path)
+            except (OSError, yaml.YAMLError) as error:
+                raise UserError(f"--config {path} cannot be read ({first_line(error)})") from error
+            if isinstance(found, dict) and "config" in found:
+                raise UserError(f"--config {path} names another config: give --config once for each file instead")
+
+
+def _parsed(parser: _Parser, words: Sequence[str]) -> dict[str, Any]:
+    try:
+        return dict(parser.parse_args(list(words)).as_dict())
+    except UserError:
+        raise
+    except Exception as error:  # whatever jsonargparse makes of values that no option has
+        raise UserError(f"the options cannot be read ({first_line(error)}): --help lists what is allowed") from error
+
+
+def start_of(options: Config) -> Config:
+    """What has not to be said of these options: the defaults, or their preset's values, its name still to be said."""
+    kind, presets = type(options), _presets(type(options))
+    if presets is None:
+        return kind()
+    started = parse(kind, "", "", _preset_words(kind, _preset_of(kind, vars(options))))
+    return dataclasses.replace(started, **{presets[0]: getattr(kind(), presets[0])})  # type: ignore[type-var]
+
+
+def _presets(kind: type) -> tuple[str, Path] | None:
+    """The option that names a preset, and the folder of their files."""
+    found = ((item.name, item.metadata["presets"]) for item in dataclasses.fields(kind) if "presets" in item.metadata)
+    return next(found, None)
+
+
+def _preset_of(kind: type, values: Mapping[str, Any]) -> str | None:
+    presets = _presets(kind)
+    return values[presets[0]] if presets else None
+
+
+def _preset_in(kind: type, words: Sequence[str]) -> str | None:
+    """What stands for the preset on the command line."""
+    presets = _presets(kind)
+    if presets is None:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(f"--{presets[0]}", nargs="?")
+    return vars(parser.parse_known_args(list(words))[0])[presets[0]]
+
+
+def _preset_words(kind: type, name: str | None) -> list[str]:
+    """To be put before all that overrides it."""
+    presets = _presets(kind)
+    file = presets[1] / f"{name}.yaml" if presets else None
+    return ["--config", str(file)] if file is not None and file.is_file() else []
+
+
+def _positionals(kind: type) -> str:
+    found = [item.name.upper() for item in dataclasses.fields(kind) if item.metadata.get("positional")]
+    return "".join(f" {name}..." for name in found)
+
+
+def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "") -> None:
+    """Add one flag for each field of the dataclass tree: --seed, --data.image-size, --resume and --no-resume."""
+    hints = typing.get_type_hints(kind)
+    group = parser.add_argument_group(prefix.rstrip(".") or None, kind.__doc__) if prefix else parser
+    nested = [item for item in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[item.name])]
+    for item in dataclasses.fields(kind):
+        if item in nested:
+            continue
+        flag = f"--{prefix}{item.name.replace('_', '-')}"
+        text, hint = item.metadata["help"], hints[item.name]
+        if item.metadata.get("positional"):
+            group.add_argument(item.name, nargs="+", type=str, help=text)
+        elif hint is bool:
+            group.add_argument(
+                flag,
+                action=jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-"),
+                default=item.default,
+                help=text,
+            )
+        elif item.metadata.get("words"):
+            group.add_argument(flag, nargs=item.metadata["words"], type=str, default=item.default, help=text)
+        else:
+            group.add_argument(flag, type=hint, default=item.default, help=text)
+    for item in nested:
+        add_options(parser, hints[item.name], f"{prefix}{item.name}.")
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Words for the command line from options by dotted name: --steps 4 --no-validate --data.image-size 64."""
+    words = []
+    for name, value in options.items():
+        spelled = name.replace("_", "-")
+        if isinstance(value, bool):
+            section, dot, leaf = spelled.rpartition(".")
+            words.append(f"--{spelled}" if value else f"--no-{section}{dot}{leaf}")
+        else:
+            words += [f"--{spelled}", "null" if value is None else str(value)]
+    return words
+
+
+def build(kind: type[Config], values: Any, name: str = "config") -> Config:
+    """Construct the dataclass tree from nested dictionaries; UserError for a key that does not exist."""
+    if not isinstance(values, dict):
+        raise UserError(f"{name} is {str(values)[:100]!r}: allowed is a group of options, as --print-config shows it")
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"there is no option {key!r}: {_nearest(str(key), known)}")
+        arguments[key] = build(hints[key], value, key) if dataclasses.is_dataclass(hints[key]) else value
+    try:
+        return kind(**arguments)
+    except TypeError as error:  # of a file that no parser has checked
+        raise UserError(f"{name} holds a value of another kind than its option ({first_line(error)})") from error
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML that --config reads back."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)

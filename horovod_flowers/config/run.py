@@ -1,0 +1,323 @@
+"""What a run is: one frozen tree of options, from which flags, YAML keys and --help are generated.
+
+Every value is checked here, without MPI and without TensorFlow, before any rank waits for another.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.options import later_option, not_negative, option, presets_option
+from horovod_flowers.runtime.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
+"""A name that is a safe folder name everywhere, and harmless wherever it is shown."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: str = option(
+        "flower_cnn",
+        "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
+        "returns a Keras model that takes pixels 0..255 and gives one logit a class; or keras.applications:NAME",
+    )
+    weights: str | None = later_option(
+        None,
+        "file of weights to start from, .weights.h5, .h5 or .keras: of this model, or of keras.applications:NAME "
+        "without its top (default: random weights; nothing is downloaded)",
+        before=None,
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights follow gradients, and how the learning rate follows the global batch."""
+
+    name: Literal["adam", "sgd"] = option("adam", "adam, or sgd with momentum")
+    learning_rate: float = option(0.001, "learning rate at a global batch of --optimizer.base-batch images")
+    base_batch: int = option(32, "global batch for which the learning rate is right without scaling")
+    scaling: Literal["auto", "linear", "sqrt", "none"] = option(
+        "auto",
+        "how the learning rate grows with global batch / base batch: linear (Goyal et al. 2017, for sgd) or sqrt "
+        "(Malladi et al. 2022, for adam); auto chooses by optimizer",
+    )
+    warmup_epochs: float = option(
+        0.5, "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off"
+    )
+    warmup_from_zero: bool = later_option(
+        False,
+        "climb from zero, at any global batch, instead of from the unscaled rate where it is scaled",
+        before=False,
+    )
+    decay: Literal["none", "cosine"] = option("none", "cosine: fall to zero over the epochs after warm-up")
+    momentum: float = option(0.9, "momentum of sgd")
+    weight_decay: float = later_option(
+        0.0,
+        "share of every kernel that an update takes away, times the learning rate (decoupled: Loshchilov and Hutter "
+        "2019); biases and normalisation are left alone",
+        before=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 100:
+            raise UserError(f"optimizer.learning_rate is {self.learning_rate}: give a positive number, such as 0.001")
+        if self.base_batch < 1:
+            raise UserError(f"optimizer.base_batch is {self.base_batch}: give a positive number of images")
+        if not 0 <= self.warmup_epochs < float("inf"):
+            raise UserError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more epochs")
+        if not 0 <= self.weight_decay < 1:
+            raise UserError(f"optimizer.weight_decay is {self.weight_decay}: give 0 to below 1, such as 0.05")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optimizer.momentum is {self.momentum}: give a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class HorovodConfig:
+    """How Horovod schedules collective calls."""
+
+    fusion_threshold_mb: float | None = option(
+        None, "collective calls that are ready together travel as one up to this many MB (default: Horovod's 128)"
+    )
+    cycle_time_ms: float | None = option(
+        None, "milliseconds between two looks at what is ready to travel (default: Horovod's 1)"
+    )
+
+    def __post_init__(self) -> None:
+        if self.fusion_threshold_mb is not None and not 0 <= self.fusion_threshold_mb <= 4096:
+            raise UserError(
+                f"horovod.fusion_threshold_mb is {self.fusion_threshold_mb}: give 0 (no fusion) to 4096, such as 128"
+            )
+        if self.cycle_time_ms is not None and not 0 < self.cycle_time_ms <= 1000:
+            raise UserError(f"horovod.cycle_time_ms is {self.cycle_time_ms}: give 0.1 to 1000, such as 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    preset: Literal["plain", "accurate"] = presets_option(
+        PRESETS,
+        "plain",
+        "values that other options start from. plain: the notebook's training, their defaults; accurate: training that "
+        "generalises (a residual network, augmentation, label smoothing, weight decay, averaged weights, 60 epochs)",
+        before="plain",
+    )
+    name: str | None = option(None, "name of the run, a folder in --runs-dir (default: date, time and rank count)")
+    runs_dir: str = option("runs", "folder that holds the runs")
+    overwrite: bool = option(False, "replace a run of the same name")
+    resume: bool = option(False, "continue the run of this --name from its last checkpoint, up to --epochs")
+    resume_or_start: bool = option(
+        False,
+        "whatever brings the run of this --name to its end: nothing where it has ended, --resume where it has a "
+        "checkpoint, else a fresh start (for job scripts that are put back in the queue)",
+    )
+    epochs: int = option(1, "passes over the training images")
+    steps: int | None = option(None, "end each epoch after this many steps (for timing studies)")
+    global_batch: int | None = option(None, "images a step over all ranks: strong scaling, the work stays the same")
+    per_rank_batch: int | None = option(
+        None, "images a step on each rank: weak scaling, the work grows with the ranks (default 32)"
+    )
+    seed: int = option(0, "seed of weights, image order and augmentation")
+    label_smoothing: float = later_option(
+        0.0, "share of each label that is spread over all classes (Szegedy et al. 2016, section 7)", before=0.0
+    )
+    average_decay: float = later_option(
+        0.0,
+        "evaluate and keep a running average of the weights: the share of it that a step of --optimizer.base-batch "
+        "images leaves, such as 0.99 (Polyak and Juditsky 1992); 0: none",
+        before=0.0,
+    )
+    early_stopping: int | None = later_option(
+        None, "end the run after this many epochs without a better validation accuracy", before=None
+    )
+    strategy: Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"] = option(
+        "allreduce",
+        "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
+        "but each rank updates and keeps optimizer state for its part of the weights only (ZeRO); tensor: large Dense "
+        "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train apart, "
+        "which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
+    )
+    model_parallel_size: int | None = option(
+        None, "mesh: ranks that divide one copy of the large Dense layers (default: the ranks of a node)"
+    )
+    shard_layers: str | None = option(
+        None, "tensor and mesh: the Dense layers to divide, names separated by commas (default: by --shard-above)"
+    )
+    shard_above: int = option(1_000_000, "a Dense layer with at least this many weights counts as large")
+    dense_gradients: Literal["auto", "reduced", "factors"] = option(
+        "auto",
+        "allreduce and sharded: how the gradient of a large Dense layer is combined: reduced, as it is; factors: its "
+        "inputs and output gradients are gathered and multiplied on arrival; auto: whichever sends fewer bytes",
+    )
+    compression: Literal["none", "fp16"] = option("none", "allreduce: send gradients in half precision")
+    accumulate: int = option(1, "steps whose gradients are added up before they are combined and the weights updated")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        "of convolutions and products: bf16 where the CPU has instructions for it (auto chooses it there), fp16 on a "
+        "GPU; weights, loss and sums over ranks stay in fp32",
+    )
+    warmup_steps: int = option(3, "first steps of a run that timings leave out")
+    threads: int = option(
+        0, "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores"
+    )
+    bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
+    stall_seconds: int = later_option(
+        120,
+        "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (for five times as "
+        "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
+        before=120,
+    )
+    elastic: bool = later_option(
+        False,
+        "go on when ranks die, and take in others that come, at the same global batch (needs horovodrun with "
+        "--host-discovery-script: docs/elastic.md)",
+        before=False,
+    )
+    commit_steps: int = later_option(
+        10,
+        "elastic: updates between two copies of weights and optimizer that ranks keep in memory; a lost rank costs no "
+        "more than these",
+        before=10,
+    )
+    checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
+    checkpoint_steps: int | None = later_option(
+        None,
+        "write a checkpoint every so many steps, too, so that a job that dies loses no more than these",
+        before=None,
+    )
+    keep_checkpoints: int = later_option(
+        2,
+        "how many of the last checkpoints are kept: where the newest is damaged, --resume takes the one before",
+        before=1,
+    )
+    check_weights: bool = later_option(
+        True,
+        "compare the weights of all ranks by a checksum before each checkpoint, and at every epoch's end",
+        before=False,
+    )
+    replay_step: int | None = later_option(
+        None,
+        "with --resume: train again from the checkpoint before this step of the run (counted from 0) up to it, and "
+        "tell the loss of each of its images, instead of going on; changes no file",
+        before=None,
+    )
+    validate: bool = option(True, "evaluate the validation images after every epoch (--no-validate)")
+    tensorboard: bool = option(False, "write TensorBoard logs into the run")
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    horovod: HorovodConfig = field(default_factory=HorovodConfig)
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not RUN_NAME.fullmatch(self.name):
+            raise UserError(
+                f"name is {self.name!r}: use up to 128 letters, digits and . _ = + -, beginning with a letter or digit"
+            )
+        if self.global_batch is not None and self.per_rank_batch is not None:
+            raise UserError(
+                f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: "
+                "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
+            )
+        positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above", "commit_steps")
+        for name in (*positive, "model_parallel_size", "early_stopping", "checkpoint_steps", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}: give a positive whole number")
+        for name in ("seed", "warmup_steps", "threads", "stall_seconds"):
+            not_negative(name, getattr(self, name))
+        for name in ("resume", "resume_or_start"):
+            if getattr(self, name) and self.name is None:
+                raise UserError(f"{name} needs to know which run: add --name RUN")
+        for name in ("label_smoothing", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give a number from 0 to below 1")
+        if self.early_stopping is not None and not self.validate:
+            raise UserError("early_stopping looks at the validation accuracy: leave out --no-validate or it")
+        if self.overwrite and (self.resume or self.resume_or_start):
+            raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
+        if self.replay_step is not None and not (self.resume and self.replay_step >= 0):
+            raise UserError(f"replay_step is {self.replay_step}: give a step from 0 on, with --resume --name RUN")
+        self._check_strategy()
+
+    def _check_strategy(self) -> None:
+        """Refuse an option that the strategy would not use (UserError)."""
+        if self.elastic and self.strategy != "allreduce":
+            raise UserError(
+                f"strategy is {self.strategy!r} but elastic training keeps all weights on every rank: choose "
+                "--strategy allreduce, or leave out --elastic"
+            )
+        for name, value, users in (
+            ("compression", self.compression != "none", ("allreduce",)),
+            ("dense_gradients", self.dense_gradients != "auto", ("allreduce", "sharded", "auto")),
+            ("model_parallel_size", self.model_parallel_size is not None, ("mesh", "auto")),
+            ("shard_layers", self.shard_layers is not None, ("tensor", "mesh", "auto")),
+        ):
+            if value and self.strategy not in users:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r} but strategy {self.strategy} cannot use it: leave out {flag}, "
+                    f"or choose --strategy {' or '.join(users)}"
+                )
+        if self.dense_gradients == "factors" and self.compression != "none":
+            raise UserError(
+                "dense_gradients 'factors' and compression are both given: factors are not compressed, leave out one"
+            )
+        if self.dense_gradients == "factors" and self.accumulate > 1:
+            raise UserError(
+                "dense_gradients is 'factors' but accumulate adds up gradients: leave out --dense-gradients, or "
+                "--accumulate"
+            )
+
+    @property
+    def scaling(self) -> Literal["strong", "weak"]:
+        """Which of the two a run belongs to: what is held while the ranks grow."""
+        return "strong" if self.global_batch is not None else "weak"
+
+    def global_batch_for(self, world_size: int) -> int:
+        """Images a step over all ranks. Raises UserError where the ranks cannot share it equally, but for elastic ones,
+        whose number changes: some of them get one image less."""
+        if self.global_batch is None:
+            return (self.per_rank_batch or 32) * world_size
+        if self.global_batch % world_size and not self.elastic:
+            below = self.global_batch // world_size * world_size
+            tries = f"{below} or {below + world_size}" if below else f"{world_size}"
+            raise UserError(
+                f"global_batch {self.global_batch} cannot be divided equally over {world_size} ranks: try {tries}"
+            )
+        return self.global_batch
+
+    def model_parallel_size_for(self, world_size: int, ranks_per_node: int) -> int:
+        """Ranks that share one copy of the large Dense layers. Raises UserError where groups do not fill the world.
+
+        Without --model-parallel-size: the ranks of a node, between which data moves fastest, or the next smaller
+        divisor of the world size.
+        """
+        size = self.model_parallel_size
+        divisors = [divisor for divisor in range(1, world_size + 1) if world_size % divisor == 0]
+        if size is None:
+            return max(divisor for divisor in divisors if divisor <= max(1, ranks_per_node))
+        if size not in divisors:
+            raise UserError(
+                f"model_parallel_size {size} does not divide {world_size} ranks: try {', '.join(map(str, divisors))}"
+            )
+        return size
+
+    def check_against(self, world_size: int, training_images: int, validation_images: int) -> None:
+        """Refuse what only the rank and image counts can show, in one sentence (UserError)."""
+        batch = self.global_batch_for(world_size)
+        if world_size > training_images:
+            raise UserError(
+                f"{world_size} ranks are more than the {training_images} training images: start fewer ranks"
+            )
+        if batch > training_images:
+            raise UserError(
+                f"a global batch of {batch} images ({world_size} ranks) is more than the {training_images} training "
+                "images: use a smaller --global-batch or --per-rank-batch, or fewer ranks"
+            )
+        if validation_images < 1:
+            raise UserError("no image is left for validation: raise --data.validation-fraction or add images")

@@ -1,0 +1,1 @@
+"""A trained run at work: the model, prediction, evaluation, export."""

@@ -1,0 +1,94 @@
+"""Which photos: from files, folders, globs and lists, one after another, never all in memory."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from horovod_flowers.data.sources import PHOTO_SUFFIXES
+from horovod_flowers.runtime.errors import UserError
+
+LIST_MARK = "@"
+
+
+def photos(words: Sequence[str]) -> Iterator[str]:
+    """Paths in the order of the words, those of a folder or glob sorted; each is named, not looked at.
+
+    A word is a photo, a folder (with all photos below it; links to folders are not followed), a glob (** for any
+    folders), or @FILE with a path a line. Raises UserError for a word that gives none.
+    """
+    for word in words:
+        found = _of_word(word)
+        first = next(found, None)
+        if first is None:
+            raise UserError(_nothing(word))
+        yield first
+        yield from found
+
+
+def _of_word(word: str) -> Iterator[str]:
+    path = Path(word)
+    if path.is_dir():
+        yield from _in_folder(word)
+    elif os.path.lexists(path):
+        yield word
+    elif word.startswith(LIST_MARK):
+        yield from _in_list(Path(word[len(LIST_MARK) :]))
+    elif glob.has_magic(word):
+        # Python's glob hides names that begin with a dot, as a shell does.
+        yield from sorted(found for found in glob.iglob(word, recursive=True) if _is_photo_name(found))
+
+
+def _in_folder(folder: str) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in sorted(files) if _is_photo_name(name))
+
+
+def _in_list(path: Path) -> Iterator[str]:
+    try:
+        # Line by line, ended by a line feed alone: a name may hold any other character, in any encoding.
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+            for line in lines:
+                if name := line.removesuffix("\n").removesuffix("\r"):
+                    yield name
+    except OSError as error:
+        raise UserError(f"the list {path} cannot be read ({error.strerror}): give @FILE with a path a line") from error
+
+
+def _is_photo_name(name: str) -> bool:
+    return name.lower().endswith(PHOTO_SUFFIXES)
+
+
+def _nothing(word: str) -> str:
+    kinds = "a photo, a folder, a quoted glob such as 'photos/*.jpg', or @FILE with a path a line"
+    if Path(word).is_dir() or glob.has_magic(word):
+        return f"there is no photo ({', '.join(PHOTO_SUFFIXES)}) in {word}: give {kinds}"
+    return f"there is no {word}, or nothing in it: give {kinds}"
+
+
+def write_list(path: Path, names: Iterator[str]) -> int:
+    """Write names to a file that `blocks` reads back; how many."""
+    count = 0
+    with open(path, "w", encoding="ascii") as file:
+        for name in names:
+            file.write(json.dumps(name) + "\n")
+            count += 1
+    return count
+
+
+def blocks(path: Path, size: int, rank: int, ranks: int) -> Iterator[list[str]]:
+    """This rank's blocks of `size` consecutive names: every `ranks`-th block from its own on."""
+    with open(path, encoding="ascii") as file:
+        number = 0
+        while lines := list(islice(file, size)):
+            if number % ranks == rank:
+                yield [json.loads(line) for line in lines]
+            number += 1
+
+
+def shown(name: str) -> str:
+    """A path as text: bytes that are no UTF-8 become \\udcNN."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

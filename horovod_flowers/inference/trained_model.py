@@ -1,0 +1,71 @@
+"""A trained model, ready to classify: from a checkpoint of a run. It knows nothing of ranks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from horovod_flowers.config.command_line import build
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
+
+Checkpoint = Literal["best", "last"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """What tells flowers apart."""
+
+    class_names: tuple[str, ...]
+    image_size: int
+    """Height and width in pixels of the images that it takes."""
+    probabilities: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    """From uint8 [n, image_size, image_size, 3] RGB to float32 [n, classes] that add up to 1."""
+    source: str
+    """What it was loaded from, for messages."""
+    keras_model: Any = field(repr=False)
+    """From pixels 0..255, float32 [n, size, size, 3], to logits [n, classes]; None where a SavedModel was loaded."""
+
+
+def read_run_config(folder: RunFolder) -> RunConfig:
+    """The options of a run. Raises UserError where there is none."""
+    try:
+        return build(RunConfig, load_yaml(folder.config))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no run {folder.path}: train one, or give the folder of one") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> TrainedModel:
+    """Load a run's best or last checkpoint; TensorFlow must have been started.
+
+    Raises UserError where the checkpoint is missing or damaged.
+    """
+    import tensorflow as tf
+
+    from horovod_flowers.checkpoint.format import DamagedError, load_averaged, read_progress
+    from horovod_flowers.checkpoint.model_state import ModelState
+    from horovod_flowers.model.registry import build_model
+
+    path = folder.checkpoints / f"{which}.safetensors"
+    try:
+        class_names = read_progress(path).class_names
+        model = build_model(config.model.name, config.data.image_size, len(class_names))
+        state = ModelState.on_one_rank(model)
+        state.share(load_averaged(path, state.shapes))
+    except DamagedError as error:
+        other = "last" if which == "best" else "best"
+        raise UserError(f"{error}: take the other one with --checkpoint {other}") from error
+    forward = tf.function(lambda images: tf.nn.softmax(model(tf.cast(images, tf.float32), training=False)))
+    return TrainedModel(
+        class_names=class_names,
+        image_size=config.data.image_size,
+        probabilities=lambda images: forward(tf.constant(images)).numpy(),
+        source=str(path),
+        keras_model=model,
+    )

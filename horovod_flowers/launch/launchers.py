@@ -1,0 +1,191 @@
+"""The one place that spells mpirun, horovodrun and srun."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from horovod_flowers.launch.job_environment import slurm_layout
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import core_of
+
+LAUNCHERS = ("mpirun", "horovodrun", "srun")
+
+
+# Taken along to other nodes by mpirun -x; horovodrun and srun take everything.
+FORWARDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "TFDS_DATA_DIR")
+
+
+FORWARDED_PREFIXES = ("FLOWERS_", "HOROVOD_", "TF_", "NCCL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "UCX_")
+
+
+SRUN_MPI = "pmix"
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where ranks may be placed: nodes in the order in which they are filled, and the ranks that fit on each."""
+
+    nodes: tuple[tuple[str, int], ...]
+    known_by: Literal["hosts", "slurm", "pbs", "this machine"]
+
+    @property
+    def total(self) -> int:
+        """Ranks that fit on all of them."""
+        return sum(count for _, count in self.nodes)
+
+    def __str__(self) -> str:
+        return ",".join(f"{node}:{count}" for node, count in self.nodes)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A way of starting ranks, with its settings resolved."""
+
+    program: str
+    slots: Slots
+    oversubscribe: bool
+    options: tuple[str, ...] = ()
+
+    def fits(self, ranks: int) -> bool:
+        """Whether there is room for so many ranks."""
+        return ranks <= self.slots.total or self.oversubscribe
+
+    def check(self, ranks: int) -> None:
+        """Refuse more ranks than there is room for (UserError)."""
+        if not self.fits(ranks):
+            where = f"{self.slots} ({self.slots.known_by})" if self.slots.known_by != "this machine" else "this machine"
+            raise UserError(
+                f"{ranks} ranks do not fit on {where}, which has room for {self.slots.total}: start fewer, ask for "
+                "more nodes, or add --oversubscribe (FLOWERS_OVERSUBSCRIBE=1) to let ranks share cores"
+            )
+
+    def command(self, ranks: int, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+        """The whole command that starts `words` on that many ranks, nodes filled one after the other.
+
+        No launcher binds ranks to cores: each takes its share of its node's cores itself (`affinity.share_out`).
+        """
+        return [*getattr(self, f"_{self.program}")(ranks, environment), *self.options, *words]
+
+    def _mpirun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        spelled = [find_program("mpirun"), "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
+        if self.oversubscribe:
+            spelled.append("--oversubscribe")
+        if self.slots.known_by in ("hosts", "pbs"):
+            spelled += ["-H", str(self.slots)]
+        if self.slots.known_by != "this machine":
+            spelled += [word for name in forwarded(environment) for word in ("-x", name)]
+        return spelled
+
+    def _horovodrun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        spelled = [find_program("horovodrun"), "-np", str(ranks)]
+        if self.slots.known_by == "this machine":
+            return spelled
+        return [*spelled, "-H", ",".join(f"{node}:{count}" for node, count in self._filled(ranks))]
+
+    def _srun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        filled = self._filled(ranks)
+        spelled = [find_program("srun"), f"--ntasks={ranks}", f"--nodes={len(filled)}"]
+        spelled += [f"--ntasks-per-node={max(count for _, count in filled)}", "--distribution=block"]
+        # Without kill-on-bad-exit Slurm leaves ranks waiting for one that has ended.
+        spelled += [f"--mpi={environment.get('FLOWERS_SRUN_MPI', SRUN_MPI)}", "--kill-on-bad-exit=1", "--cpu-bind=none"]
+        if "SLURM_CPUS_PER_TASK" in environment:  # which srun takes from sbatch only up to Slurm 22.05
+            spelled.append(f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}")
+        return [*spelled, *(["--overcommit"] if self.oversubscribe else [])]
+
+    def _filled(self, ranks: int) -> list[tuple[str, int]]:
+        """The nodes that so many ranks take, and how many each; what does not fit goes to the last ones in turn."""
+        taken, left = list[tuple[str, int]](), ranks
+        for node, count in self.slots.nodes:
+            if left > 0:
+                taken.append((node, min(count, left)))
+                left -= count
+        while left > 0:  # oversubscribed
+            for place, (node, count) in enumerate(taken):
+                taken[place] = (node, count + 1)
+                left -= 1
+                if left == 0:
+                    break
+        return taken
+
+
+def choose_launcher(
+    name: str, hosts: str | None, oversubscribe: bool, environment: Mapping[str, str] = os.environ
+) -> Launcher:
+    """Flags over FLOWERS_ variables over what the scheduler says. Raises UserError."""
+    if name == "auto":
+        name = environment.get("FLOWERS_LAUNCHER") or "mpirun"
+    if name not in LAUNCHERS:
+        raise UserError(f"FLOWERS_LAUNCHER is {name!r}: allowed is one of {', '.join(LAUNCHERS)}")
+    hosts = hosts or environment.get("FLOWERS_HOSTS")
+    slots = find_slots(hosts, environment)
+    if name == "srun" and slots.known_by != "slurm":
+        raise UserError("srun needs a Slurm allocation: call it in a job (sbatch, salloc), or choose mpirun")
+    oversubscribe = oversubscribe or oversubscription_asked_for(environment)
+    options = tuple(shlex.split(environment.get("FLOWERS_LAUNCHER_OPTIONS", "")))
+    return Launcher(name, slots, oversubscribe, options)
+
+
+def oversubscription_asked_for(environment: Mapping[str, str]) -> bool:
+    """Whether FLOWERS_OVERSUBSCRIBE allows ranks to share cores."""
+    return environment.get("FLOWERS_OVERSUBSCRIBE", "0") not in ("", "0")
+
+
+def find_slots(hosts: str | None, environment: Mapping[str, str]) -> Slots:
+    """Nodes and slots from `hosts`, else Slurm's or PBS' allocation, else this machine's cores. Raises UserError."""
+    if hosts:
+        return Slots(tuple(_parse_host(word) for word in hosts.split(",")), "hosts")
+    if "SLURM_JOB_NODELIST" in environment:
+        names = _slurm_hostnames(environment["SLURM_JOB_NODELIST"])
+        return Slots(tuple(zip(names, _slurm_slots(len(names), environment), strict=False)), "slurm")
+    if "PBS_NODEFILE" in environment:
+        try:
+            lines = Path(environment["PBS_NODEFILE"]).read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise UserError(f"PBS_NODEFILE cannot be read ({error.strerror}): give --hosts") from error
+        return Slots(tuple((node, lines.count(node)) for node in dict.fromkeys(lines)), "pbs")
+    cores = {core_of(cpu) for cpu in os.sched_getaffinity(0)}
+    return Slots(((os.uname().nodename, len(cores)),), "this machine")
+
+
+def _parse_host(word: str) -> tuple[str, int]:
+    node, _, count = word.strip().partition(":")
+    if not node or not (count or "1").isdigit() or int(count or 1) < 1:
+        raise UserError(f"hosts names {word!r}: give NODE:RANKS, separated by commas, such as n1:2,n2:2")
+    return node, int(count or 1)
+
+
+def _slurm_hostnames(nodelist: str) -> list[str]:
+    try:
+        listed = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"scontrol cannot list the nodes {nodelist} ({error}): give --hosts") from error
+    return listed.stdout.split()
+
+
+def _slurm_slots(nodes: int, environment: Mapping[str, str]) -> list[int]:
+    """Tasks a node of the allocation."""
+    counts = slurm_layout(environment.get("SLURM_TASKS_PER_NODE", "1"))
+    return (counts + counts[-1:] * nodes)[:nodes]
+
+
+def forwarded(environment: Mapping[str, str]) -> list[str]:
+    """Names of the variables that ranks on other nodes need."""
+    return sorted(name for name in environment if name in FORWARDED or name.startswith(FORWARDED_PREFIXES))
+
+
+def find_program(name: str) -> str:
+    """The launcher on PATH, else the one beside this Python. Raises UserError where there is none."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) is not None:
+        return name
+    if beside.exists():
+        return str(beside)
+    raise UserError(f"there is no {name} on PATH: activate the environment, or load the site's MPI module")

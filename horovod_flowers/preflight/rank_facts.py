@@ -1,0 +1,168 @@
+"""What one rank sees of itself and its node."""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from horovod_flowers.ranks.affinity import Cores
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runlog.environment import CPU_FEATURES, versions
+from horovod_flowers.runtime.machine import cpu_flags, machine_id
+
+CLOCK_EXCHANGES = 5
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """One rank's view."""
+
+    rank: int
+    local_rank: int
+    host: str
+    machine: str
+    """The Linux kernel that it runs under: 'nodes' may be one machine."""
+    bound_to: tuple[int, ...]
+    """Logical CPUs that the launcher left it."""
+    cores: Cores
+    """Those that it takes of them."""
+    threads: int
+    """TensorFlow threads that it would start."""
+    memory_bytes: int
+    """Still available to all ranks of the node together."""
+    cpu_quota: float | None
+    """Cores' worth of time that the container may use; None without a limit."""
+    cpu_features: tuple[str, ...]
+    gpus: int
+    versions: dict[str, str]
+    sources: str
+    """Digest of this package's files."""
+    python: str
+    clock_offset_seconds: float
+    """Its time of day minus rank 0's."""
+    digest: str | None = None
+    """Of the prepared images; None where there are none, or the drawn ones are not there yet."""
+    data: str | None = None
+    """What is wrong with the prepared images as this node sees them; None for nothing."""
+    runs_dir: str | None = None
+    """What is wrong with the folder of the runs as this node sees it."""
+    interfaces: tuple[str, ...] = ()
+    """What it reaches other nodes through."""
+
+
+def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: int) -> dict[str, Any]:
+    """The fields of this rank's Look that need no TensorFlow. Every rank calls it: the clocks are compared."""
+    return {
+        "rank": ranks.rank,
+        "local_rank": ranks.local_rank,
+        "host": os.uname().nodename,
+        "machine": machine_id(),
+        "bound_to": tuple(sorted(bound_to)),
+        "cores": cores,
+        "threads": threads,
+        "memory_bytes": available_memory_bytes(),
+        "cpu_quota": cpu_quota(),
+        "cpu_features": tuple(feature for feature in CPU_FEATURES if feature in cpu_flags()),
+        "versions": versions(),
+        "sources": digest_of_sources(),
+        "python": os.path.realpath(f"/proc/{os.getpid()}/exe"),
+        "clock_offset_seconds": clock_offset_seconds(ranks),
+    }
+
+
+def available_memory_bytes() -> int:
+    """What the node has left, or the job's limit where that is less."""
+    left = [psutil.virtual_memory().available]
+    for folder in _control_groups():
+        try:
+            limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        except OSError:
+            continue
+        if limit != "max":
+            left.append(max(0, int(limit) - int(used)))
+    return min(left)
+
+
+def cpu_quota() -> float | None:
+    """The tightest limit on this process' CPU time, in cores."""
+    found = []
+    for folder in _control_groups():
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            found.append(int(quota) / int(period))
+    return min(found) if found else None
+
+
+def _control_groups() -> list[Path]:
+    """This process' control group (version 2) and those above it: each may set a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    root = Path("/sys/fs/cgroup")
+    groups = [root / line.partition("::")[2].lstrip("/") for line in lines if line.startswith("0::")]
+    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(root)]
+
+
+def digest_of_sources() -> str:
+    """Of every Python file of this package: nodes with another copy of the code are found by it."""
+    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def clock_offset_seconds(ranks: Ranks) -> float:
+    """This rank's time of day minus rank 0's: the exchange with the shortest way there and back counts.
+
+    Rank 0 answers one rank after the other. (Cristian, Probabilistic clock synchronization, 1989.)
+    """
+    if ranks.mpi is None:
+        return 0.0
+    own = 0.0
+    for other in range(1, ranks.size):
+        if ranks.rank == 0:
+            for _ in range(CLOCK_EXCHANGES):
+                ranks.mpi.recv(source=other)
+                ranks.mpi.send(time.time(), dest=other)
+        elif ranks.rank == other:
+            exchanges = []
+            for _ in range(CLOCK_EXCHANGES):
+                before, started = time.time(), time.monotonic()
+                ranks.mpi.send(None, dest=0)
+                there = ranks.mpi.recv(source=0)
+                way = time.monotonic() - started
+                exchanges.append((way, before + way / 2 - there))
+            own = min(exchanges)[1]
+    return own
+
+
+def interfaces_used() -> tuple[str, ...]:
+    """What carries this process' traffic, from its open sockets and devices, once ranks have talked.
+
+    Empty where it reached nobody outside its node.
+    """
+    devices = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue
+        if target.startswith("/dev/infiniband/"):
+            devices |= {f"InfiniBand {path.name}" for path in Path("/sys/class/infiniband").glob("*")}
+    name_of = {address.address: name for name, found in psutil.net_if_addrs().items() for address in found}
+    speeds = psutil.net_if_stats()
+    for connection in psutil.Process().net_connections("tcp"):
+        name = name_of.get(connection.laddr.ip) if connection.status == psutil.CONN_ESTABLISHED else None
+        if name is not None:
+            speed = speeds[name].speed if name in speeds else 0
+            devices.add(f"TCP {name}" + (f" {speed / 1000:g} Gbit/s" if speed else ""))
+    outside = {device for device in devices if device != "TCP lo"}
+    return tuple(sorted(outside or devices))

@@ -1,0 +1,1 @@
+"""The ranks among themselves: start-up, communicator, cores, requests to stop, the watch for stalls."""

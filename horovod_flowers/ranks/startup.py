@@ -1,0 +1,181 @@
+"""Start-up of the ranks: MPI, cores and threads, TensorFlow, Horovod, in the order that each needs.
+
+MPI comes first (to learn who shares this node), then the affinity mask and thread counts, which TensorFlow reads when
+it is imported and when it first computes, then Horovod, whose background thread inherits the mask; Horovod only where
+the strategy sends something.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from horovod_flowers.config.run import HorovodConfig
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_idle, unbound
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.runtime.machine import core_of, machine_id
+
+STALL_WARNING_SECONDS = 30
+STALL_SECONDS = 120
+
+
+def connect(
+    job: JobEnvironment, threads: int, bind: Literal["auto", "none"], stall_seconds: int = STALL_SECONDS
+) -> Ranks:
+    """Start MPI and agree with the launcher on the number of ranks.
+
+    stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
+    Raises UserError where MPI knows of fewer ranks than the launcher started.
+    """
+    limit_stalls(stall_seconds)
+    most = threads if bind == "auto" else None
+    if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most):
+        _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
+    if job.launcher == "single":
+        return Ranks(0, 1, 0, 1, job.launcher, None)
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    if world.Get_size() != job.size:
+        raise UserError(
+            f"the launcher ({job.launcher}) started {job.size} ranks but MPI knows of {world.Get_size()}: use "
+            "the mpirun that belongs to this environment's MPI, or srun with --mpi=pmix"
+        )
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    ranks = Ranks(world.Get_rank(), world.Get_size(), node.Get_rank(), node.Get_size(), job.launcher, world)
+    node.Free()
+    return ranks
+
+
+def limit_stalls(seconds: int) -> None:
+    """Have Horovod give up a call in which a rank is missing for so long; 0, its default: it waits for ever."""
+    warning = min(STALL_WARNING_SECONDS, seconds) or STALL_WARNING_SECONDS
+    _set_unless_given("HOROVOD_STALL_CHECK_TIME_SECONDS", str(warning))
+    _set_unless_given("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(seconds))
+
+
+def _set_unless_given(name: str, value: str) -> None:
+    os.environ.setdefault(name, value)
+
+
+def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cores:
+    """Pin this rank to its share of the machine's cores (bind 'auto'), at most `threads` of them; 0 sets no limit.
+
+    Shared out among the ranks of a machine rather than of a node: what a scheduler or a container calls two nodes may
+    be one machine, whose cores are there once.
+    """
+    own = frozenset(os.sched_getaffinity(0))
+    masks, place = [own], 0
+    if ranks.mpi is not None:
+        machines = ranks.mpi.allgather(machine_id())
+        machine = ranks.mpi.Split(machines.index(machines[ranks.rank]))
+        masks, place = machine.allgather(own), machine.Get_rank()
+        machine.Free()
+    cores_of_cpus = {cpu: core_of(cpu) for mask in masks for cpu in mask}
+    if bind == "none":
+        return unbound(masks, cores_of_cpus, place)
+    cores = share_out(masks, cores_of_cpus, threads or None)[place]
+    os.sched_setaffinity(0, cores.cpus)
+    return cores
+
+
+def start_tensorflow(ranks: Ranks, threads: int) -> bool:
+    """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
+    # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
+    _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
+    HEARTBEAT.at("the start of TensorFlow", long=True)
+    import_tensorflow()
+    import tensorflow as tf
+
+    _silence_notices()
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # Two: one thread waits for a batch or a timestamp while the other computes.
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:  # not run on real hardware
+        own = gpu_of(ranks, gpus)
+        tf.config.set_visible_devices(own, "GPU")
+        tf.config.experimental.set_memory_growth(own, True)
+    return bool(gpus)
+
+
+def _silence_notices() -> None:
+    """Hide what TensorFlow 2.18 says of every graph that it traces or rewrites, through loggers of its own."""
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
+        return
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    library = ctypes.CDLL(str(Path(tf.sysconfig.get_lib()) / "libtensorflow_framework.so.2"))
+    # absl::SetMinLogLevel(LogSeverityAtLeast), in the one version of TensorFlow that we run on; errors are shown.
+    least = getattr(library, "_ZN4absl12lts_2023080214SetMinLogLevelENS0_18LogSeverityAtLeastE", None)
+    if least is not None:
+        least(ctypes.c_int(2))
+
+
+def set_horovod_options(config: HorovodConfig) -> None:
+    """Hand the options to Horovod, which reads them when it starts."""
+    if config.fusion_threshold_mb is not None:
+        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))
+    if config.cycle_time_ms is not None:
+        os.environ["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
+
+
+def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:
+    """Start Horovod, with process sets for copies of `model_parallel_size` ranks where they are more than one.
+
+    Raises UserError where Horovod knows of other ranks than MPI.
+    """
+    set_horovod_options(config)
+    import horovod.tensorflow as hvd
+
+    size, sets = model_parallel_size, []
+    if 1 < size < ranks.size:
+        sets = [hvd.ProcessSet(range(start, start + size)) for start in range(0, ranks.size, size)]
+        sets += [hvd.ProcessSet(range(place, ranks.size, size)) for place in range(size)]
+    HEARTBEAT.at("the start of Horovod", long=True)
+    with HEARTBEAT.waiting():
+        hvd.init(process_sets=sets)
+    if hvd.size() != ranks.size:
+        raise UserError(
+            f"MPI started {ranks.size} ranks but Horovod knows of {hvd.size()}: rebuild Horovod against this "
+            "environment's MPI"
+        )
+    if not sets:
+        return replace(ranks, model_parallel_size=size)
+    copies = ranks.size // size
+    own = (sets[ranks.rank // size], sets[copies + ranks.rank % size])
+    return replace(ranks, model_parallel_size=size, members_set=own[0], copies_set=own[1])
+
+
+def gpu_of(ranks: Ranks, gpus: Sequence[Any]) -> Any:
+    """The GPU of this rank: the node's, by local rank; or the one that the launcher left visible to it.
+
+    Raises UserError where the node has more ranks than GPUs.
+    """
+    if len(gpus) == 1 and ranks.local_size > 1 and _visible_devices_are_own():
+        return gpus[0]
+    if ranks.local_rank >= len(gpus):
+        raise UserError(
+            f"{ranks.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
+        )
+    return gpus[ranks.local_rank]
+
+
+def _visible_devices_are_own() -> bool:
+    """Whether Slurm gave each task a GPU of its own (--gpus-per-task, --gpu-bind): a rank sees just that one."""
+    return "SLURM_STEP_GPUS" in os.environ and "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
+
+
+def horovod_features() -> list[str]:
+    """What Horovod was built with."""
+    import horovod.tensorflow as hvd
+
+    features = ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
+    return [name for name in features if getattr(hvd, f"{name}_built")()]

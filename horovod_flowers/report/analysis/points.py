@@ -1,0 +1,247 @@
+"""Runs of one kind together, their baseline, and from both speed-up and parallel efficiency. Arithmetic only."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from horovod_flowers.report.analysis.intervals import Estimate, estimate
+from horovod_flowers.report.analysis.laws import karp_flatt
+from horovod_flowers.report.analysis.run_factors import (
+    Work,
+    differences,
+    other_scaling,
+    recipe_of,
+    speed_key,
+    strategy_of,
+    unlike,
+    values_of,
+    work_of,
+)
+from horovod_flowers.report.analysis.run_summary import RunSummary
+from horovod_flowers.runtime.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """All runs of the same work, recipe, strategy and number of ranks, oversubscribed or not."""
+
+    work: Work
+    """What every compared run must have in common: see `work_of`."""
+    strategy: str
+    ranks: int
+    runs: tuple[RunSummary, ...]
+    baseline: "Point | None" = None
+    """The runs that ratios are taken against, whatever the recipe: it does not change what a step costs."""
+    refusal: str | None = None
+    """Why there is no ratio though there is a baseline."""
+    unlike: tuple[str, ...] = ()
+    """What differs among these runs, or between them and the baseline, though it may change the time of a step."""
+    which: str = ""
+    """What tells this point from others of the same work, strategy and ranks."""
+
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """float64 [runs, 2]: images and elapsed seconds of each run's timed steps."""
+        return np.array([[run.images, run.timed_seconds] for run in self.runs], np.float64)
+
+    @cached_property
+    def images_per_second(self) -> Estimate:
+        """Total images over total seconds of the slowest rank: never an average of rates."""
+        return estimate(_rate, self.totals, each=tuple((self.totals[:, 0] / self.totals[:, 1]).tolist()))
+
+    @cached_property
+    def step_seconds(self) -> Estimate:
+        """Median over runs of each run's median step of the slowest rank."""
+        medians = np.array([[run.median_step_seconds] for run in self.runs])
+        return estimate(lambda drawn: np.median(drawn[..., 0], axis=-1), medians, each=tuple(medians[:, 0].tolist()))
+
+    @cached_property
+    def speed_up(self) -> Estimate | None:
+        """Throughput over the baseline's, in multiples of one of its ranks; None without a baseline.
+
+        With the global batch held (strong scaling) this is T(1)/T(N), Amdahl 1967; with the batch a rank held (weak
+        scaling) it is the scaled speed-up, Gustafson 1988. A baseline of B ranks counts as B.
+        """
+        if self.baseline is None:
+            return None
+        if self.baseline.runs == self.runs:  # the same runs on both sides, and so in every resample
+            return Estimate(float(self.ranks))
+        base = self.baseline.images_per_second.value / self.baseline.ranks
+        each = tuple(rate / base for rate in self.images_per_second.each)
+        return estimate(self._ratio, self.totals, self.baseline.totals, each=each)
+
+    def _ratio(self, drawn: np.ndarray, base: np.ndarray) -> np.ndarray:
+        assert self.baseline is not None
+        return _rate(drawn) / _rate(base) * self.baseline.ranks
+
+    @cached_property
+    def efficiency(self) -> Estimate | None:
+        """Speed-up a rank."""
+        return None if self.speed_up is None else _mapped(self.speed_up, lambda value: value / self.ranks)
+
+    @cached_property
+    def serial_fraction(self) -> Estimate | None:
+        """Karp and Flatt's, for strong scaling against one rank; None elsewhere.
+
+        It falls as the speed-up rises, so the ends of its interval are those of the speed-up's, exchanged.
+        """
+        if self.speed_up is None or self.ranks == 1 or self.scaling == "weak":
+            return None
+        if self.baseline is None or self.baseline.ranks > 1:
+            return None
+        found = _mapped(self.speed_up, lambda value: float(karp_flatt(value, self.ranks)))
+        return replace(found, low=found.high, high=found.low)
+
+    @property
+    def scaling(self) -> str:
+        """strong or weak."""
+        return str(dict(self.work)["scaling"])
+
+    @property
+    def batch(self) -> int:
+        """Of all ranks together (strong), or of each (weak)."""
+        work = dict(self.work)
+        return int(work["global_batch"] if self.scaling == "strong" else work["per_rank_batch"])
+
+    @property
+    def precision(self) -> str:
+        """In which the passes are computed."""
+        return str(dict(self.work)["precision"])
+
+    @property
+    def best_validation_accuracy(self) -> float | None:
+        """Median over runs of each run's best epoch; None where the strategy trains no common model."""
+        accuracies = [run.result.progress.best_validation_accuracy for run in self.runs]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        return float(np.median(known)) if known else None
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether ranks shared a core in any of the runs."""
+        return any(run.environment.oversubscribed for run in self.runs)
+
+    @property
+    def part_shares(self) -> dict[str, float]:
+        """Shares of the ranks' time in a step, from sums over all runs; they add up to 1."""
+        sums = {part: sum(run.part_seconds[part] for run in self.runs) for part in self.runs[0].part_seconds}
+        total = sum(sums.values())
+        return {part: seconds / total if total else 0.0 for part, seconds in sums.items()}
+
+
+def _rate(totals: np.ndarray) -> np.ndarray:
+    return np.asarray(totals[..., 0].sum(-1) / totals[..., 1].sum(-1))
+
+
+def _mapped(found: Estimate, apply: Callable[[float], float]) -> Estimate:
+    low, high = (None if end is None else apply(end) for end in (found.low, found.high))
+    return Estimate(apply(found.value), low, high, tuple(apply(value) for value in found.each))
+
+
+def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_differences: bool = False) -> list[Point]:
+    """Group runs into points and give each its baseline where there is one.
+
+    By default that is the one-rank runs of the same work: on one rank every strategy does the same. `baseline` is a
+    pattern of run names that chooses others (UserError where none fits, or they are of several numbers of ranks).
+    Runs that differ in what may change their speed are not one point, nor is one of them the other's baseline, unless
+    `allow_differences`: they are then marked.
+    """
+    every = list(runs)
+    groups: dict[tuple[object, ...], list[RunSummary]] = {}
+    chosen: dict[tuple[Work, object], list[RunSummary]] = {}
+    for run in every:
+        work = work_of(run)
+        speed: object = None if allow_differences else speed_key(run)
+        key = (work, strategy_of(run), run.ranks, run.environment.oversubscribed, recipe_of(run), speed)
+        groups.setdefault(key, []).append(run)
+        if run.ranks == 1 if baseline is None else fnmatch.fnmatchcase(run.name, baseline):
+            chosen.setdefault((work, speed), []).append(run)
+    if baseline is not None:
+        _check_baseline(baseline, list(chosen.values()))
+    bases = {
+        key: Point(key[0], strategy_of(members[0]), members[0].ranks, tuple(members)) for key, members in chosen.items()
+    }
+    for (work, speed), point in list(bases.items()):
+        if point.ranks == 1:  # with the same global and per-rank batch, it serves the other kind of scaling too
+            bases.setdefault((other_scaling(work), speed), point)
+    points = [
+        _against(tuple(members), bases, None if allow_differences else key[-1]) for key, members in groups.items()
+    ]
+    return sorted(_told_apart(points), key=lambda point: (repr(point.work), point.ranks, point.strategy))
+
+
+def _check_baseline(pattern: str, chosen: Sequence[Sequence[RunSummary]]) -> None:
+    if not chosen:
+        raise UserError(
+            f"baseline {pattern!r} fits no run: give the name of one, or a pattern such as 'strong-2ranks-*'"
+        )
+    for members in chosen:
+        kinds = sorted({(run.ranks, strategy_of(run)) for run in members})
+        if len(kinds) > 1:
+            listed = ", ".join(f"{ranks} ranks {strategy}" for ranks, strategy in kinds)
+            raise UserError(f"baseline {pattern!r} fits runs of several kinds ({listed}): give a narrower pattern")
+
+
+def _against(runs: tuple[RunSummary, ...], bases: Mapping[tuple[Work, object], Point], speed: object) -> Point:
+    point = Point(work_of(runs[0]), strategy_of(runs[0]), runs[0].ranks, runs, unlike=tuple(unlike(runs)))
+    baseline = bases.get((point.work, speed))
+    if baseline is not None:
+        apart = () if baseline.runs == runs else differences(runs, baseline.runs)
+        return replace(point, baseline=baseline, unlike=tuple(dict.fromkeys((*point.unlike, *apart))))
+    for (work, _), other in bases.items():
+        if work == point.work:
+            apart = differences(runs, other.runs)
+            return replace(point, refusal=f"they differ in more than the ranks ({'; '.join(apart)})")
+    return point
+
+
+def _told_apart(points: Sequence[Point]) -> list[Point]:
+    """The points, those that would look alike in a table with what tells them apart."""
+    alike: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        alike.setdefault((point.work, point.strategy, point.ranks), []).append(point)
+    told = []
+    for members in alike.values():
+        every = [values_of(point.runs) for point in members]
+        varied = [
+            name
+            for name in every[0]
+            if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in ("seed", "hosts")
+        ]
+        for point, values in zip(members, every, strict=True):
+            words = (f"{name} {'/'.join(sorted(values.get(name, ())))}" for name in varied if name != "oversubscribed")
+            told.append(replace(point, which=", ".join(words)) if len(members) > 1 else point)
+    return told
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of the same work and strategy on more and more ranks, with the baseline's."""
+
+    strategy: str
+    points: tuple[Point, ...]
+    """In the order of their ranks, without the baseline."""
+    baseline: Point | None
+
+    @property
+    def label(self) -> str:
+        """Such as 'allreduce, strong scaling, bf16'."""
+        point = self.points[0]
+        return f"{self.strategy}, {point.scaling} scaling, {point.precision}"
+
+    @property
+    def rated(self) -> list[Point]:
+        """The points that are a measure of speed: ranks with cores of their own."""
+        return [point for point in self.points if not point.oversubscribed]
+
+
+def series_of(points: Sequence[Point]) -> list[Series]:
+    """Series of more ranks than the baseline's, those of several recipes or speed factors apart."""
+    found: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        if point.ranks > (point.baseline.ranks if point.baseline else 1):
+            base = None if point.baseline is None else id(point.baseline)
+            found.setdefault((point.work, point.strategy, recipe_of(point.runs[0]), base), []).append(point)
+    return [Series(members[0].strategy, tuple(members), members[0].baseline) for members in found.values()]

@@ -1,0 +1,92 @@
+"""What the figures rest on: factors varied and held, runs counted, failed and left out, and how to make them again."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from horovod_flowers.config.command_line import flags
+from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.run_factors import values_of
+from horovod_flowers.report.analysis.run_summary import RunSummary
+
+MOST_COMMANDS = 40
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """See the module."""
+
+    varied: dict[str, list[str]]
+    held: dict[str, str]
+    runs: int
+    first_started_utc: str
+    last_started_utc: str
+    commands: list[tuple[str, int]]
+    """Each different command without its --name, --seed and --runs-dir, and how many runs it made."""
+
+
+def provenance_of(runs: Sequence[RunSummary]) -> Provenance:
+    """The provenance of all runs that figures rest on."""
+    values = values_of(runs)
+    started = sorted(run.environment.started_utc for run in runs)
+    return Provenance(
+        varied={name: sorted(found, key=_by_number) for name, found in values.items() if len(found) > 1},
+        held={name: next(iter(found)) for name, found in values.items() if len(found) == 1},
+        runs=len(runs),
+        first_started_utc=started[0],
+        last_started_utc=started[-1],
+        commands=commands_of(runs),
+    )
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text
+
+
+def commands_of(runs: Sequence[RunSummary]) -> list[tuple[str, int]]:
+    """The commands that make these runs again, each with the number of runs, those of most ranks last."""
+    counted: dict[str, int] = {}
+    for run in sorted(runs, key=lambda run: (run.ranks, run.name)):
+        command = shlex.join(train_command(run))
+        counted[command] = counted.get(command, 0) + 1
+    return list(counted.items())
+
+
+def train_command(run: RunSummary) -> list[str]:
+    """The command that makes a run like this one: its options, as far as they differ from the defaults."""
+    defaults = flat_options(asdict(RunConfig()))
+    left_out = ("name", "runs_dir", "overwrite", "resume", "resume_or_start")
+    differing = {
+        name: value
+        for name, value in flat_options(run.config).items()
+        if name not in left_out and value != defaults.get(name)
+    }
+    words = ["mpirun", "-np", str(run.ranks), "--bind-to", "none", "python", "-m", "horovod_flowers.train"]
+    return [*words, *flags(differing)]
+
+
+# Options that the command below sets itself, or that belong to another number of ranks.
+_NOT_REPEATED = (
+    *("name", "global_batch", "per_rank_batch", "threads", "precision", "strategy", "compression", "dense_gradients"),
+    *("model_parallel_size", "shard_layers", "shard_above", "runs_dir", "resume", "resume_or_start", "overwrite"),
+)
+
+
+def baseline_command(point: Point) -> str:
+    """The command that makes a point's one-rank baseline, beside the run that lacks it."""
+    work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
+    words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
+    flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
+    words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
+    words += ["--precision", work["precision"]]
+    differing = {
+        name: value
+        for name, value in flat_options(point.runs[0].config).items()
+        if name not in _NOT_REPEATED and value != defaults.get(name)
+    }
+    return shlex.join([*words, *flags(differing)])

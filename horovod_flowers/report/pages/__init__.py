@@ -1,0 +1,1 @@
+"""The report's pages: words, tables, pictures and files. They compute nothing."""

@@ -1,0 +1,164 @@
+"""Speed-up and efficiency by ranks, with intervals, bounds and fitted laws."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FuncFormatter
+
+from horovod_flowers.report.analysis.intervals import Estimate
+from horovod_flowers.report.analysis.laws import Fit
+from horovod_flowers.report.analysis.points import Point, Series
+from horovod_flowers.report.content import Content, SeriesFits
+from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
+
+EXTRAPOLATION = 4
+"""How far beyond the measured numbers of ranks a law is drawn, in multiples."""
+
+
+ASIDE = 0.05
+"""Between the points of two series on the same number of ranks, in powers of two."""
+
+
+def draw(content: Content) -> Iterator[Drawn]:
+    """A picture for each kind of scaling that has ratios, or one of throughput where none has."""
+    rated = [members for members in content.series if any(point.speed_up for point in members.points)]
+    for scaling in ("strong", "weak"):
+        chosen = [members for members in rated if members.points[0].scaling == scaling]
+        if chosen:
+            yield _speed_up(content, chosen, scaling)
+    if not rated:
+        yield _throughput(content)
+
+
+def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
+    # The ceiling is a bound, not a competitor: grey, and beneath.
+    ordered = sorted(chosen, key=lambda members: members.strategy != "none")
+    colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
+    for number, members in enumerate(ordered):
+        aside = 2 ** (ASIDE * (number - (len(ordered) - 1) / 2))
+        ceiling = members.strategy == "none"
+        colour = "#888888" if ceiling else next(colours)
+        label = "ceiling: strategy none, no communication" if ceiling else members.label
+        label += f" ({members.points[0].which})" if members.points[0].which else ""
+        _series(left, members, "speed_up", colour, label, aside)
+        _series(right, members, "efficiency", colour, label, aside)
+        if not ceiling:
+            _modelled(left, content, members, colour, aside)
+        for fits in content.fits:
+            if fits.series is members and not ceiling:
+                _laws(left, right, fits, colour)
+    most = max(point.ranks for members in chosen for point in members.points)
+    least = min(members.baseline.ranks for members in chosen if members.baseline)
+    left.set_yscale("log", base=2)  # with ranks in powers of two, too, the ideal is a straight line
+    left.plot([least, most], [least, most], linestyle="--", color="#666666", label="ideal", zorder=1)
+    right.axhline(1, linestyle="--", color="#666666", zorder=1)
+    if any(bounds.exposed for bounds in content.bounds.values()):
+        left.plot([], [], "x", color="#444444", label="cost model, no communication hidden")
+    ticks = sorted({point.ranks for members in chosen for point in members.points} | {least})
+    for axes in (left, right):
+        _rank_axis(axes, ticks)
+    left.set(ylabel="speed-up", title=f"Speed-up, {scaling} scaling")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.set(ylabel="parallel efficiency", title="Parallel efficiency")
+    right.set_ylim(0, max(1.08, right.get_ylim()[1]))
+    crowded = any(point.oversubscribed for members in chosen for point in members.points)
+    if crowded:
+        left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: no measure of speed")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    words = ", ".join(_in_words(point) for members in chosen for point in members.points)
+    return f"speed-up-{scaling}", "scaling", f"Speed-up and efficiency by ranks, {scaling} scaling: {words}", figure
+
+
+def _in_words(point: Point) -> str:
+    if point.speed_up is None:
+        return f"{point.strategy} on {point.ranks} ranks without a ratio"
+    return f"{point.strategy} on {point.ranks} ranks {point.speed_up.value:.2f}"
+
+
+def _rank_axis(axes: Any, ticks: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    while len(ticks) > 10:
+        ticks = ticks[::2]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("ranks")
+    axes.grid(alpha=0.3)
+
+
+def _series(axes: Any, members: Series, name: str, colour: str, label: str, aside: float) -> None:
+    """Points with their intervals, or the single runs; a little aside, so that those of several series can be seen."""
+    points = [point for point in members.points if getattr(point, name) is not None]
+    base = [members.baseline] if members.baseline is not None else []
+    found: list[Estimate] = [getattr(point, name) for point in points]
+    start = [float(point.ranks) if name == "speed_up" else 1.0 for point in base]
+    ranks = [point.ranks * aside for point in (*base, *points)]
+    values = [*start, *(value.value for value in found)]
+    axes.plot(ranks, values, marker="o", color=colour, label=label, zorder=3, markersize=5)
+    for point, value in zip(points, found, strict=True):
+        if value.low is not None and value.high is not None:
+            ends = [[value.value - value.low], [value.high - value.value]]
+            axes.errorbar([point.ranks * aside], [value.value], yerr=ends, color=colour, capsize=4, zorder=3)
+        else:  # no interval: the runs themselves
+            axes.plot([point.ranks * aside] * len(value.each), value.each, "_", color=colour, markersize=10, zorder=2)
+        if point.oversubscribed:
+            axes.plot([point.ranks * aside], [value.value], "o", mfc="white", mec=colour, markersize=7, zorder=4)
+
+
+def _laws(left: Any, right: Any, fits: SeriesFits, colour: str) -> None:
+    baseline = fits.series.baseline
+    if baseline is None:
+        return
+    one = baseline.images_per_second.value / baseline.ranks
+    for found, style in zip(fits.fits, ("-", "-."), strict=False):
+        inside = np.geomspace(found.rank_counts[0], found.rank_counts[-1], 60)
+        beyond = np.geomspace(found.rank_counts[-1], found.rank_counts[-1] * EXTRAPOLATION, 60)
+        for ranks, extrapolated in ((inside, False), (beyond, True)):
+            _law(left, right, found, ranks, one, colour, extrapolated, style)
+
+
+def _law(
+    left: Any, right: Any, found: Fit, ranks: np.ndarray, one: float, colour: str, extrapolated: bool, style: str
+) -> None:
+    words = ", ".join(f"{name.replace('_', ' ')} {value.value:.3g}" for name, value in found.parameters.items())
+    label = None if extrapolated else f"{found.law}: {words} (dotted: extrapolated)"
+    shape = {"linestyle": ":" if extrapolated else style, "color": colour, "linewidth": 1.1, "alpha": 0.9, "zorder": 2}
+    speed = found.rates(ranks) / one
+    left.plot(ranks, speed, label=label, **shape)
+    right.plot(ranks, speed / ranks, **shape)
+    band = found.band(ranks)
+    if band is not None:
+        left.fill_between(ranks, band[0] / one, band[1] / one, color=colour, alpha=0.12, linewidth=0)
+        right.fill_between(ranks, band[0] / one / ranks, band[1] / one / ranks, color=colour, alpha=0.12, linewidth=0)
+
+
+def _modelled(axes: Any, content: Content, members: Series, colour: str, aside: float) -> None:
+    """What the cost models leave of the speed-up if no communication were hidden."""
+    found = [(point.ranks, content.bounds[point].exposed) for point in members.points if point in content.bounds]
+    known = [(ranks * aside, value) for ranks, value in found if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "x", color=colour, zorder=5, markersize=7)
+
+
+def _throughput(content: Content) -> Drawn:
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    groups: dict[tuple[object, str], list[Point]] = {}
+    for point in content.points:
+        groups.setdefault((point.work, point.strategy), []).append(point)
+    for (members), colour in zip(groups.values(), SERIES_COLOURS * len(groups), strict=False):
+        ranks = [point.ranks for point in members]
+        values = [point.images_per_second.value for point in members]
+        label = f"{members[0].strategy}, {members[0].scaling} scaling, {members[0].precision}"
+        axes.plot(ranks, values, marker="o", color=colour, label=label)
+        for point in members:
+            if point.oversubscribed:
+                axes.plot([point.ranks], [point.images_per_second.value], "o", mfc="white", mec=colour, markersize=7)
+    _rank_axis(axes, sorted({point.ranks for point in content.points}))
+    title = "Throughput (no baseline to take ratios against)"
+    if content.oversubscribed:
+        title += "\nhollow: oversubscribed, no measure of speed"
+    axes.set(ylabel="images/s", title=title, ylim=(0, None))
+    axes.legend(fontsize=9)
+    return "throughput", "scaling", "Images a second by ranks, without a baseline", figure

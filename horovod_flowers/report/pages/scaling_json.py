@@ -1,0 +1,232 @@
+"""The report as plain values, for scaling.json and scaling.csv. Their schema: docs/report.md."""
+
+import math
+import shlex
+from typing import Any
+
+from horovod_flowers.report.analysis.bounds import fit_costs
+from horovod_flowers.report.analysis.claims import BeforeAfter, Comparison, Proposal, Side
+from horovod_flowers.report.analysis.evaluation import Evaluation
+from horovod_flowers.report.analysis.intervals import Estimate
+from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.rank_times import RankTimes
+from horovod_flowers.report.content import Content
+
+SCHEMA = 2
+COLUMNS = (
+    *("scaling", "batch", "precision", "strategy", "which", "ranks", "threads", "epochs", "runs"),
+    *("median_step_seconds", "median_step_seconds_low", "median_step_seconds_high"),
+    *("images_per_second", "images_per_second_low", "images_per_second_high"),
+    *("speed_up", "speed_up_low", "speed_up_high"),
+    *("efficiency", "efficiency_low", "efficiency_high"),
+    *("serial_fraction", "serial_fraction_low", "serial_fraction_high"),
+    *("ceiling_speed_up", "model_communication_seconds", "shown_communication_seconds", "model_exposed_speed_up"),
+    *("input_loss", "imbalance_loss", "communication_loss", "update_loss", "contention_loss", "rest_loss"),
+    *("input_wait_share", "compute_share", "communication_share", "update_share"),
+    *("step_seconds_p50", "step_seconds_p95", "step_seconds_p99"),
+    *("best_validation_accuracy", "oversubscribed", "unlike", "baseline_runs", "run_names"),
+)
+
+
+def row(content: Content, point: Point) -> dict[str, Any]:
+    """One point as plain values, None where there is none."""
+    found: dict[str, Any] = {
+        "scaling": point.scaling,
+        "batch": point.batch,
+        "precision": point.precision,
+        "strategy": point.strategy,
+        "which": point.which,
+        "ranks": point.ranks,
+        "threads": "/".join(str(threads) for threads in dict(point.work)["threads"]),
+        "epochs": point.runs[0].result.progress.epochs_done,
+        "runs": len(point.runs),
+    }
+    for name, value in (
+        ("median_step_seconds", point.step_seconds),
+        ("images_per_second", point.images_per_second),
+        ("speed_up", point.speed_up),
+        ("efficiency", point.efficiency),
+        ("serial_fraction", point.serial_fraction),
+    ):
+        found |= {name: value and value.value, f"{name}_low": value and value.low, f"{name}_high": value and value.high}
+    bounds, losses = content.bounds.get(point), content.efficiency_losses.get(point)
+    found["ceiling_speed_up"] = bounds and bounds.ceiling and bounds.ceiling.value
+    found["model_communication_seconds"] = bounds and bounds.communication_seconds
+    found["shown_communication_seconds"] = bounds and bounds.shown_seconds
+    found["model_exposed_speed_up"] = bounds and bounds.exposed
+    for cause in ("input", "imbalance", "communication", "update", "contention", "rest"):
+        found[f"{cause}_loss"] = losses and losses.shares[cause]
+    found |= {f"{part}_share": share for part, share in point.part_shares.items()}
+    times = next((times for times in content.rank_times if times.point is point), None)
+    for name in ("p50", "p95", "p99"):
+        found[f"step_seconds_{name}"] = times and times.percentiles[name]
+    return {
+        **{name: _finite(value) for name, value in found.items()},
+        "best_validation_accuracy": point.best_validation_accuracy,
+        "oversubscribed": point.oversubscribed,
+        "unlike": "; ".join(point.unlike),
+        "baseline_runs": " ".join(run.name for run in point.baseline.runs) if point.baseline else None,
+        "run_names": " ".join(run.name for run in point.runs),
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"value": _finite(found.value), "low": _finite(found.low), "high": _finite(found.high)}
+
+
+def scaling_json(content: Content) -> dict[str, Any]:
+    """The whole report."""
+    points = []
+    for point in content.points:
+        runs = [
+            {
+                "run": run.name,
+                "steps": len(run.slowest_seconds),
+                "images": run.images,
+                "timed_seconds": run.timed_seconds,
+                "median_step_seconds": run.median_step_seconds,
+                "imbalance_seconds": run.imbalance_seconds,
+                **{f"{part}_seconds": seconds for part, seconds in run.part_seconds.items()},
+                "training_seconds": run.result.progress.training_seconds,
+            }
+            for run in point.runs
+        ]
+        points.append({**row(content, point), "refusal": point.refusal, "of_runs": runs})
+    return {
+        "schema": SCHEMA,
+        "command": shlex.join(content.command),
+        "points": points,
+        "laws": [
+            {
+                "series": fits.series.label,
+                "law": fit.law,
+                "rate_of_one": fit.rate_of_one,
+                "parameters": {name: _estimate(value) for name, value in fit.parameters.items()},
+                "peak_ranks": _estimate(fit.peak_ranks),
+                "rank_counts": list(fit.rank_counts),
+            }
+            for fits in content.fits
+            for fit in fits.fits
+        ],
+        "laws_refused": [
+            {"series": fits.series.label, "reason": reason} for fits in content.fits for reason in fits.refused
+        ],
+        "collectives": [
+            {
+                "ranks": ranks,
+                "operation": operation,
+                "latency_seconds": cost.latency_seconds,
+                "seconds_per_byte": cost.seconds_per_byte,
+                "reduction_seconds_per_byte": cost.reduction_seconds_per_byte,
+            }
+            for (ranks, operation), cost in fit_costs(content.collectives).items()
+        ],
+        "ranks": [_rank_times(times) for times in content.rank_times],
+        "time_to_accuracy": [
+            {
+                "run_names": [run.name for run in found.point.runs],
+                "accuracy": found.accuracy,
+                "runs_that_reached_it": found.runs,
+                "median_seconds": found.median_seconds,
+            }
+            for found in content.reached
+        ],
+        "proposals": [_proposal(proposal) for proposal in content.proposals],
+        "before_after": _before_after(content.before_after),
+        "comparison": _comparison(content.comparison),
+        "checks": [
+            {"check": verdict.check.text, "passed": verdict.passed, "reason": verdict.reason}
+            for verdict in content.verdicts
+        ],
+        # Only where runs have some: it came later, and a report without is what it was.
+        **({"evaluations": [_evaluation(found) for found in content.evaluations]} if content.evaluations else {}),
+        "provenance": {
+            "varied": content.provenance.varied,
+            "held": content.provenance.held,
+            "runs": content.provenance.runs,
+            "commands": [{"command": command, "runs": count} for command, count in content.provenance.commands],
+        },
+        "left_out": [{"run": name, "reason": reason} for name, reason in content.left_out],
+        "failed": [{"point": name, "reason": reason} for name, reason in content.failed],
+    }
+
+
+def _evaluation(found: Evaluation) -> dict[str, Any]:
+    metrics = found.metrics
+    return {
+        "run": found.run,
+        "of": found.of or "validation",
+        "images": metrics.images,
+        "accuracy": dict(vars(metrics.accuracy)),
+        "top_k": None if metrics.top_k is None else {"k": metrics.top_k.k, **vars(metrics.top_k.accuracy)},
+        "log_loss": metrics.log_loss,
+        "expected_calibration_error": metrics.calibration.expected_error,
+        "calibration_bins": len(metrics.calibration.bins),
+        "classes": [
+            {**vars(row), "accuracy": None if row.accuracy is None else dict(vars(row.accuracy))}
+            for row in metrics.classes
+        ],
+        "confusion": metrics.confusion.tolist(),
+    }
+
+
+def _rank_times(times: RankTimes) -> dict[str, Any]:
+    return {
+        "run": times.run.name,
+        "ranks": times.point.ranks,
+        "strategy": times.point.strategy,
+        "percentiles": times.percentiles,
+        "slow_ranks": times.straggler_count,
+        "slowest": [
+            {
+                "rank": slow.rank,
+                "host": slow.host,
+                "cores": slow.cores,
+                "excess": slow.excess,
+                "last_share": slow.last_share,
+            }
+            for slow in times.stragglers
+        ],
+    }
+
+
+def _proposal(proposal: Proposal) -> dict[str, Any]:
+    point = proposal.point
+    return {
+        "series": proposal.series.label,
+        "threshold": proposal.threshold,
+        "ranks": None if point is None else point.ranks,
+        "efficiency": None if point is None else _estimate(point.efficiency),
+        "core_hours": proposal.core_hours,
+    }
+
+
+def _before_after(found: BeforeAfter | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    sides = {"before": _side(found.before), "after": _side(found.after)}
+    return {**sides, "speed_up": _estimate(found.speed_up), "refusal": found.refusal}
+
+
+def _side(side: Side | None) -> dict[str, Any] | None:
+    return None if side is None else dict(vars(side))
+
+
+def _comparison(found: Comparison | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "names": list(found.names),
+        "runs": list(found.runs),
+        "images_per_second": [_estimate(rate) for rate in found.rates],
+        "ratio": _estimate(found.ratio),
+        "factors": list(found.factors),
+        "intervals_apart": found.apart,
+        "oversubscribed": found.oversubscribed,
+    }

@@ -1,0 +1,152 @@
+"""The report in a terminal or a log: a table, and sentences that say what it means."""
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from horovod_flowers.report.analysis.claims import BeforeAfter
+from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.provenance import baseline_command
+from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
+from horovod_flowers.report.pages.wording import (
+    NO_INTERVAL,
+    OVERSUBSCRIBED,
+    UNLIKE,
+    figure,
+    marks,
+    percent,
+    proposal_paragraph,
+    step_digits,
+    with_interval,
+    work_words,
+)
+from horovod_flowers.runtime.console import Terminal, say
+from horovod_flowers.runtime.errors import harmless
+
+TABLE_WIDTH = 132  # in a log
+
+
+def print_content(content: Content) -> None:
+    """Print the table, what was left out, and each claim in a sentence."""
+    print_table(content)
+    for name, reason in content.left_out:
+        say(f"left out: {name}: {reason}")
+    for name, reason in content.failed:
+        say(f"failed: {name}: {reason}")
+    for line in sentences(content):
+        say(harmless(line))
+
+
+def print_table(content: Content) -> None:
+    """One row a point."""
+    console = Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
+    notes = [OVERSUBSCRIBED] if content.oversubscribed else []
+    notes += [UNLIKE] if content.unlike else []
+    told = [point.images_per_second.has_interval for point in content.points]
+    notes += ["in brackets: 95 % intervals by bootstrap over runs"] if any(told) else []
+    notes += [NO_INTERVAL] if not all(told) else []
+    table = Table(title="Scaling", caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    which = any(point.which for point in content.points)
+    numbers = ("ranks", "threads", "runs", "step s", "images/s", "speed-up", "efficiency", "val. acc.")
+    for name in ("work", "strategy", *(["which"] if which else []), *numbers):
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for point in content.points:
+        accuracy = point.best_validation_accuracy
+        table.add_row(
+            escape(work_words(point)),
+            escape(point.strategy),
+            *([escape(point.which)] if which else []),
+            f"{point.ranks}{marks(point)}",
+            "/".join(str(threads) for threads in dict(point.work)["threads"]),
+            str(len(point.runs)),
+            with_interval(point.step_seconds, step_digits(point)),
+            with_interval(point.images_per_second, 1),
+            with_interval(point.speed_up, 2),
+            with_interval(point.efficiency, 2),
+            "–" if accuracy is None else f"{accuracy:.3f}",
+        )
+    console.print(table)
+
+
+def sentences(content: Content) -> list[str]:
+    """What the table means: each speed-up in words, or why it is refused and what to run; then the claims."""
+    lines = [_ratio(point) for point in content.points if point.ranks > 1]
+    for point, losses in content.efficiency_losses.items():
+        told = [f"{cause} {percent(share)}" for cause, share in losses.shares.items() if share is not None]
+        lines.append(
+            f"where the ranks' time went, {point.ranks} ranks ({point.strategy}){_note(point)}: "
+            f"efficiency {percent(losses.efficiency)}, {', '.join(told)}"
+        )
+    for times in content.rank_times:
+        if times.stragglers:
+            first = times.stragglers[0]
+            others = f", and {times.straggler_count - 1} more" if times.straggler_count > 1 else ""
+            lines.append(
+                f"slow in {times.run.name}: rank {first.rank} on {first.host}, cores {first.cores}, takes "
+                f"{percent(first.excess)} longer than the median rank for its own work{others}"
+            )
+    for found in content.evaluations:
+        lines.append(f"predictions of {found.title}: {evaluation_sentences(found.metrics)[0]}")
+    lines += [proposal_paragraph(proposal) for proposal in content.proposals]
+    if content.comparison is not None:
+        lines.append(compared(content))
+    if content.before_after is not None:
+        lines.append(f"before and after: {_before_after(content.before_after)}")
+    for verdict in content.verdicts:
+        lines.append(f"check {verdict.check.text}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}")
+    return lines
+
+
+def compared(content: Content) -> str:
+    """The comparison in one sentence: a difference is claimed only where the intervals are apart."""
+    found = content.comparison
+    assert found is not None
+    (one, other), (first, second) = found.names, found.rates
+    rates = f"{other} {figure(second, 1)} images/s, {one} {figure(first, 1)} images/s, ratio {figure(found.ratio, 3)}"
+    verdict = {
+        None: "no difference is claimed: interval not available with fewer than 6 runs on each side",
+        False: "no difference is claimed: the intervals overlap",
+        True: f"{other if second.value > first.value else one} is faster: the intervals are apart",
+    }[found.apart]
+    mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
+    factors = "; ".join(found.factors) or "nothing that is recorded"
+    return f"{rates}{mark}: {verdict}. What differs: {factors}"
+
+
+def _before_after(found: BeforeAfter) -> str:
+    if found.before is None or found.after is None:
+        return str(found.refusal)
+    sides = [f"{side.training_seconds:.1f} s" for side in (found.before, found.after)]
+    mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
+    mark += " (unlike runs)" if found.unlike else ""
+    ranks = f"{found.after.ranks} ranks ({found.after.strategy})"
+    return f"the same training took one process {sides[0]}, {ranks} {sides[1]}{mark}"
+
+
+def _note(point: Point) -> str:
+    words = ["oversubscribed: no measure of speed"] if point.oversubscribed else []
+    words += [f"unlike runs: {'; '.join(point.unlike)}"] if point.unlike else []
+    return f" ({'; '.join(words)})" if words else ""
+
+
+def _ratio(point: Point) -> str:
+    if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
+        ceiling = " (the ceiling: nothing communicated, no common model)" if point.strategy == "none" else ""
+        base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
+        speed_up = figure(point.speed_up, 2)
+        if not point.speed_up.has_interval and len(point.runs) > 1:
+            speed_up += f" (interval not available; runs: {' '.join(f'{value:.2f}' for value in point.speed_up.each)})"
+        return (
+            f"{point.ranks} ranks ({point.strategy}) against {base}: speed-up {speed_up}, parallel efficiency "
+            f"{figure(point.efficiency, 2)}{ceiling}{_note(point)}"
+        )
+    if point.refusal is not None:
+        return (
+            f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}) against its baseline: "
+            f"{point.refusal}; add --allow-differences to have it all the same, marked"
+        )
+    return (
+        f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}): its one-rank baseline "
+        f"is missing; run: {baseline_command(point)}"
+    )

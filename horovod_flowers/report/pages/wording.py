@@ -1,0 +1,91 @@
+"""How figures are put into words, the same in the terminal, the pages and the pictures."""
+
+import math
+
+from horovod_flowers.report.analysis.claims import Proposal
+from horovod_flowers.report.analysis.intervals import CONFIDENCE, FEWEST_RUNS, Estimate
+from horovod_flowers.report.analysis.points import Point
+
+MISSING = "–"
+OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, no measure of speed"
+UNLIKE = "† unlike runs: they differ in what may change their speed"
+NO_INTERVAL = f"interval not available: fewer than {FEWEST_RUNS} runs"
+
+
+def figure(found: Estimate | None, digits: int) -> str:
+    """'1.61 (1.58 to 1.64)', or '1.61' where there is no interval."""
+    if found is None:
+        return MISSING
+    text = f"{found.value:.{digits}f}"
+    return text if found.low is None else f"{text} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+
+
+def with_interval(found: Estimate | None, digits: int) -> str:
+    """The same, shorter, for a column of a table."""
+    return figure(found, digits).replace(" to ", "–")
+
+
+def marks(point: Point) -> str:
+    """The marks that every figure of a point carries."""
+    return ("*" if point.oversubscribed else "") + ("†" if point.unlike else "")
+
+
+def percent(share: float) -> str:
+    """'12.3 %'."""
+    return f"{share * 100:.1f} %"
+
+
+def step_digits(point: Point) -> int:
+    """Decimals that show three digits of a step's seconds."""
+    value = point.step_seconds.value
+    return 3 if value <= 0 else min(9, max(0, 2 - math.floor(math.log10(value))))
+
+
+def work_words(point: Point) -> str:
+    """'strong, batch 64, bf16'."""
+    batch = f"batch {point.batch}" if point.scaling == "strong" else f"{point.batch} a rank"
+    return f"{point.scaling}, {batch}, {point.precision}"
+
+
+def counted(count: int, word: str) -> str:
+    """'1 run', '3 runs'."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def proposal_paragraph(proposal: Proposal) -> str:
+    """The paragraph for an allocation proposal, ready to paste."""
+    series, point = proposal.series, proposal.point
+    first = series.rated[0]
+    model = dict(first.work)["model"]
+    name = f"training {model} ({first.strategy}, {first.scaling} scaling, {first.precision})"
+    if point is None:
+        return (
+            f"For a proposal: {name} is below a parallel efficiency of {proposal.threshold:g} on {first.ranks} ranks "
+            f"already, the fewest beyond its baseline: {figure(first.efficiency, 2)}. Ask for the baseline's ranks, or "
+            "lower the threshold."
+        )
+    measured = counted(len(point.runs), "run")
+    efficiency = figure(point.efficiency, 2)
+    interval = (
+        f", {CONFIDENCE * 100:.0f} % interval by bootstrap over {measured}"
+        if point.efficiency is not None and point.efficiency.has_interval
+        else f", {measured}, {NO_INTERVAL.split(':', maxsplit=1)[0]}"
+    )
+    reach = (
+        f"At {proposal.beyond.ranks} ranks it falls to {figure(proposal.beyond.efficiency, 2)}"
+        if proposal.beyond is not None
+        else f"No larger number of ranks was measured{_crowded(proposal)}"
+    )
+    doubt = ""
+    if point.efficiency is not None and point.efficiency.low is not None and point.efficiency.low < proposal.threshold:
+        doubt = " The interval reaches below the threshold: more runs are needed to be sure."
+    return (
+        f"For a proposal: {name} keeps a parallel efficiency of at least {proposal.threshold:g} up to {point.ranks} "
+        f"ranks: {efficiency}{interval}, against {counted(point.baseline.ranks if point.baseline else 1, 'rank')} of "
+        f"the same work. {reach}. One training on {point.ranks} ranks takes {proposal.core_hours:.3g} core-hours."
+        f"{doubt}"
+    )
+
+
+def _crowded(proposal: Proposal) -> str:
+    return " with a core for each" if len(proposal.series.rated) < len(proposal.series.points) else ""

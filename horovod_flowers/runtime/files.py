@@ -1,0 +1,220 @@
+"""Files and folders that appear whole or not at all: write beside, fsync, rename."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from horovod_flowers.runtime.errors import StorageError, UserError
+from horovod_flowers.runtime.machine import machine_id
+
+DAYS_UNTIL_ABANDONED = 7
+"""After which what is left of a process elsewhere is taken for abandoned."""
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, ask for a larger quota, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
+    errno.EIO: "look at the file system, or choose another folder",
+    errno.ESTALE: "look at the file system, or choose another folder",
+}
+_TOLD_BY_TEXT = re.compile(
+    # What libraries make of an OSError: safetensors; TensorFlow and HDF5; numpy of a write that ended short.
+    r"\(os error (?P<number>\d+)\)|(?P<text>"
+    + "|".join(re.escape(os.strerror(number)) for number in _REMEDIES)
+    + r")|(?P<short>\d+ requested and \d+ written)"
+)
+
+
+def storage_errno(error: BaseException) -> int | None:
+    """The number of the system's error where storage refused to be written; None where it is something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (told := _TOLD_BY_TEXT.search(str(error))):
+        by_text = {os.strerror(known): known for known in _REMEDIES}
+        number = int(told["number"]) if told["number"] else by_text.get(told["text"] or "", errno.ENOSPC)
+    return number if number in _REMEDIES else None
+
+
+def storage_sentence(path: Path | str, number: int) -> str:
+    """What could not be written, why, and what to try."""
+    return f"cannot write {path} ({os.strerror(number)}): {_REMEDIES[number]}"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what storage refuses inside the block into a StorageError about `path`, whichever library said it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        number = storage_errno(error)
+        if number is None:
+            raise
+        raise StorageError(storage_sentence(path, number)) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` when the block ends well, delete it otherwise.
+
+    Readers see the earlier file or the new one, never a part of it, also after a power cut. Raises StorageError where
+    there is no room for it.
+    """
+    temporary = unfinished(path)
+    with writing(path):
+        try:
+            temporary.touch()  # with the permissions that the user's umask gives, whatever writes the contents
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):  # read-only by now
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it takes the place of `path` when the block ends well.
+
+    Otherwise it is deleted, and an earlier folder stays as it was. Raises StorageError where there is no room for it.
+    """
+    with writing(path), _whole_folder(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    path = path.resolve()  # beside what a link leads to; '.' has no name to stand beside
+    temporary = unfinished(path)
+    earlier = temporary.with_suffix(".earlier")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for written in [*temporary.rglob("*"), temporary]:
+            sync(written)
+        try:
+            path.rename(earlier)
+        except FileNotFoundError:
+            os.rename(temporary, path)
+        else:
+            try:
+                os.rename(temporary, path)
+            except BaseException:
+                earlier.rename(path)
+                raise
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def unfinished(path: Path, ending: str = "tmp") -> Path:
+    """A hidden name beside `path` for what is not finished; it tells which process is at work on it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_origin()}-{secrets.token_hex(4)}.{ending}")
+
+
+_UNFINISHED = re.compile(r"\.(.+)\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.(tmp|earlier|parts|discarded)")
+
+
+def _origin() -> str:
+    """The same for processes that know each other by their numbers: of one kernel, and one container on it."""
+    place = machine_id() + os.readlink("/proc/self/ns/pid")
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder (`unfinished`).
+
+    Only where that is certain: the process was one of this machine and is gone, or nothing was done for days. A folder
+    that was moved aside comes back where what was to take its place is missing.
+    """
+    with contextlib.suppress(OSError):  # it may vanish meanwhile, or not be ours: left as it is
+        for path in list(folder.iterdir()):
+            found = _UNFINISHED.fullmatch(path.name)
+            if found is None or not _abandoned(path, int(found[2]), found[3]):
+                continue
+            if found[4] == "earlier" and not os.path.lexists(folder / found[1]):
+                path.rename(folder / found[1])
+            elif path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _abandoned(path: Path, process: int, origin: str) -> bool:
+    if origin == _origin():
+        return not _alive(process)
+    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    newest = max(os.lstat(each).st_mtime for each in (path, *inside))
+    return time.time() - newest > DAYS_UNTIL_ABANDONED * 86400
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # not /proc, which may hide processes of others
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Force a file's contents, or a folder's entries, to storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def writable_folder(path: Path, purpose: str) -> Path:
+    """Create `path` where it is missing and prove that a file can be written in it; remove what was abandoned there.
+
+    Raises UserError naming the folder and the flag to change it (`purpose`).
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(path)
+        probe = unfinished(path / "writable")
+        try:
+            probe.write_bytes(b"\n")  # on a full file system an empty file would be no proof
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {path} ({error.strerror or error}): {purpose}") from error
+    return path
+
+
+def check_regular(path: Path, most_bytes: int | None = None) -> None:
+    """Refuse what is no file of its own, and so could block, lead elsewhere or never end, or one above `most_bytes`.
+
+    Raises FileNotFoundError, or UserError.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {_kind(status.st_mode)}, not a file")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise UserError(f"{path} has {status.st_size} bytes: at most {most_bytes} are read")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device or socket")

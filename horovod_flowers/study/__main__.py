@@ -1,0 +1,231 @@
+"""Run every point of one or more job files that is not there yet, in random order, and record what became of each.
+
+    python -m horovod_flowers.study jobs/strong.yaml --dry-run           every command, without running it
+    python -m horovod_flowers.study jobs/strong.yaml jobs/weak.yaml
+    python -m horovod_flowers.study jobs/strong.yaml --ranks 1,2 -- --data.source tf_flowers
+
+Words behind -- are options of train, for every point. A point that fails is recorded and the next one is run; started
+again, the study runs what is missing.
+"""
+
+import datetime
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.options import option, positional
+from horovod_flowers.launch.job import Ending, run_job
+from horovod_flowers.launch.launchers import Launcher, choose_launcher
+from horovod_flowers.runlog.study_attempts import Attempt, PointFiles
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import Stopped, UserError
+from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, error_boundary
+from horovod_flowers.runtime.files import writable_folder
+from horovod_flowers.study.file import in_order, points_of, read_study
+from horovod_flowers.study.point import Point, option_words
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Options of the study command."""
+
+    files: tuple[str, ...] = positional("job files, such as jobs/strong.yaml")
+    dry_run: bool = option(False, "print every command that would be run, and run none")
+    list: bool = option(False, "print number, ranks, name and state of every point")
+    point: int | None = option(None, "run only the point of this number, as --list gives it (for job arrays)")
+    ranks: str | None = option(None, "numbers of ranks, separated by commas, instead of the job files'")
+    fit: bool = option(False, "leave out points of more ranks than there is room for")
+    repetitions: int | None = option(None, "runs of each combination, instead of the job files'")
+    runs_dir: str = option("runs", "folder that holds the runs")
+    preflight: bool = option(True, "look at the machine first, at the largest number of ranks (--no-preflight)")
+    launcher: Literal["auto", "mpirun", "horovodrun", "srun"] = option(
+        "auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)"
+    )
+    hosts: str | None = option(
+        None,
+        "nodes and ranks on each, such as n1:2,n2:2 (default: $FLOWERS_HOSTS, else the scheduler's, else this one)",
+    )
+    oversubscribe: bool = option(False, "allow more ranks than cores; runs are marked (or FLOWERS_OVERSUBSCRIBE=1)")
+
+    def __post_init__(self) -> None:
+        if self.ranks is not None and not all(word.isdigit() and int(word) for word in self.ranks.split(",")):
+            raise UserError(f"ranks is {self.ranks!r}: give positive whole numbers separated by commas, such as 1,2")
+        if self.repetitions is not None and self.repetitions < 1:
+            raise UserError(f"repetitions is {self.repetitions}: give a positive whole number")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.study`."""
+    with error_boundary("horovod_flowers.study"):
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        split = words.index("--") if "--" in words else len(words)
+        config = parse(StudyConfig, "horovod_flowers.study", (__doc__ or "").splitlines()[0], words[:split])
+        points = read_points(config, words[split + 1 :])
+        runs_dir = Path(config.runs_dir)
+        if config.list:
+            for number, point in enumerate(points):
+                print(f"{number}\t{point.ranks}\t{point.name}\t{state_of(point, runs_dir)}")
+            return
+        launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
+        missing = [point for point in chosen(points, config.point) if state_of(point, runs_dir) != "finished"]
+        if config.fit:
+            missing = fitting(missing, launcher)
+        if config.dry_run:
+            print_commands(missing, launcher, config.preflight)
+            return
+        for point in missing:
+            launcher.check(point.ranks)
+        say(f"study: {len(points)} points, {len(missing)} to run")
+        if missing:
+            writable_folder(runs_dir, "choose another folder with --runs-dir")
+            if config.preflight:
+                look_first(missing, launcher)
+            run_points(missing, launcher, runs_dir)
+
+
+def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]:
+    """The points of all job files, in the order in which they are run. Raises UserError."""
+    points, order_seed = list[Point](), 0
+    for file in config.files:
+        study = read_study(Path(file))
+        if config.ranks is not None:
+            study = msgspec.structs.replace(study, ranks=tuple(int(word) for word in config.ranks.split(",")))
+        if config.repetitions is not None:
+            study = msgspec.structs.replace(study, repetitions=config.repetitions)
+        order_seed += study.order_seed
+        points += points_of(study, Path(file), config.runs_dir, more_options)
+    (name, times), *_ = Counter(point.name for point in points).most_common(1)
+    if times > 1:
+        raise UserError(f"two points are called {name}: give each job file a name of its own, and no value twice")
+    return in_order(points, order_seed)
+
+
+def chosen(points: Sequence[Point], number: int | None) -> list[Point]:
+    """All points, or the one of that number. Raises UserError where there is none of it."""
+    if number is None:
+        return list(points)
+    if not 0 <= number < len(points):
+        raise UserError(f"point is {number}: the study has the points 0 to {len(points) - 1}, see --list")
+    return [points[number]]
+
+
+def fitting(points: Sequence[Point], launcher: Launcher) -> list[Point]:
+    """The points that there is room for; says how many are left out."""
+    fit = [point for point in points if launcher.fits(point.ranks)]
+    if len(fit) < len(points):
+        print(
+            f"study: {len(points) - len(fit)} points left out, of more than the {launcher.slots.total} ranks that fit",
+            file=sys.stderr,
+            flush=True,
+        )
+    return fit
+
+
+def state_of(point: Point, runs_dir: Path) -> str:
+    """finished, failed, stopped, unfinished or missing.
+
+    Raises UserError where a finished run of the point's name is of other options: it must not stand for it.
+    """
+    if point.finished(runs_dir):
+        return "finished"
+    attempts = PointFiles(runs_dir, point.name).attempts()
+    if attempts and attempts[-1].outcome != "finished":
+        return attempts[-1].outcome
+    return "unfinished" if point.begun(runs_dir) else "missing"
+
+
+def command_of(point: Point, launcher: Launcher) -> list[str]:
+    """The command that runs a point."""
+    return launcher.command(point.ranks, [sys.executable, "-m", point.module, *point.words()])
+
+
+def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
+    """The command that looks at the machine, with the options of the point with most ranks."""
+    most = max(points, key=lambda point: point.ranks)
+    words = [sys.executable, "-m", "horovod_flowers.preflight", *option_words(most.config)]
+    words += ["--oversubscribe"] if launcher.oversubscribe else []
+    return launcher.command(most.ranks, words)
+
+
+def print_commands(points: Sequence[Point], launcher: Launcher, preflight: bool) -> None:
+    """What would be run, each as a line for a shell."""
+    if points and preflight:
+        print(shlex.join(preflight_command(points, launcher)))
+    for point in points:
+        print(shlex.join(command_of(point, launcher)))
+
+
+def look_first(points: Sequence[Point], launcher: Launcher) -> None:
+    """Run the preflight; end with its status where it finds a problem, or is asked to stop."""
+    ending = run_job(preflight_command(points, launcher))
+    if ending.asked_to_stop:
+        raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
+    if ending.status != 0:
+        say("study: the preflight found problems: mend them, or add --no-preflight to run all the same")
+        raise SystemExit(ending.exit_status)
+
+
+def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> None:
+    """Run the points one after the other.
+
+    Raises Stopped where a signal asked for it, SystemExit(1) at the end where points failed.
+    """
+    failed = 0
+    for number, point in enumerate(points, 1):
+        files = PointFiles(runs_dir, point.name)
+        label = f"study: {number}/{len(points)} {point.name}"
+        with files.locked_log() as log:
+            if log is None:
+                say(f"{label}: is being run elsewhere, left to that")
+                continue
+            say(f"{label}: started")
+            started, utc = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
+            command = command_of(point, launcher)
+            ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds)
+            seconds = time.monotonic() - started
+            outcome, reason = judged(ending, point, files)
+            files.add(
+                Attempt(
+                    outcome=outcome,
+                    reason=reason,
+                    status=ending.exit_status,
+                    elapsed_seconds=seconds,
+                    started_utc=utc.isoformat(timespec="seconds"),
+                    job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID"),
+                    command=command,
+                )
+            )
+        say(f"{label}: {outcome} after {seconds:.1f} s" + (f": {reason} (output in {files.log})" if reason else ""))
+        failed += outcome == "failed"
+        if ending.asked_to_stop or outcome == "stopped":
+            raise Stopped(f"stopped on request with {len(points) - number} points not begun: start it again to go on")
+    if failed:
+        say(f"study: {failed} of {len(points)} points failed; start the study again to try them once more")
+        raise SystemExit(EXIT_FAILURE)
+    say(f"study: all of {len(points)} points finished")
+
+
+def judged(
+    ending: Ending, point: Point, files: PointFiles
+) -> tuple[Literal["finished", "failed", "stopped"], str | None]:
+    """The outcome of an attempt, and the reason where it did not finish."""
+    if ending.status == 0:
+        return "finished", None
+    if ending.status == EXIT_STOPPED or ending.asked_to_stop:
+        return "stopped", f"asked to stop ({ending.asked_to_stop or 'its ranks were'})"
+    if ending.timed_out:
+        return "failed", f"took more than {point.timeout_seconds / 60:g} minutes"
+    return "failed", f"status {ending.exit_status}: {files.reason()}"
+
+
+if __name__ == "__main__":
+    main()

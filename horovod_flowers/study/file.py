@@ -1,0 +1,124 @@
+"""A study's job file, and the points that it stands for: which runs, with which options, in which order."""
+
+import random
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from horovod_flowers.config.command_line import flags, parse
+from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0)]
+SomeRanks = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+SomeSeeds = Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
+SomeStrategies = Annotated[
+    tuple[Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"], ...], msgspec.Meta(min_length=1)
+]
+SomePrecisions = Annotated[tuple[Literal["auto", "fp32", "bf16", "fp16"], ...], msgspec.Meta(min_length=1)]
+
+# A study sets these itself, for each of its points.
+SET_BY_STUDY = ("name", "runs_dir", "overwrite", "resume", "resume_or_start", "strategy", "precision", "seed")
+
+NO_OPTIONS_OF_A_RUN = ("config", "help", "print_config")
+
+
+class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job file may hold. Every combination of the lists is run `repetitions` times."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+]{0,31}$")]
+    """First word of the names of its runs."""
+    ranks: SomeRanks
+    strategies: SomeStrategies = ("allreduce",)
+    """On one rank all are the same: that point is run once."""
+    precisions: SomePrecisions = ("auto",)
+    seeds: SomeSeeds = (0,)
+    """Of weights, image order and augmentation."""
+    repetitions: Positive = 3
+    """Of each combination, seeds included: of the same training, at another time."""
+    order_seed: Seed = 0
+    """Of the order in which the points are run."""
+    timeout_minutes: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """After which a point is ended, and counts as failed."""
+    collectives: bool = False
+    """Measure collective calls too: once a repetition for each number of ranks above one."""
+    options: dict[str, Any] = {}
+    """Of `python -m horovod_flowers.train`, as its --print-config shows them."""
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read and check a job file. Raises UserError naming the file and what is wrong in it."""
+    try:
+        document = load_yaml(path, pipe=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no job file {path}: give one such as jobs/strong.yaml") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"job file {path} cannot be read ({' '.join(str(error).split())})") from error
+    try:
+        return msgspec.convert(document, StudyFile)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half of a character
+        raise UserError(
+            f"job file {path}: {error}: allowed are {', '.join(StudyFile.__struct_fields__)}, as in jobs/strong.yaml"
+        ) from error
+
+
+def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequence[str] = ()) -> list[Point]:
+    """Every point of a study, each checked as the train command would check it, in the order of the file.
+
+    more_options: words of the command line that override the file's options. Raises UserError.
+    """
+    options = flat_options(study.options)
+    for name in options:
+        if name.partition(".")[0].replace("-", "_") in NO_OPTIONS_OF_A_RUN:
+            raise UserError(f"job file {path}: {name} is no option of a run: leave it out of options")
+        if name in SET_BY_STUDY:
+            raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
+    points, timeout = list[Point](), study.timeout_minutes * 60
+    repetitions = range(1, study.repetitions + 1)
+    for ranks in study.ranks:
+        alone = ranks == 1
+        strategies = study.strategies[:1] if alone else study.strategies
+        for precision, strategy, seed, number in product(study.precisions, strategies, study.seeds, repetitions):
+            how = "alone" if alone else strategy
+            name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{number}"
+            own = {
+                **options,
+                **{"strategy": strategy, "precision": precision, "seed": seed},
+                **{"name": name, "runs_dir": runs_dir, "resume_or_start": True},
+            }
+            config = _checked(path, [*flags(own), *more_options], ranks)
+            points.append(TrainingPoint(name, ranks, number, config, timeout))
+        if study.collectives and not alone:
+            names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
+            points += [CollectivesPoint(name, ranks, number, config, timeout) for number, name in names]
+    return points
+
+
+def _checked(path: Path, words: list[str], ranks: int) -> RunConfig:
+    try:
+        config = parse(RunConfig, "horovod_flowers.train", "", words)
+        config.global_batch_for(ranks)
+    except UserError as error:
+        raise UserError(f"job file {path}, ranks {ranks}: {error}") from error
+    return config
+
+
+def in_order(points: Sequence[Point], order_seed: int) -> list[Point]:
+    """The order in which the points are run: all first repetitions in random order, then all second ones, ...
+
+    What drifts while a study runs (the machine's load, its temperature) then meets all points alike.
+    """
+    shuffler = random.Random(order_seed)
+    ordered = []
+    for repetition in sorted({point.repetition for point in points}):
+        block = [point for point in points if point.repetition == repetition]
+        ordered += shuffler.sample(block, len(block))
+    return ordered

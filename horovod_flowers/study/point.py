@@ -1,0 +1,146 @@
+"""The points of a study: what each of them runs, and whether that is there already."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from horovod_flowers.collectives.config import MicrobenchmarkConfig
+from horovod_flowers.config.command_line import build, flags, start_of
+from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.records import Environment, Result
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runtime.errors import UserError
+
+# Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
+WHERE = (
+    "name",
+    "runs_dir",
+    "overwrite",
+    "resume",
+    "resume_or_start",
+    "data.path",
+    "data.tfds_dir",
+    "data.prepared_dir",
+)
+TIMED_CALLS = 7
+"""Of each size in a point: with the repetitions of the study there are more, and a point stays short."""
+
+
+@dataclass(frozen=True)
+class Point(ABC):
+    """One thing that a study runs."""
+
+    name: str
+    ranks: int
+    repetition: int
+    config: RunConfig
+    """Of train: what the point trains, or what others train in this study at its number of ranks."""
+    timeout_seconds: float
+
+    module: ClassVar[str]
+    """Run as `python -m`, with `words()`."""
+
+    def words(self) -> list[str]:
+        """The module's options: whatever differs from the defaults."""
+        return option_words(self.options())
+
+    @abstractmethod
+    def options(self) -> Any:
+        """Of the module, as its configuration dataclass."""
+
+    @abstractmethod
+    def begun(self, runs_dir: Path) -> bool:
+        """Whether something of it is there."""
+
+    @abstractmethod
+    def finished(self, runs_dir: Path) -> bool:
+        """Whether all of it is there.
+
+        Raises UserError where that is of other options than the point's: it must not stand for it.
+        """
+
+
+class TrainingPoint(Point):
+    """A run."""
+
+    module = "horovod_flowers.train"
+
+    def options(self) -> RunConfig:
+        """Those of the run."""
+        return self.config
+
+    def begun(self, runs_dir: Path) -> bool:
+        """Whether the run's folder is there."""
+        return (runs_dir / self.name).exists()
+
+    def finished(self, runs_dir: Path) -> bool:
+        """Whether the run has a result. Raises UserError where its options are not the point's."""
+        folder = RunFolder(runs_dir / self.name)
+        if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
+            return False
+        try:
+            stored = build(RunConfig, load_yaml(folder.config))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
+        was, now = (flat_options(asdict(config)) for config in (stored, self.config))
+        compared = ((name, was[name], now[name]) for name in now if name not in WHERE)
+        size = read_json(folder.environment, Environment).world_size
+        _refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])
+        return True
+
+
+class CollectivesPoint(Point):
+    """Collective calls, measured with the cores and Horovod settings of the study's runs."""
+
+    module = "horovod_flowers.microbenchmark"
+
+    def options(self) -> MicrobenchmarkConfig:
+        """Those of the measurement."""
+        output = collectives_file(Path(self.config.runs_dir), self.name)
+        return MicrobenchmarkConfig(
+            output=str(output),
+            repetitions=TIMED_CALLS,
+            threads=self.config.threads,
+            bind=self.config.bind,
+            horovod=self.config.horovod,
+        )
+
+    def begun(self, runs_dir: Path) -> bool:
+        """Whether there is a record, of another version perhaps."""
+        return collectives_file(runs_dir, self.name).exists()
+
+    def finished(self, runs_dir: Path) -> bool:
+        """Whether there is a record that can be read. Raises UserError where it is of other ranks or threads."""
+        path = collectives_file(runs_dir, self.name)
+        try:
+            record = read_collectives(path)
+        except (FileNotFoundError, UserError):
+            return False
+        threads = self.config.threads or record.threads  # 0 leaves them to the machine
+        differences = [("ranks", record.world_size, self.ranks), ("threads", record.threads, threads)]
+        _refuse_other(f"record {path}", differences)
+        return True
+
+
+def option_words(options: Any) -> list[str]:
+    """Words for the command line from a configuration dataclass: its preset, and whatever differs from that."""
+    start = flat_options(asdict(start_of(options)))
+    return flags({name: value for name, value in flat_options(asdict(options)).items() if value != start[name]})
+
+
+def _refuse_other(what: str, compared: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raise UserError for the first name whose value there is not that of the point."""
+    for name, before, after in compared:
+        if before != after:
+            raise UserError(
+                f"{what} was made with {name} {before}, and the study says {after}: give the study another name in "
+                "its job file, or another --runs-dir"
+            )

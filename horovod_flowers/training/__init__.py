@@ -1,0 +1,1 @@
+"""The training of a run: engine (what a step is), trainer (the logged epochs), and what surrounds them."""

@@ -1,0 +1,44 @@
+"""What an elastic job hears of its hosts, and the commit that its ranks agree to go on from."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from horovod_flowers.training.commits import Commit
+from horovod_flowers.training.elastic.world import GlooWorld
+
+
+class HostNews:
+    """Whether horovodrun has said that there are other hosts; it says so to rank 0."""
+
+    def __init__(self) -> None:
+        """Register with horovodrun."""
+        from horovod.common.elastic import notification_manager
+
+        notification_manager.init()
+        notification_manager.register_listener(self)
+        self.told = False
+
+    def on_hosts_updated(self, timestamp: int, result: Any) -> None:
+        """Called by Horovod's thread."""
+        self.told = True
+
+
+def newest(world: GlooWorld, own: Commit | None, root: int) -> Commit:
+    """The root's commit; its tensors on rank 0 alone, which shares them as those of a checkpoint.
+
+    Every rank calls it. A commit is taken by all ranks or, where one was lost meanwhile, by some: they have the newest.
+    """
+    rank = world.Get_rank()
+    told = world.bcast(None if own is None or rank != root else replace(own, tensors={}), root)
+    tensors = own.tensors if own is not None and rank == root else {}
+    if root != 0:  # a new process, or one that was late to commit, has become rank 0
+        shapes = world.bcast({name: (value.shape, value.dtype.str) for name, value in tensors.items()}, root)
+        for name, (shape, dtype) in shapes.items():
+            value = np.ascontiguousarray(tensors[name]) if rank == root else np.empty(shape, dtype)
+            flat = value.reshape(-1)
+            world.Bcast(flat, root)
+            tensors = {**tensors, name: flat.reshape(shape)}
+    commit: Commit = replace(told, tensors=tensors if rank == 0 else {})
+    return commit

@@ -1,0 +1,156 @@
+"""What a run computes with: model, optimizer, strategy, batches, one step, one evaluation. It logs nothing.
+
+The trainer runs logged epochs with it; replay and the trial of strategies run steps that leave no trace.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from horovod_flowers.checkpoint.model_state import ModelState
+from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.augment import Augmentation
+from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
+from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
+from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.model.registry import build_model, load_weights
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.strategy.choice import make_strategy
+from horovod_flowers.training.dropout_seeds import DropoutSeeds
+from horovod_flowers.training.learning_rate import schedule
+from horovod_flowers.training.optimizer import build_over, make_optimizer
+from horovod_flowers.training.step import Evaluation, EvaluationPass, TrainingStep, Update
+from horovod_flowers.training.weight_average import WeightAverage
+
+
+class TrainingEngine:
+    """Model, optimizer and strategy of one rank, and the steps that they compute."""
+
+    def __init__(
+        self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, strategy: str, precision: Precision
+    ) -> None:
+        """Build everything. `strategy` is the one that was chosen, where the configuration says 'auto'.
+
+        Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
+        """
+        self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
+        self.precision = precision
+        HEARTBEAT.at("building the model", long=True)
+        keras.backend.clear_session()  # names of layers count from the first model that a process builds
+        keras.utils.set_random_seed(config.seed)
+        self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
+        begins = not config.resume or config.replay_step is not None
+        if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
+            load_weights(self.model, Path(config.model.weights))
+        self.parameters = self.model.count_params()
+        move_relu_behind_pooling(self.model)
+        self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
+        self.state = ModelState(self.model, self.strategy)
+        self.optimizer = make_optimizer(config.optimizer)
+        build_over(self.optimizer, self.strategy.optimizer_variables, [part.shape for part in self.strategy.parts])
+        self.state.add_optimizer(self.optimizer)
+        self.global_batch = config.global_batch_for(ranks.size)
+        whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
+        self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
+        update_batch = self.global_batch * config.accumulate
+        self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
+        self.average = None
+        if config.average_decay:
+            decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
+            self.average = WeightAverage(self.strategy, self.state.statistics, decay)
+            self.state.add_average(self.average.variables)
+        self.step = TrainingStep(
+            self.model,
+            self.optimizer,
+            self.strategy,
+            ranks.size,
+            precision,
+            label_smoothing=config.label_smoothing,
+            average=self.average,
+        )
+        self.evaluate = EvaluationPass(self.model, ranks)
+        self._dropout = DropoutSeeds(self.model)
+
+    def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
+        """Give every rank the same state: what rank 0 has `stored`, else the weights that the model was built with.
+
+        Every rank calls it before the first step; all but rank 0 with None.
+        """
+        self.state.share(stored)
+        if self.average is not None and not self.ranks.broadcast(stored is not None):
+            self.average.begin()
+        self._dropout.offset(self.ranks.rank)
+
+    def held_as_on_rank_0(self) -> dict[str, np.ndarray]:
+        """What this rank holds, by name, the seeds of its dropout layers as rank 0 has them."""
+        self._dropout.offset(0)
+        held = {name: np.array(value) for name, value in self.state.held_here().items()}
+        self._dropout.offset(self.ranks.rank)
+        return held
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch, from a step of it on."""
+        return training_batches(
+            self.prepared,
+            self.images.training,
+            global_batch=self.global_batch,
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+            seed=self.config.seed,
+            epoch=epoch,
+            augmentation=Augmentation.of(self.config.data),
+            first_step=first_step,
+        )
+
+    def update_of(self, step: int) -> Update:
+        """The update that a step of an epoch belongs to; an epoch's last one may have fewer steps."""
+        first = step // self.config.accumulate * self.config.accumulate
+        end = min(first + self.config.accumulate, self.steps_per_epoch)
+        images = min(end * self.global_batch, len(self.images.training)) - first * self.global_batch
+        return Update(images, end - first, last=step == end - 1)
+
+    def time_steps(self, updates: int) -> list[float]:
+        """Seconds per step of the slowest rank, in each of some updates of the weights. Every rank calls it."""
+        seconds, accumulate = [], self.config.accumulate
+        batches = itertools.cycle(self.batches(1))
+        for _ in range(updates):
+            own = list(itertools.islice(batches, accumulate))
+            images = sum(batch.global_images for batch in own)
+            self.ranks.barrier()
+            self.ranks.allreduce_sum(np.zeros(1))  # aligns the ranks more finely than the patient barrier
+            started = time.monotonic()
+            for number, batch in enumerate(own, 1):
+                self.step(batch, self.schedule.at(0), Update(images, accumulate, last=number == accumulate))
+            seconds.append(self.ranks.allreduce_max(time.monotonic() - started) / accumulate)
+        return seconds
+
+    def validate(self) -> Evaluation:
+        """Evaluate every validation image exactly once over the ranks. Every rank calls it."""
+        batches = evaluation_batches(
+            self.prepared,
+            self.images.validation,
+            batch=per_rank_batch(self.global_batch, self.ranks.size),
+            rank=self.ranks.rank,
+            size=self.ranks.size,
+        )
+        with self._averaged_weights(), Prefetcher(batches) as ready:
+            return self.evaluate(ready)
+
+    def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.average is None else self.average.in_place_of_weights()
+
+    def average_statistics(self) -> None:
+        """Average over the ranks, at the end of an epoch, what training moves without gradients, such as
+        batch-normalisation statistics. Every rank calls it."""
+        for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
+            value = np.asarray(variable)
+            mean = self.ranks.allreduce_sum(np.ascontiguousarray(value)) / self.ranks.size
+            variable.assign(mean.astype(value.dtype))

@@ -1,0 +1,106 @@
+"""Whether a training's losses are still numbers, and the ranks' weights still the same."""
+
+import os
+import shlex
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.batches import Batch
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import JobError
+from horovod_flowers.strategy.protocol import Strategy
+
+
+@dataclass(frozen=True)
+class BadLoss:
+    """A step of one rank whose loss is not a finite number."""
+
+    step: int
+    """Counted over the run, from 0."""
+    place: str
+    """Epoch and step in it, for messages."""
+    loss: float
+    images: tuple[int, ...]
+    """Of the prepared images, those that counted in the rank's part of the batch."""
+    rank: int
+    host: str
+
+    @staticmethod
+    def of(ranks: Ranks, step: int, place: str, loss: float, batch: Batch) -> "BadLoss":
+        """Of this rank's part of a batch."""
+        images = tuple(int(index) for index in batch.indices[batch.weights > 0])
+        return BadLoss(step, place, loss, images, ranks.rank, os.uname().nodename)
+
+
+def stop_at_bad_loss(ranks: Ranks, own: BadLoss | None, config: RunConfig) -> None:
+    """Raise the JobError that tells of the first of them, on every rank. Every rank calls it."""
+    found = [bad for bad in ranks.allgather(own) if bad is not None]
+    if not found:
+        raise JobError("the sum of the losses is not a finite number, though each of them is: lower the learning rate")
+    raise JobError(_sentence([bad for bad in found if bad.step == min(bad.step for bad in found)], config, ranks.size))
+
+
+def stop_alone(bad: BadLoss, config: RunConfig, size: int) -> None:
+    """The same for a rank that trains apart from the others: raises it there."""
+    raise JobError(_sentence([bad], config, size))
+
+
+def _sentence(first: list[BadLoss], config: RunConfig, size: int) -> str:
+    where = "; ".join(f"{bad.loss} on rank {bad.rank} ({bad.host}), images {_listed(bad.images)}" for bad in first)
+    words = ["mpirun", "-np", str(size), "--bind-to", "none"] if size > 1 else []
+    words += ["python", "-m", "horovod_flowers.train", "--resume", "--name", str(config.name)]
+    if Path(config.runs_dir) != Path("runs"):
+        words += ["--runs-dir", config.runs_dir]
+    again = shlex.join([*words, "--replay-step", str(first[0].step)])
+    return (
+        f"the loss is not a finite number in step {first[0].step} ({first[0].place}): {where}; all ranks have stopped "
+        f"and nothing was saved since; look at each image of that step with: {again}"
+    )
+
+
+def _listed(images: tuple[int, ...]) -> str:
+    return ", ".join(map(str, images[:64])) + (f" and {len(images) - 64} more" if len(images) > 64 else "")
+
+
+def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
+    """Raise a JobError on every rank where ranks that should hold the same weights hold others, after so many steps.
+
+    CRC-32 of the bits: ranks that have added up the same numbers in the same order hold the same. Every rank calls it.
+    """
+    if ranks.size == 1:
+        return
+    whole = part = 0
+    for variable, held in zip(strategy.model_variables, strategy.parts, strict=True):
+        value = np.ascontiguousarray(variable.read_value())
+        if value.shape == held.shape:
+            whole = zlib.crc32(value.reshape(-1).view(np.uint8).data, whole)
+        else:  # a slice of a divided layer, which the same member of each group holds
+            part = zlib.crc32(value.reshape(-1).view(np.uint8).data, part)
+    members = strategy.groups.members
+    member = 0 if members is None else members.Get_rank()
+    gathered = ranks.allgather((whole, member, part, os.uname().nodename))
+    usual = Counter(sums[0] for sums in gathered).most_common(1)[0][0]
+    usual_part = {
+        place: Counter(sums[2] for sums in gathered if sums[1] == place).most_common(1)[0][0]
+        for place in {sums[1] for sums in gathered}
+    }
+    drifted = [
+        f"rank {rank} on {host}"
+        for rank, (mine, place, slices, host) in enumerate(gathered)
+        if mine != usual or slices != usual_part[place]
+    ]
+    if drifted:
+        who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
+        differ = f"{who} are no longer those of the other ranks"
+        if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
+            differ = f"rank 0 on {gathered[0][3]} and {who} are no longer the same"
+        raise JobError(
+            f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
+            "code that differs by rank, nodes of different kinds or failing memory, or leave the check out with "
+            "--no-check-weights"
+        )

@@ -1,0 +1,80 @@
+"""Keras' optimizers with their update in one pass over memory.
+
+Keras computes an update of Adam in some ten operations, each of which reads and writes arrays as large as the weights;
+TensorFlow's fused kernels read and write each array once. Same formulas, same variables, same interface.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from horovod_flowers.config.run import OptimizerConfig
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Adam (Kingma and Ba 2015, algorithm 1, with epsilon as in the note before section 2.1)."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its two moments. `variable` is a tf.Variable."""
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index = self._get_variable_index(variable)
+        dtype = variable.dtype
+        steps = tf.cast(self.iterations.value + 1, dtype)
+        beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(beta_1, steps),
+            beta2_power=tf.pow(beta_2, steps),
+            lr=tf.cast(learning_rate, dtype),
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=tf.cast(gradient, dtype),
+            use_locking=True,
+        )
+
+
+class FusedSGD(keras.optimizers.SGD):
+    """SGD with momentum, Nesterov's too (Sutskever et al. 2013, section 2), in Keras' order of operations."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable and its momentum. `variable` is a tf.Variable."""
+        if self.momentum == 0 or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        dtype = variable.dtype
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            lr=tf.cast(learning_rate, dtype),
+            grad=tf.cast(gradient, dtype),
+            momentum=tf.constant(self.momentum, dtype),
+            use_locking=True,
+            use_nesterov=self.nesterov,
+        )
+
+
+def make_optimizer(config: OptimizerConfig) -> Any:
+    """The optimizer of a run; its learning rate is set before every step."""
+    decay = config.weight_decay or None
+    if config.name == "adam":
+        return FusedAdam(config.learning_rate, weight_decay=decay)
+    return FusedSGD(config.learning_rate, momentum=config.momentum, weight_decay=decay)
+
+
+def build_over(optimizer: Any, updated: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Build an optimizer over what this rank updates; `shapes` are those of the whole weights.
+
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, algorithm 2, with the learning rate for its
+    schedule multiplier) and leaves biases and the weights of normalisation alone.
+    """
+    undecayed = [variable for variable, shape in zip(updated, shapes, strict=True) if len(shape) < 2]
+    if undecayed:
+        optimizer.exclude_from_weight_decay(var_list=undecayed)
+    optimizer.build(updated)

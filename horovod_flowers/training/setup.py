@@ -1,0 +1,134 @@
+"""How a training starts, the same for every kind of job: name, precision, Horovod, strategy, state, records."""
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.command_line import to_yaml
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.order import Split, per_rank_batch
+from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.ranks.affinity import Cores
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import start_horovod
+from horovod_flowers.ranks.stop_request import StopRequest
+from horovod_flowers.runlog.records import Environment, Trial
+from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.training_progress import BEGINNING
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import cpu_flags
+from horovod_flowers.training.commits import Commits
+from horovod_flowers.training.console_log import announce
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from horovod_flowers.training.trainer import Trainer
+
+
+def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
+    """The precision of all ranks: with 'auto', bf16 where every node has it. Raises one rank's UserError on all."""
+    chosen, error = None, None
+    try:
+        chosen = choose(config.precision, cpu_flags(), gpu)
+    except UserError as found:
+        error = found
+    ranks.raise_on_all(error)
+    assert chosen is not None
+    return chosen if ranks.allreduce_min(int(chosen != "fp32")) else "fp32"
+
+
+def start_horovod_if_needed(config: RunConfig, ranks: Ranks) -> Ranks:
+    """Start Horovod where the strategy sends anything: its background thread takes time from the cores."""
+    if ranks.size == 1 or config.strategy == "none":
+        return ranks
+    group = 1
+    if config.strategy in ("mesh", "auto"):
+        group = config.model_parallel_size_for(ranks.size, ranks.allreduce_min(ranks.local_size))
+    return start_horovod(ranks, config.horovod, group)
+
+
+def set_up(
+    config: RunConfig,
+    ranks: Ranks,
+    prepared: Prepared,
+    images: Split,
+    cores: Cores,
+    threads: int,
+    precision: Precision,
+    request: StopRequest,
+    commits: Commits | None = None,
+) -> "tuple[Trainer, Environment | None]":
+    """A trainer whose ranks share one state, restored where the run is resumed; and, on rank 0, what it runs on.
+
+    `commits`: of an elastic run, on every rank; what rank 0 holds in it counts instead of a checkpoint. Changes no
+    file. Every rank calls it, after TensorFlow and Horovod have started.
+
+    Raises UserError where the model cannot be built or divided, the checkpoint does not fit or nothing is left to
+    train.
+    """
+    from horovod_flowers.checkpoint.manager import CheckpointManager
+    from horovod_flowers.runlog.environment import Parallelism, gather_environment
+    from horovod_flowers.training.engine import TrainingEngine
+    from horovod_flowers.training.trainer import Trainer
+
+    switch_on(precision)
+    strategy: str = config.strategy
+    trials: list[Trial] = []
+    if strategy == "auto":
+        strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
+    engine = TrainingEngine(config, ranks, prepared, images, strategy, precision)
+    chosen = engine.strategy
+    volume = chosen.communication_volume(per_rank_batch(engine.global_batch, ranks.size))
+    parallelism = Parallelism(chosen.name, chosen.notes, trials, precision, volume)
+    environment = gather_environment(ranks, cores, threads, engine.global_batch, parallelism)
+    folder = RunFolder(Path(config.runs_dir) / str(config.name))
+    checkpoints = CheckpointManager(config, ranks, prepared, engine.state)
+    tensors, progress = None, BEGINNING
+    if ranks.rank == 0 and commits is not None and commits.last is not None:
+        tensors, progress = commits.last.tensors, commits.last.progress
+    elif ranks.rank == 0 and config.resume:
+        tensors, progress = checkpoints.restore(folder)
+    progress = ranks.broadcast(progress)
+    engine.share(tensors)
+    return Trainer(engine, checkpoints, progress, folder, request, commits), environment
+
+
+def begin_records(trainer: "Trainer", environment: Environment | None) -> None:
+    """Make the run's folder, write what was asked for and what it runs on, and say it; on rank 0."""
+    if environment is None:
+        return
+    engine, config, folder = trainer.engine, trainer.config, trainer.folder
+    folder.create(config.overwrite, config.resume)
+    begun = replace(config, overwrite=False, resume=False, resume_or_start=False)
+    folder.write_start(to_yaml(begun), environment)
+    announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images)
+
+
+def choose_strategy(
+    config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, precision: Precision
+) -> tuple[str, list[Trial]]:
+    """The fastest strategy in a few steps of each, and what was measured. The same on every rank."""
+    from horovod_flowers.strategy.trial import candidates, fastest, try_out
+    from horovod_flowers.training.engine import TrainingEngine
+
+    if ranks.size == 1:
+        return "none", []
+
+    def start(name: str) -> TrainingEngine:
+        engine = TrainingEngine(config, ranks, prepared, images, name, precision)
+        engine.share(None)
+        return engine
+
+    trials = try_out(candidates(ranks.size, ranks.model_parallel_size), start)
+    return fastest(trials), trials
+
+
+def with_name(config: RunConfig, size: int) -> RunConfig:
+    """Give a nameless run the date, the time and its number of ranks for a name, one that is free."""
+    if config.name is not None:
+        return config
+    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{size}ranks"
+    free = (f"{name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
+    return replace(config, name=next(name for name in free if not (Path(config.runs_dir) / name).exists()))
