@@ -1,4 +1,7 @@
-"""What collective calls cost on these ranks: config.py holds the options, timing.py the timed loops.
+"""What collective calls cost on these ranks.
+
+timing.py  the timed loops
+config.py  the options of the microbenchmark
 
 The command is microbenchmark.py, the record runlog/collectives.py, the model report/analysis/cost_model.py.
 """

@@ -1,1 +1,6 @@
-"""How ranks are started: what the launcher's environment tells a rank, the launchers' commands, a job from outside."""
+"""How ranks are started, and what the launcher tells each of them.
+
+launchers.py        mpirun, horovodrun, srun: the one place that spells their commands
+job_environment.py  rank and world size, from the launcher's environment variables
+job.py              a launcher with all that it starts, run from outside and ended for certain
+"""

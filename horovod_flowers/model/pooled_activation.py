@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from horovod_flowers.model.keras_internals import all_layers, nodes_into, users_of
+
 
 class PoolingThenReLU(keras.layers.MaxPooling2D):
     """Max pooling, then ReLU."""
@@ -24,18 +26,18 @@ def move_relu_behind_pooling(model: Any) -> list[str]:
     Sequential and functional models, nested ones too. In a subclassed model nobody but its own code knows what follows
     a layer: it stays as it is.
     """
-    layers = model._flatten_layers()
+    layers = all_layers(model)
     results = keras.tree.flatten([getattr(inner, "outputs", None) or [] for inner in layers])
     outputs = {id(tensor) for tensor in results}
     moved = []
     for layer in layers:
         if type(layer) is not keras.layers.Conv2D or layer.activation is not keras.activations.relu:
             continue
-        users = layer._outbound_nodes
-        if len(layer._inbound_nodes) != 1 or len(users) != 1 or id(layer.output) in outputs:
+        users = users_of(layer)
+        if len(nodes_into(layer)) != 1 or len(users) != 1 or id(layer.output) in outputs:
             continue
-        pooling = users[0].operation
-        if type(pooling) is keras.layers.MaxPooling2D and len(pooling._inbound_nodes) == 1:
+        pooling = users[0]
+        if type(pooling) is keras.layers.MaxPooling2D and len(nodes_into(pooling)) == 1:
             layer.activation = keras.activations.linear
             pooling.__class__ = PoolingThenReLU
             moved.append(layer.name)

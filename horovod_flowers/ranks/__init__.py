@@ -1,1 +1,9 @@
-"""The ranks among themselves: start-up, communicator, cores, requests to stop, the watch for stalls."""
+"""The ranks among themselves, outside of a step: start-up, communicator, cores, stopping, stalls.
+
+startup.py            MPI, cores and threads, TensorFlow, Horovod, in the order that each needs
+communicator.py       this process among the ranks, and the collective calls outside of a step
+affinity.py           which cores each rank of a node gets
+tensorflow_import.py  TensorFlow imported in half the time
+stop_request.py       ending early without losing anything (SIGUSR1, SIGTERM)
+stall_watch.py        ends a job in which nothing moves, and names the rank; stall_answers.py: what the ranks say
+"""

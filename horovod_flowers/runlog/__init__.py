@@ -1,1 +1,10 @@
-"""The record of a run: its types, its folder, writing it; reading/ brings it back, checked. No TensorFlow here."""
+"""The record of a run: its types, its files, and reading it back. No TensorFlow here.
+
+records.py            every record; field_types.py: ranges of numbers; training_progress.py: how far a run is
+run_folder.py         the folder of a run, and how it is made
+json_lines.py         writing and checking records; older_schemas.py: those of earlier versions
+environment.py        what a run runs on, gathered from its ranks
+collectives.py        the record of timed collective calls
+study_attempts.py     what became of each point of a study
+reading/              finished runs, read back and checked
+"""

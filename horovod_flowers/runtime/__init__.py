@@ -1,1 +1,9 @@
-"""One process: its errors and how it ends, files, console, heartbeat, machine. Knows nothing of runs or ranks."""
+"""One process and its machine: errors, exit status, files, console, heartbeat. Knows nothing of runs or ranks.
+
+errors.py     what a user can put right, and a job that was asked to end
+exit.py       how a command ends: one sentence from one rank, and the exit status
+files.py      files and folders that appear whole or not at all
+console.py    progress bars for a terminal, plain lines for a log
+heartbeat.py  what the main thread is doing, for the stall watch
+machine.py    CPU, time of day, command line
+"""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.model.keras_internals import slot_counts
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
@@ -105,9 +106,7 @@ class Groups:
 def slots_by_weight(variables: Sequence[Any], weights: int) -> Callable[[int], int | None]:
     """Which weight an optimizer's variable belongs to, by its position; None for counters.
 
-    Keras' optimizers hold two counters (iterations, learning rate), then equally many slots a weight, weight by weight.
+    Keras' optimizers hold their counters first, then equally many slots per weight, weight by weight.
     """
-    slots, rest = divmod(len(variables) - 2, max(1, weights))
-    if rest:
-        raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
-    return lambda position: None if position < 2 or not slots else (position - 2) // slots
+    counters, slots = slot_counts(variables, weights)
+    return lambda position: None if position < counters or not slots else (position - counters) // slots

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, nodes_into, replace_kernel
 from horovod_flowers.strategy.communication_volume import DenseShape
 from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
@@ -36,15 +37,14 @@ GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
 class WideDense(keras.layers.Dense):
     """A Dense layer taken over; subclasses say how the product and its gradient are worked out."""
 
-    _kernel: Any
     _exchange: Exchange
-    _waits: StepTimer
+    _timer: StepTimer
 
     @classmethod
     def take_over(cls, layer: Any, exchange: Exchange, timer: StepTimer) -> None:
         """Turn a built keras.layers.Dense into one of this class."""
         layer.__class__ = cls
-        layer._exchange, layer._waits = exchange, timer
+        layer._exchange, layer._timer = exchange, timer
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """[..., inputs] -> [..., units], as keras.layers.Dense computes it."""
@@ -61,7 +61,7 @@ class WideDense(keras.layers.Dense):
 
     def _product_by_factors(self, inputs: tf.Tensor, weights: tf.Tensor, gather_inputs: GatherInputs) -> tf.Tensor:
         """The product with whole weights; the gradient of what this rank updates of them from gathered factors."""
-        exchange, timer = self._exchange, self._waits
+        exchange, timer = self._exchange, self._timer
         names = {what: exchange.call_name(what) for what in ("inputs", "gradients")}
 
         @tf.custom_gradient
@@ -79,26 +79,18 @@ class WideDense(keras.layers.Dense):
 
             return tf.cast(tf.matmul(a, weights), tf.float32), gradient
 
-        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+        return product(inputs, tf.convert_to_tensor(self.kernel.value))
 
-    def _replace_kernel(self, rows: Slice) -> None:
+    def keep_rows(self, rows: Slice) -> None:
         """Keep these rows of the kernel only."""
-        old = self._kernel
-        values = np.asarray(old)[rows.start : rows.start + rows.size]
-        self._untrack_variable(old)
-        self._tracker.unlock()
-        self._kernel = self.add_weight(
-            name="kernel", shape=values.shape, initializer="zeros", regularizer=self.kernel_regularizer
-        )
-        self._tracker.lock()
-        self._kernel.assign(values)
+        replace_kernel(self, np.asarray(self.kernel)[rows.start : rows.start + rows.size])
 
 
 class FactorDense(WideDense):
     """The whole kernel on every rank; its gradient, already that of the global batch, from gathered factors."""
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        weights = self._exchange.narrow(tf.convert_to_tensor(self._kernel.value))
+        weights = self._exchange.narrow(tf.convert_to_tensor(self.kernel.value))
         return self._product_by_factors(inputs, weights, self._exchange.gather)
 
 
@@ -114,13 +106,13 @@ class GatheredDense(WideDense):
         """Take over a built keras.layers.Dense of which rank r is to update rows[r]."""
         cls.take_over(layer, exchange, timer)
         layer._rows, layer._gathering = tuple(rows), exchange.call_name("kernel")
-        layer._copy = tf.Variable(exchange.narrow(layer._kernel.value), trainable=False, name=f"{layer.name}_copy")
-        layer._replace_kernel(rows[exchange.rank])
+        layer._copy = tf.Variable(exchange.narrow(layer.kernel.value), trainable=False, name=f"{layer.name}_copy")
+        layer.keep_rows(rows[exchange.rank])
 
     def gather_kernel(self) -> None:
         """Bring the updated rows of all ranks into this rank's copy."""
         exchange = self._exchange
-        rows = exchange.narrow(tf.convert_to_tensor(self._kernel.value))
+        rows = exchange.narrow(tf.convert_to_tensor(self.kernel.value))
         self._copy.assign(exchange.gather(rows, self._gathering))
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -140,10 +132,10 @@ class RowParallelDense(WideDense):
         """Take over a built keras.layers.Dense of which member r of the group keeps rows[r]."""
         cls.take_over(layer, exchange, timer)
         layer._rows = tuple(rows)
-        layer._replace_kernel(rows[exchange.rank])
+        layer.keep_rows(rows[exchange.rank])
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
-        exchange, timer, rows = self._exchange, self._waits, self._rows
+        exchange, timer, rows = self._exchange, self._timer, self._rows
         whats = ("inputs", "sums", "gradients", "input_gradients")
         names = {what: exchange.call_name(what) for what in whats}
 
@@ -169,7 +161,7 @@ class RowParallelDense(WideDense):
 
             return outputs, gradient
 
-        return product(inputs, tf.convert_to_tensor(self._kernel.value))
+        return product(inputs, tf.convert_to_tensor(self.kernel.value))
 
 
 def _outer(a: tf.Tensor, g: tf.Tensor, ranks: int) -> tf.Tensor:
@@ -188,7 +180,7 @@ def dense_layers(model: Any) -> list[Any]:
     one weight at a time, frozen and adapted (LoRA) or quantized layers, and reduced-precision policies of the user's.
     """
     found: list[Any] = []
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if type(layer) is not keras.layers.Dense or not layer.built or not layer.trainable:
             continue
         plain = layer.kernel_constraint is None and not layer.lora_enabled and layer.quantization_mode is None
@@ -205,16 +197,12 @@ def dense_shapes(model: Any, layers: Sequence[Any]) -> list[DenseShape] | None:
     None where one is used more than once (or a model inside the model is), in a subclassed model, or on sequences of
     any length: only the model's own code knows then how many rows it gets.
     """
-    inner = model._flatten_layers()
-    # Sequential.add builds the model anew each time: what it built before left nodes behind.
-    graphs = [getattr(layer, "_functional", layer) for layer in inner]
-    depths = [nodes for graph in graphs for nodes in getattr(graph, "_nodes_by_depth", {}).values()]
-    in_use = {id(node) for nodes in depths for node in nodes}
+    in_use = nodes_in_use(model)
 
     def uses(layer: Any) -> list[Any]:
-        return [node for node in layer._inbound_nodes if id(node) in in_use]
+        return [node for node in nodes_into(layer) if id(node) in in_use]
 
-    shared = any(len(uses(layer)) > 1 for layer in inner if hasattr(layer, "layers"))
+    shared = any(len(uses(layer)) > 1 for layer in all_layers(model) if hasattr(layer, "layers"))
     shapes = []
     for layer in layers:
         used = uses(layer)

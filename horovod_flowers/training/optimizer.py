@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.model.keras_internals import adam_moments, sgd_momentum
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -21,14 +22,14 @@ class FusedAdam(keras.optimizers.Adam):
         if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable, learning_rate)
             return
-        index = self._get_variable_index(variable)
+        momentum, velocity = adam_moments(self, variable)
         dtype = variable.dtype
         steps = tf.cast(self.iterations.value + 1, dtype)
         beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=momentum.value.handle,
+            v=velocity.value.handle,
             beta1_power=tf.pow(beta_1, steps),
             beta2_power=tf.pow(beta_2, steps),
             lr=tf.cast(learning_rate, dtype),
@@ -51,7 +52,7 @@ class FusedSGD(keras.optimizers.SGD):
         dtype = variable.dtype
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
-            accum=self.momentums[self._get_variable_index(variable)].value.handle,
+            accum=sgd_momentum(self, variable).value.handle,
             lr=tf.cast(learning_rate, dtype),
             grad=tf.cast(gradient, dtype),
             momentum=tf.constant(self.momentum, dtype),
@@ -68,13 +69,13 @@ def make_optimizer(config: OptimizerConfig) -> Any:
     return FusedSGD(config.learning_rate, momentum=config.momentum, weight_decay=decay)
 
 
-def build_over(optimizer: Any, updated: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Build an optimizer over what this rank updates; `shapes` are those of the whole weights.
+def build_over(optimizer: Any, variables: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Build an optimizer over the variables that this rank updates; `shapes` are those of the whole weights.
 
     Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, algorithm 2, with the learning rate for its
     schedule multiplier) and leaves biases and the weights of normalisation alone.
     """
-    undecayed = [variable for variable, shape in zip(updated, shapes, strict=True) if len(shape) < 2]
+    undecayed = [variable for variable, shape in zip(variables, shapes, strict=True) if len(shape) < 2]
     if undecayed:
         optimizer.exclude_from_weight_decay(var_list=undecayed)
-    optimizer.build(updated)
+    optimizer.build(variables)

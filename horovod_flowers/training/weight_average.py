@@ -21,14 +21,14 @@ the random weights that it begins with (TensorFlow's ExponentialMovingAverage, `
 
 
 class WeightAverage:
-    """The averages of what this rank updates, and of the statistics that go with it (of batch normalisation)."""
+    """Averages of the weights that this rank updates, and of the statistics of batch normalisation."""
 
     def __init__(self, strategy: Strategy, statistics: Sequence[Any], decay: float) -> None:
         """`decay`: share of the average that an update leaves, in (0, 1)."""
         self._strategy, self._decay = strategy, decay
         self._averaged = [*strategy.optimizer_variables, *statistics]
         self.variables = [keras.Variable(tf.zeros_like(each.value), trainable=False) for each in self._averaged]
-        """One for each of the strategy's `updated`, then of `statistics`, of the same shapes."""
+        """One for each of the strategy's `optimizer_variables`, then of `statistics`, of the same shapes."""
         self.statistics = self.variables[len(strategy.optimizer_variables) :]
 
     def begin(self) -> None:

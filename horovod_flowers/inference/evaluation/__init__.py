@@ -1,1 +1,6 @@
-"""What a model's predictions are worth: figures, the files of an evaluation, and the words in the terminal."""
+"""What a model's predictions are worth.
+
+images.py   which images are evaluated
+record.py   the files of an evaluation
+summary.py  an evaluation in a terminal
+"""

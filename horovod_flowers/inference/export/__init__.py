@@ -1,5 +1,6 @@
-"""Models of runs, written for others and loaded back; and what comes from others, looked at before it is loaded.
+"""Models of runs written for others and loaded back; models of others, checked before they are loaded.
 
-served (preprocessing around a model) -> load_back (compared with the run, through load_apart in another process);
-exported (back into this suite), operations (what a stranger's SavedModel may do).
+served.py      preprocessing around a model, and the files
+load_back.py   an export compared with its run, through load_apart.py in another process
+exported.py    what describes an export, and loading it; operations.py: what a stranger's SavedModel may do
 """

@@ -1,4 +1,7 @@
 """From photos to a table of what they show, over ranks.
 
-photos (which ones) -> decoding (threads) -> parts (each rank its blocks) -> tables (one file, in the photos' order).
+photos.py    which photos
+decoding.py  threads that decode, ahead of the model
+parts.py     each rank its blocks, put together in the photos' order
+tables.py    CSV, JSON lines, Parquet
 """

@@ -1,1 +1,15 @@
-"""The report's arithmetic: from recorded runs to speed-up, efficiency, laws and claims. It shows nothing."""
+"""The report's arithmetic: from recorded runs to numbers. It shows nothing.
+
+run_summary.py        one run, reduced to what the numbers need
+run_factors.py        what each run was made with: which runs may be compared
+points.py             runs of one kind, their baseline, speed-up and parallel efficiency
+intervals.py          95 % intervals by bootstrap over runs
+laws.py               Karp-Flatt, Amdahl, Gustafson, Universal Scalability Law
+efficiency_losses.py  what each lost percent of efficiency went to
+bounds.py             ceiling and cost model beside the measurements; cost_model.py: latency and bandwidth, fitted
+rank_times.py         slow ranks, percentiles, timelines
+learning.py           accuracy beside speed
+evaluation.py         evaluated runs; classification.py: accuracy, confusion, calibration
+claims.py             before and after, proposals, --compare and --check
+provenance.py         what the numbers rest on, and the commands that make them again
+"""

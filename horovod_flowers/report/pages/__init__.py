@@ -1,1 +1,8 @@
-"""The report's pages: words, tables, pictures and files. They compute nothing."""
+"""How a report is shown. Nothing is computed here.
+
+wording.py           numbers in words, the same everywhere; evaluation_words.py: those of an evaluation
+terminal.py          the table and sentences of a terminal or log
+write.py             HTML, Markdown, CSV and pictures, from templates/
+scaling_json.py      the report as plain values
+pictures/            one file for each kind of picture
+"""

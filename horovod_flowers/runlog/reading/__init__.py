@@ -1,6 +1,7 @@
-"""Runs, read back from their records and checked: what contradicts itself becomes no figure. No TensorFlow here.
+"""Finished runs, read back from their records and checked: what contradicts itself is refused.
 
-folders.py   every run of some folders, one at a time, and why others are left out
-run.py       one run                    options.py   its config.yaml
-steps.py     its step records, into arrays
+folders.py  every run of some folders, and why others are left out
+run.py      one run
+config.py   its options
+steps.py    its step records, as arrays
 """

@@ -1,1 +1,10 @@
-"""The report's pictures: picture.py is what each is, all_pictures.py draws them all, the others draw one kind each."""
+"""The pictures of a report.
+
+picture.py            a figure, drawn once and kept as SVG and PNG; all_pictures.py: all that a report can show
+scaling.py            speed-up and efficiency by ranks
+efficiency_losses.py  parts of a step, and the waterfall from ideal to measured efficiency
+collectives.py        cost of collective calls by size
+rank_times.py         times of each rank, and a timeline
+learning.py           accuracy and loss by epoch and by time
+confusion.py          confusion matrices; calibration.py: reliability diagrams; mistakes.py: the worst mistakes
+"""

@@ -1,0 +1,71 @@
+"""All that this package takes from Keras beyond its public interface, in one place.
+
+Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names what has changed under another.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+WRITTEN_FOR = "3.12.4"
+
+
+def all_layers(model: Any) -> list[Any]:
+    """A model and every layer in it, those of nested models too, in the model's order."""
+    return list(model._flatten_layers())
+
+
+def nodes_into(layer: Any) -> list[Any]:
+    """The calls of a layer in functional models, `input_tensors` each; empty in a subclassed one."""
+    return list(layer._inbound_nodes)
+
+
+def users_of(layer: Any) -> list[Any]:
+    """The layers and operations that take the layer's output in a functional model, one for each call."""
+    return [node.operation for node in layer._outbound_nodes]
+
+
+def nodes_in_use(model: Any) -> set[int]:
+    """Identities of the calls that the model's graphs consist of.
+
+    Sequential.add builds the model anew each time: what it built before left nodes behind, which are in no graph.
+    """
+    graphs = [getattr(layer, "_functional", layer) for layer in all_layers(model)]
+    depths = [nodes for graph in graphs for nodes in getattr(graph, "_nodes_by_depth", {}).values()]
+    return {id(node) for nodes in depths for node in nodes}
+
+
+def replace_kernel(layer: Any, values: np.ndarray) -> None:
+    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer."""
+    layer._untrack_variable(layer._kernel)
+    layer._tracker.unlock()
+    layer._kernel = layer.add_weight(
+        name="kernel", shape=values.shape, initializer="zeros", regularizer=layer.kernel_regularizer
+    )
+    layer._tracker.lock()
+    layer._kernel.assign(values)
+
+
+def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
+    """The first and the second moment that a built Adam keeps of a variable."""
+    index = optimizer._get_variable_index(variable)
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def sgd_momentum(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
+    """The momentum that a built SGD keeps of a variable."""
+    return optimizer.momentums[optimizer._get_variable_index(variable)]
+
+
+def slot_counts(variables: Sequence[Any], weights: int) -> tuple[int, int]:
+    """Of an optimizer's variables: counters at their front (iterations, learning rate), and slots per weight.
+
+    Raises AssertionError where they are laid out otherwise.
+    """
+    counters = 2
+    slots, rest = divmod(len(variables) - counters, max(1, weights))
+    if rest:
+        raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
+    return counters, slots

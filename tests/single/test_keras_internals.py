@@ -1,0 +1,72 @@
+"""What is used of Keras beyond its public interface is there, and means what it meant."""
+
+from importlib import metadata
+
+import keras
+import numpy as np
+
+from horovod_flowers.model import keras_internals as internals
+
+
+def test_keras_is_the_version_that_this_was_written_for() -> None:
+    installed = metadata.version("keras")
+    assert installed == internals.WRITTEN_FOR, (
+        f"keras is {installed}, and model/keras_internals.py was written for {internals.WRITTEN_FOR}: check each "
+        "function there against the new version, then raise WRITTEN_FOR"
+    )
+
+
+def nested() -> keras.Model:
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="inner_dense")], name="inner")
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, name="shared")
+    outputs = keras.layers.Dense(2, name="head")(inner(hidden(hidden(inputs))))
+    return keras.Model(inputs, outputs)
+
+
+def test_layers_and_calls_are_found_in_nested_models() -> None:
+    model = nested()
+    layers = {layer.name: layer for layer in internals.all_layers(model)}
+    assert {"inner", "inner_dense", "shared", "head"} <= set(layers)
+    in_use = internals.nodes_in_use(model)
+
+    def calls(name: str) -> int:
+        return sum(id(node) in in_use for node in internals.nodes_into(layers[name]))
+
+    assert (calls("shared"), calls("head"), calls("inner_dense")) == (2, 1, 1)
+    assert internals.users_of(layers["inner"]) == [layers["head"]]
+    (node,) = internals.nodes_into(layers["head"])
+    assert node.input_tensors[0].shape == (None, 3)
+
+
+def test_a_sequential_model_leaves_nodes_behind_that_are_in_no_graph() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.add(keras.layers.Dense(2))
+    first = model.layers[0]
+    in_use = internals.nodes_in_use(model)
+    assert len(internals.nodes_into(first)) > 1
+    assert sum(id(node) in in_use for node in internals.nodes_into(first)) == 1
+
+
+def test_a_kernel_is_replaced_by_one_of_another_shape() -> None:
+    layer = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.5))
+    layer.build((None, 4))
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    internals.replace_kernel(layer, values)
+    assert np.array_equal(layer.kernel, values)
+    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(3,), (2, 3)]
+    (penalty,) = layer.losses
+    assert float(penalty) == 0.5 * float((values**2).sum())
+
+
+def test_the_optimizers_slots_belong_to_their_weights() -> None:
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2,), (3, 1))]
+    adam = keras.optimizers.Adam()
+    adam.build(variables)
+    assert internals.slot_counts(adam.variables, 2) == (2, 2)
+    for variable in variables:
+        assert [tuple(moment.shape) for moment in internals.adam_moments(adam, variable.value)] == [variable.shape] * 2
+    sgd = keras.optimizers.SGD(momentum=0.9)
+    sgd.build(variables)
+    assert internals.slot_counts(sgd.variables, 2) == (2, 1)
+    assert tuple(internals.sgd_momentum(sgd, variables[1].value).shape) == (3, 1)
