@@ -15,7 +15,7 @@ SIZE, CLASSES = 180, 5
 
 def arguments(description, **choices):
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--batch", type=int, default=32, help="images a rank and step")
+    parser.add_argument("--batch", type=int, default=32, help="images per rank and step")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--warmup-steps", type=int, default=4)
     parser.add_argument("--output", type=Path, required=True, help="folder for rank-N.json")

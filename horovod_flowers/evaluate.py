@@ -66,7 +66,7 @@ class EvaluateConfig:
         "validation", "which of the run's images; test: those that --data.test-fraction held out"
     )
     photos: str | None = option(
-        None, "instead of the run's own images, photos that it never saw: FOLDER/CLASS/*.jpg or *.png"
+        None, "instead of the run's own images, photos that it has not seen: FOLDER/CLASS/*.jpg or *.png"
     )
     top_k: int = option(TOP_K, "count an image where its class is among this many most probable (at most all)")
     prepared_dir: str | None = option(None, "where the prepared images are (default: where the run had them)")
@@ -207,7 +207,9 @@ def open_images(
         error, seen = raised, ""
     ranks.raise_on_all(error)
     if ranks.broadcast(seen) != seen:
-        error = UserError(f"{config.photos} holds other photos here than on rank 0: give a folder that all nodes share")
+        error = UserError(
+            f"{config.photos} does not hold the same photos here as on rank 0: give a folder that all nodes share"
+        )
     ranks.raise_on_all(error)
     assert images is not None
     return images, digest
@@ -219,7 +221,7 @@ def open_checked(root: Path, trained: RunConfig, progress: SavedProgress) -> Pre
         prepared = open_prepared(root / "objects" / progress.data_digest)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"the images that the run was trained with (digest {progress.data_digest}) are not in {root}: run "
+            f"the images that the run was trained on (digest {progress.data_digest}) are not in {root}: run "
             f"'{command_for(trained.data)}' on photos that have not changed since, or say where they are with "
             "--prepared-dir"
         ) from error

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description = (__doc__ or "").splitlines()[0]
         config = parse(ExportConfig, "horovod_flowers.export", description, arguments, job.rank)
         if job.size > 1:
-            raise UserError(f"{job.size} ranks are started, and export is the work of one: start it without mpirun")
+            raise UserError(f"{job.size} ranks are started, and export runs in one process: start it without mpirun")
         run, output = RunFolder(Path(config.run[0])), config.folder
         trained = read_run_config(run)
         check_output(output, config.overwrite)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         say(
             f"exported {found.model}, epoch {found.epoch}, to {output} ({size / 1e6:.1f} MB): {KERAS_FILE}, "
-            f"{SAVED_MODEL}/, {MANIFEST}; loaded back, they answer as the run does"
+            f"{SAVED_MODEL}/, {MANIFEST}; loaded back, they reproduce the run's answers"
         )
 
 
@@ -116,7 +116,7 @@ def describe(run: RunFolder, config: RunConfig, which: Checkpoint, model: Traine
     progress = read_progress(run.checkpoints / f"{which}.safetensors")
     try:
         trained_on = read_json(run.environment, Environment)
-    except (UserError, FileNotFoundError):  # a run of another version: its model is as good
+    except (UserError, FileNotFoundError):  # a run from another version: its model is as good
         trained_on = None
     return Description(
         format=FORMAT,

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description = (__doc__ or "").splitlines()[0]
         config = parse(MicrobenchmarkConfig, "horovod_flowers.microbenchmark", description, arguments, job.rank)
         if job.size < 2:
-            raise UserError("one rank has nobody to talk to: start at least 2, with mpirun -np 2")
+            raise UserError("one rank has no other to communicate with: start at least 2 ranks, with mpirun -np 2")
         output = Path(config.output)
         if job.rank == 0:
             writable_folder(output.parent, "choose another file with --output")

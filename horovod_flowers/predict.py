@@ -3,8 +3,8 @@
     python -m horovod_flowers.predict PHOTOS... --run runs/NAME
     mpirun -np 2 --bind-to none python -m horovod_flowers.predict PHOTOS... --model EXPORTED --output flowers.parquet
 
-PHOTOS are photos, folders (looked through with all below them), quoted globs, or @FILE with a path a line. Photos that
-cannot be read are listed beside the table, and left out of it.
+PHOTOS are photos, folders (looked through with all below them), quoted globs, or @FILE with one path per line. Photos
+that cannot be read are listed beside the table, and left out of it.
 """
 
 import csv
@@ -43,7 +43,7 @@ from horovod_flowers.runtime.machine import cpu_flags
 class PredictConfig:
     """Options of the predict command."""
 
-    photos: tuple[str, ...] = positional("photos, folders with photos, quoted globs, or @FILE with a path a line")
+    photos: tuple[str, ...] = positional("photos, folders with photos, quoted globs, or @FILE with one path per line")
     run: str | None = option(None, "folder of a trained run, such as runs/NAME")
     model: str | None = option(None, "instead of --run: an exported model (python -m horovod_flowers.export)")
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds = ranks.allreduce_max(run(config, ranks, model, folder, count, threads))
             shared = ranks.allreduce_max(cores.oversubscribed) > 0
             if ranks.rank == 0:
-                note = " (oversubscribed: ranks share cores, no measure of speed)" if shared else ""
+                note = " (oversubscribed: ranks share cores, not a measure of speed)" if shared else ""
                 finish(config, ranks, model, folder, count, seconds, note)
             ranks.barrier()
         except BaseException:  # of any rank: it ends the others, rank 0 too

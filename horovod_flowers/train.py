@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_before_mpi(config, job)
         if config.resume_or_start and has_ended(config):
             if job.rank == 0:
-                say(f"run {Path(config.runs_dir) / str(config.name)} has ended already: nothing to do")
+                say(f"run {Path(config.runs_dir) / str(config.name)} is complete: nothing to do")
             return
 
         ranks = connect(job, config.threads, config.bind, round(longest(config.stall_seconds)))

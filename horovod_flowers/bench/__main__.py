@@ -56,9 +56,9 @@ class BenchConfig:
     ranks: str = option("1,2", "numbers of ranks, separated by commas")
     strategies: str = option(",".join(STRATEGIES), "strategies to measure, separated by commas (mesh from 4 ranks on)")
     precisions: str = option("auto", "of fp32, bf16, fp16, separated by commas; auto: fp32, and bf16 where there is it")
-    per_rank_batch: int = option(32, "images a rank and step")
+    per_rank_batch: int = option(32, "images per rank and step")
     repetitions: int = option(7, "runs of each contender")
-    steps: int = option(10, "timed steps a run")
+    steps: int = option(10, "timed steps per run")
     warmup_steps: int = option(4, "steps before them")
     peers: str = option(
         "all",
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 say(f"failed {measurement.failures} times: {measurement.contender}: {measurement.reason}")
         say(f"written: {output}/bench.json, bench.csv")
         if not any(measurement.by_repetition for measurement in measurements):
-            raise UserError("no run of the bench succeeded: mend what the lines above name")
+            raise UserError("no run of the bench succeeded: fix what the lines above name")
 
 
 def refuse_what_cannot_run(config: BenchConfig) -> None:

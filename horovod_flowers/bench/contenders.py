@@ -23,7 +23,7 @@ HERE = Launcher("mpirun", Slots(((os.uname().nodename, 1),), "this machine"), ov
 
 @dataclass(frozen=True)
 class Workload:
-    """The same for all: images a rank and step, timed steps, steps before them."""
+    """The same for all: images per rank and step, timed steps, steps before them."""
 
     per_rank_batch: int
     steps: int
@@ -114,7 +114,7 @@ class Ours:
         return " ".join([strategy, self.precision, *(word.lstrip("-") for word in self.options)])
 
     def command(self, folder: Path) -> list[str]:
-        """One run without checkpoints and validation, one core a rank."""
+        """One run without checkpoints and validation, one core per rank."""
         words = [sys.executable, "-m", "horovod_flowers.train", "--runs-dir", str(folder), "--name", "run"]
         words += ["--data.prepared-dir", self.prepared_dir, "--threads", "1", "--no-checkpoint", "--no-validate"]
         words += ["--per-rank-batch", str(self.work.per_rank_batch), "--warmup-steps", str(self.work.warmup_steps)]

@@ -52,8 +52,8 @@ def print_table(measurements: Sequence[Measurement]) -> None:
     enough = all(len(m.by_repetition) >= FEWEST_FOR_INTERVAL for m in done)
     caption = "medians over runs, 95 % bootstrap interval" if enough else "medians over runs; interval not available"
     if any(measurement.oversubscribed for measurement in done):
-        caption += "; * oversubscribed: ranks shared a core, no measure of speed"
-    title = "Each contender alone on its cores, one core a rank"
+        caption += "; * oversubscribed: ranks shared a core, not a measure of speed"
+    title = "Each contender alone on its cores, one core per rank"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     parts = ("input s", "compute s", "comm. s", "update s")
     for name in ("ranks", "contender", "runs", "images/s", "step s", *parts):
@@ -93,7 +93,7 @@ def print_ratios(measurements: Sequence[Measurement]) -> None:
 
 def print_costs(costs: Collectives) -> None:
     """Latency and bandwidth of each operation, of adding up, and what the timestamps of a step cost."""
-    mark = " (oversubscribed: no measure of speed)" if costs.oversubscribed else ""
+    mark = " (oversubscribed: not a measure of speed)" if costs.oversubscribed else ""
     for operation in dict.fromkeys(row.operation for row in costs.measured):
         rows = [row for row in costs.measured if row.operation == operation]
         fit = fit_linear_cost([row.bytes for row in rows], [statistics.median(row.seconds) for row in rows])

@@ -219,7 +219,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], SavedProgress]:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     unchecked = "crc32" not in metadata and metadata["schema"] in UNCHECKED
     if not unchecked and _checksum(stored, metadata["progress"]) != metadata.get("crc32"):
-        raise DamagedError(f"checkpoint {path} is damaged (its checksum is another)")
+        raise DamagedError(f"checkpoint {path} is damaged (its checksum does not match)")
     return stored, progress
 
 
@@ -253,7 +253,7 @@ def _refuse_mismatch(
         found = {name: value.shape for name, value in stored.items() if name.startswith(kind)}
         if wanted and wanted != found:  # a reader that has no optimizer takes the weights alone
             raise UserError(
-                f"checkpoint {path} is of another {what} (model {progress.model}, {len(progress.class_names)} classes, "
-                f"{len(found)} {kind} tensors; this run has {len(wanted)}, or other shapes): resume with the options "
-                "of the run that wrote it"
+                f"checkpoint {path} belongs to another {what} (model {progress.model}, {len(progress.class_names)} "
+                f"classes, {len(found)} {kind} tensors; this run has {len(wanted)}, or other shapes): resume with "
+                "the options of the run that wrote it"
             )

@@ -34,12 +34,12 @@ class CheckpointManager:
         """
         step = self._config.replay_step
         if step is not None and not checkpoint_files(folder.checkpoints, step):
-            say("no checkpoint is before this step: beginning with the run's first step")
+            say("there is no checkpoint before this step: starting from the first step of the run")
             return None, BEGINNING
         found = load_newest(folder.checkpoints, self._state.shapes, step)
         saved = found.progress
         for sentence in found.newer_damaged:
-            warn(f"{sentence}: the one before it is used, {found.path.name}")
+            warn(f"{sentence}: falling back to the previous one, {found.path.name}")
         # One that died between its last checkpoint and its result has that left to write.
         if saved.epochs_done >= self._config.epochs and step is None and folder.result.exists():
             raise UserError(

@@ -16,7 +16,7 @@ class DataConfig:
         "synthetic: flowers drawn on this machine, no file needed; tf_flowers: 3,670 photos through "
         "tensorflow-datasets; folder: your own photos as CLASS/*.jpg or *.png",
     )
-    path: str | None = option(None, "folder source: the folder that holds one folder of photos a class")
+    path: str | None = option(None, "folder source: the folder that holds one folder of photos per class")
     tfds_dir: str | None = option(
         None, "tf_flowers source: tensorflow-datasets' folder (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
     )

@@ -24,7 +24,7 @@ class ModelConfig:
     name: str = option(
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
-        "returns a Keras model that takes pixels 0..255 and gives one logit a class; or keras.applications:NAME",
+        "returns a Keras model that takes pixels 0..255 and gives one logit per class; or keras.applications:NAME",
     )
     weights: str | None = later_option(
         None,
@@ -139,8 +139,8 @@ class RunConfig:
         "allreduce",
         "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
         "but each rank updates and keeps optimizer state for its part of the weights only (ZeRO); tensor: large Dense "
-        "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train apart, "
-        "which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
+        "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train "
+        "independently, which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
     )
     model_parallel_size: int | None = option(
         None, "mesh: ranks that divide one copy of the large Dense layers (default: the ranks of a node)"

@@ -190,7 +190,7 @@ def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> No
     if strict and unreadable:
         raise UserError(
             f"{len(unreadable)} of {source.images} images cannot be read: {named}{more}: "
-            "mend or remove them, or leave out --strict to skip them"
+            "repair or remove them, or leave out --strict to skip them"
         )
 
 

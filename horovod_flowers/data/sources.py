@@ -192,7 +192,7 @@ def photo_or_reason(photo: Path | bytes, size: int) -> np.ndarray | str:
 
 
 class FolderSource:
-    """The user's photos: one folder a class, class names and photos in sorted order."""
+    """The user's photos: one folder per class, class names and photos in sorted order."""
 
     def __init__(self, config: DataConfig, fewest_classes: int = 2) -> None:
         assert config.path is not None
@@ -200,10 +200,12 @@ class FolderSource:
         self._root = Path(config.path)
         if not self._root.is_dir():
             what = "is a file" if self._root.exists() else "does not exist"
-            raise UserError(f"data.path {self._root} {what}: give a folder that holds one folder of photos a class")
+            raise UserError(f"data.path {self._root} {what}: give a folder that holds one folder of photos per class")
         listing = [entry for entry in self._list() if entry[1]]
         if not listing:
-            raise UserError(f"no photo found in {self._root}: expected CLASS/*.jpg or CLASS/*.png, one folder a class")
+            raise UserError(
+                f"no photo found in {self._root}: expected CLASS/*.jpg or CLASS/*.png, one folder per class"
+            )
         if len(listing) < fewest_classes:
             raise UserError(
                 f"{self._root} has photos of one class only ({listing[0][0]}): give at least two class folders"

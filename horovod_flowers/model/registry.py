@@ -105,14 +105,14 @@ def build_model(name: str, image_size: int, classes: int) -> Any:
         model = builder(image_size=image_size, classes=classes)
     except Exception as error:  # the user's code: what it raises is told, not traced
         raise UserError(
-            f"model {name} cannot be built at {image_size} pixels and {classes} classes ({error}): mend the function, "
-            "or give it other data"
+            f"model {name} cannot be built at {image_size} pixels and {classes} classes ({error}): fix the "
+            "function, or give it other data"
         ) from error
     output = getattr(model, "output_shape", None)
     if output != (None, classes):
         raise UserError(
             f"model {name} gives {'no Keras model' if output is None else f'outputs of shape {output}'}: it must "
-            f"return a built Keras model with outputs of shape (None, {classes}), one logit a class"
+            f"return a built Keras model with outputs of shape (None, {classes}), one logit per class"
         )
     if not model.trainable_variables:
         raise UserError(f"model {name} has no trainable weights: there is nothing to train")

@@ -82,7 +82,9 @@ def _shared_cores(ranks: Sequence[RankFacts], limits: Limits) -> Iterator[Findin
             continue
         hosts = list(dict.fromkeys(rank.host for rank in here))
         where = hosts[0] if len(hosts) == 1 else f"{_names(hosts)}, which are one machine,"
-        text = f"oversubscribed: ranks {_numbers(sharing)} on {where} share cores; their times are no measure of speed"
+        text = (
+            f"oversubscribed: ranks {_numbers(sharing)} on {where} share cores; their times are not a measure of speed"
+        )
         cpus = len({cpu for rank in here for cpu in rank.bound_to})
         bound = any(set(rank.bound_to) != set(here[0].bound_to) for rank in here) or cpus < len(here)
         remedy = f"start fewer ranks there, or ask for more cores (these have {cpus} CPUs)"

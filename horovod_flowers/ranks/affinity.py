@@ -61,7 +61,7 @@ def unbound(masks: Sequence[frozenset[int]], core_of: Mapping[int, tuple[int, ..
 def should_yield_when_idle(mask: int, online: int, ranks: int, most: int | None = None) -> bool:
     """Whether Open MPI should give up the core while it waits: yes without a spare core for its spinning thread.
 
-    Horovod's background thread waits all the time; on one core a rank, its spinning takes that core from the
+    Horovod's background thread waits all the time; on one core per rank, its spinning takes that core from the
     mathematics. Decided before MPI starts, from what one rank can see: the logical CPUs of its affinity `mask`, those
     `online` on the node, the `ranks` on it, and the most cores that a rank is to take. A mask smaller than the node is
     taken for the rank's own, a full one for shared.

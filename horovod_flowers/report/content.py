@@ -136,7 +136,7 @@ def evaluations_of(runs: Sequence[RunSummary]) -> tuple[list[Evaluation], list[t
 
 
 def fits_of(series: Series) -> SeriesFits:
-    """The laws that fit a series' kind of scaling; ranks that shared cores are no measure of speed and are left out."""
+    """The laws that fit a series' kind of scaling; points whose ranks shared cores are left out."""
     members = [*([series.baseline] if series.baseline is not None else []), *series.rated]
     runs = {point.ranks: point.totals for point in members if not point.oversubscribed}
     laws: tuple[Law, ...] = ("Amdahl" if series.points[0].scaling == "strong" else "Gustafson", "USL")

@@ -37,7 +37,7 @@ class Collectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threads: Annotated[int, msgspec.Meta(ge=1)]
     """Of each rank."""
     oversubscribed: bool
-    """Whether any two ranks shared a core: the times are no measure of speed then."""
+    """Whether any two ranks shared a core: the times are not a measure of speed then."""
     yield_when_idle: bool
     horovod_settings: dict[str, str]
     """As in a run's environment."""
@@ -72,7 +72,7 @@ def read_collectives(path: Path) -> Collectives:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=Collectives)
     except msgspec.MsgspecError as error:
-        raise UserError(f"{path} is damaged or of another version ({error})") from error
+        raise UserError(f"{path} is damaged or from another version ({error})") from error
     if record.schema != SCHEMA:
         raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
     return record

@@ -72,7 +72,7 @@ def read_json(path: Path, kind: type[Structure]) -> Structure:
             contents = msgspec.json.encode(brought_up_to_date(found, kind))
         record: Any = msgspec.json.decode(contents, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or of another version ({error})") from error
+        raise UserError(f"{path} is damaged or from another version ({error})") from error
     _check_schema(path, record)
     return record
 
@@ -90,7 +90,7 @@ def read_lines(path: Path, kind: Any) -> Iterator[Any]:
             try:
                 record = decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}, line {number}, is damaged or of another version ({error})") from error
+                raise UserError(f"{path}, line {number}, is damaged or from another version ({error})") from error
             _check_schema(path, record)
             yield record
 

@@ -95,7 +95,7 @@ class RunFolder:
 
 
 def forget_epochs(folder: RunFolder, epochs_done: int) -> None:
-    """Leave the records of so many epochs: a run that goes on from there repeats the later ones.
+    """Leave the records of so many epochs: a run that continues from there repeats the later ones.
 
     A damaged record goes, too. Rank 0 calls it.
     """

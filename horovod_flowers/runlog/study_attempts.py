@@ -93,11 +93,11 @@ class PointFiles:
 
 
 def read_record(path: Path) -> PointRecord:
-    """Read and check one point's record. Raises UserError where it is damaged or of another version."""
+    """Read and check one point's record. Raises UserError where it is damaged or from another version."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=PointRecord)
     except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} is damaged or of another version ({error})") from error
+        raise UserError(f"{path} is damaged or from another version ({error})") from error
     if record.schema != SCHEMA:
         raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
     return record

@@ -1,7 +1,7 @@
 """What each rank sends in a step, by formula: arithmetic only, compared with counted bytes in the tests.
 
 All for collective algorithms that send the least possible: ring or recursive halving for reduce-scatter and allgather
-((N-1)/N of the data a rank), twice that for allreduce (Patarasuk and Yuan 2009, section 3), pairwise exchange for
+((N-1)/N of the data per rank), twice that for allreduce (Patarasuk and Yuan 2009, section 3), pairwise exchange for
 alltoall.
 """
 

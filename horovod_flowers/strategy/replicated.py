@@ -1,4 +1,4 @@
-"""Strategies that keep all weights on every rank: one rank, ranks that train apart, and allreduce."""
+"""Strategies that keep all weights on every rank: one rank, ranks that train independently, and allreduce."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -114,7 +114,7 @@ class CollectivesPoint(Point):
         )
 
     def begun(self, runs_dir: Path) -> bool:
-        """Whether there is a record, of another version perhaps."""
+        """Whether there is a record, from another version perhaps."""
         return collectives_file(runs_dir, self.name).exists()
 
     def finished(self, runs_dir: Path) -> bool:

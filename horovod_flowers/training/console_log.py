@@ -30,12 +30,12 @@ def announcement(
     threads = "/".join(map(str, sorted({rank.threads for rank in environment.ranks})))
     yield (
         f"run {config.name}: {_count(ranks, 'rank')} on {_count(len(environment.hosts), 'node')}, "
-        f"{_count(len(cores), 'CPU')}, {threads} thread(s) a rank"
+        f"{_count(len(cores), 'CPU')}, {threads} thread(s) per rank"
     )
     if environment.oversubscribed:
         yield (
-            f"oversubscribed: {ranks} ranks share {_count(len(cores), 'CPU')}; the times of this run are no measure of "
-            "speed"
+            f"oversubscribed: {ranks} ranks share {_count(len(cores), 'CPU')}; the times of this run are "
+            "not a measure of speed"
         )
     yield _affinity(config, environment.ranks)
     yield from _division(config, environment)
@@ -43,7 +43,7 @@ def announcement(
     yield (
         f"model {config.model.name}: {parameters:,} parameters; {len(images.training):,} training and "
         f"{len(images.validation):,} validation images of {_count(len(class_names), 'class')}; global batch "
-        f"{batch} ({per_rank_batch(batch, ranks)} a rank), {config.scaling} scaling"
+        f"{batch} ({per_rank_batch(batch, ranks)} per rank), {config.scaling} scaling"
     )
 
 
@@ -59,7 +59,7 @@ def _affinity(config: RunConfig, ranks: Sequence[RankEnvironment]) -> str:
 def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
     if environment.trials:
         tried = ", ".join(f"{trial.strategy} {trial.median_step_seconds:.3f}" for trial in environment.trials)
-        yield f"auto: seconds a step: {tried}"
+        yield f"auto: seconds per step: {tried}"
     flags = environment.hosts[0].cpu_features
     gpu = environment.ranks[0].gpu is not None
     chosen = f"precision {environment.precision} ({reason(config.precision, environment.precision, flags, gpu)})"
@@ -71,7 +71,7 @@ def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
     knobs = {"HOROVOD_CYCLE_TIME": "ms cycle time", "HOROVOD_FUSION_THRESHOLD": "bytes fusion threshold"}
     given = environment.horovod_settings
     settings = "".join(f", {given[name]} {what}" for name, what in knobs.items() if name in given)
-    extras = f", {config.accumulate} steps an update" if config.accumulate > 1 else ""
+    extras = f", {config.accumulate} steps per update" if config.accumulate > 1 else ""
     if config.compression != "none" and environment.strategy == "allreduce":
         extras += f", gradients sent as {config.compression}"
     yield f"strategy {environment.strategy}{notes}{extras}; {chosen}{settings}"
@@ -96,7 +96,8 @@ def describe_result(result: Result, folder: Path) -> Iterator[str]:
     best = result.progress.best_validation_accuracy
     if result.stopped_early:
         since = result.progress.epochs_done - (result.progress.best_epoch or 0)
-        yield f"stopped early: no better validation accuracy in {since} epochs since epoch {result.progress.best_epoch}"
+        best_epoch = result.progress.best_epoch
+        yield f"stopped early: validation accuracy has not improved in {since} epochs since epoch {best_epoch}"
     accuracy = (
         "not evaluated"
         if best is None

@@ -41,7 +41,7 @@ def stop_at_bad_loss(ranks: Ranks, own: BadLoss | None, config: RunConfig) -> No
     """Raise the JobError that tells of the first of them, on every rank. Every rank calls it."""
     found = [bad for bad in ranks.allgather(own) if bad is not None]
     if not found:
-        raise JobError("the sum of the losses is not a finite number, though each of them is: lower the learning rate")
+        raise JobError("the sum of the losses overflows, though each loss is finite: lower the learning rate")
     raise JobError(_sentence([bad for bad in found if bad.step == min(bad.step for bad in found)], config, ranks.size))
 
 
@@ -58,7 +58,7 @@ def _sentence(first: list[BadLoss], config: RunConfig, size: int) -> str:
         words += ["--runs-dir", config.runs_dir]
     again = shlex.join([*words, "--replay-step", str(first[0].step)])
     return (
-        f"the loss is not a finite number in step {first[0].step} ({first[0].place}): {where}; all ranks have stopped "
+        f"NaN or infinite loss in step {first[0].step} ({first[0].place}): {where}; all ranks have stopped "
         f"and nothing was saved since; look at each image of that step with: {again}"
     )
 
@@ -96,11 +96,11 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
     ]
     if drifted:
         who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
-        differ = f"{who} are no longer those of the other ranks"
+        differ = f"{who} no longer match those of the other ranks"
         if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
-            differ = f"rank 0 on {gathered[0][3]} and {who} are no longer the same"
+            differ = f"rank 0 on {gathered[0][3]} and {who} no longer match"
         raise JobError(
             f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
-            "code that differs by rank, nodes of different kinds or failing memory, or leave the check out with "
+            "rank-dependent code, nodes with different hardware or failing memory, or leave the check out with "
             "--no-check-weights"
         )

@@ -75,4 +75,4 @@ def _print(engine: TrainingEngine, step: int, images: list[tuple[float, int, int
         table.add_row(*words, *([photos[prepared.positions[index]][0]] if photos else []))
     Terminal(markup=False, highlight=False).print(table)
     wrong = sum(not math.isfinite(image[0]) for image in images)
-    say(f"{wrong} of {len(images)} losses are no finite numbers, with the weights as they were before step {step}")
+    say(f"{wrong} of {len(images)} losses are NaN or infinite, with the weights as they were before step {step}")

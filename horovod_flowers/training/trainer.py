@@ -192,13 +192,15 @@ class Trainer:
         if sums.steps:
             where += f" and {sums.steps} of {self.engine.steps_per_epoch} steps"
         if not self._writes_checkpoints:
-            raise Stopped(f"{where}, without a checkpoint; starting run {self.folder.path} again begins anew")
+            raise Stopped(
+                f"{where}, without a checkpoint; rerunning it starts run {self.folder.path} from the beginning"
+            )
         here = self._within_epoch(sums)
         self._check_weights(here)
         self._checkpoints.save(here)
         self._checkpoints.finish()
         self.ranks.barrier()  # a launcher may end the others as soon as one has gone
-        raise Stopped(f"{where}; checkpoint written, --resume --name {self.folder.path.name} goes on from there")
+        raise Stopped(f"{where}; checkpoint written, --resume --name {self.folder.path.name} continues from there")
 
     def _stop_at(self, bad: BadLoss) -> None:
         """Have all ranks stop for a loss of this one; a rank that trains independently ends the job by itself."""

@@ -78,7 +78,7 @@ def test_an_export_answers_elsewhere_as_the_run_does_here(trained: Workplace, tm
 
 def test_more_than_one_rank_is_refused(trained: Workplace) -> None:
     ended = trained.run(*mpirun(2, *EXPORT, "--output", "other"))
-    assert_one_sentence(ended, "2 ranks are started, and export is the work of one: start it without mpirun")
+    assert_one_sentence(ended, "2 ranks are started, and export runs in one process: start it without mpirun")
     assert not (trained.folder / "other").exists()
 
 

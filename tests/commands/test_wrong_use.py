@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
     )
     before = snapshot(runs)
     ended = workplace.train("--name", "a", "--resume", "--epochs", "2", ranks=2)
-    assert_one_sentence(ended, "is of another model")
+    assert_one_sentence(ended, "belongs to another model")
     assert snapshot(runs) == before
 
 

@@ -61,10 +61,10 @@ def test_a_run_without_progress_stops_early(shared_workplace: Workplace) -> None
     options = ("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2", *still)
     ended = shared_workplace.train(*options, ranks=2)
     assert ended.status == 0, ended.output
-    assert "stopped early: no better validation accuracy in 2 epochs since epoch 1" in ended.stdout
+    assert "stopped early: validation accuracy has not improved in 2 epochs since epoch 1" in ended.stdout
     run = read_run(shared_workplace.folder / "runs" / "still")
     assert [epoch.epoch for epoch in run.epochs] == [1, 2, 3]
     assert (run.result.progress.epochs_done, run.result.progress.best_epoch, run.result.stopped_early) == (3, 1, True)
     again = shared_workplace.train(*options, "--resume-or-start", ranks=2)
     assert again.status == 0, again.output
-    assert "has ended already: nothing to do" in again.stdout
+    assert "is complete: nothing to do" in again.stdout

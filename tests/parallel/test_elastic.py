@@ -163,7 +163,7 @@ def test_a_killed_rank_costs_the_steps_since_the_last_commit_and_a_new_one_is_ta
     assert (joined.left, joined.joined, joined.steps_lost) == ([], [f"{host}:1"], 0)
     assert joined.slots == [f"{host}:0", f"{host}:1"]
     assert lost.monotonic_ns < joined.monotonic_ns
-    assert f"2 -> 1 ranks (lost {other}:0): going on with step {lost.step}" in job.output
+    assert f"2 -> 1 ranks (lost {other}:0): continuing with step {lost.step}" in job.output
 
 
 def test_every_step_is_recorded_by_the_ranks_that_did_it(disturbed: tuple[Job, str]) -> None:
@@ -195,7 +195,7 @@ def test_the_run_trains_what_a_quiet_one_trains(disturbed: tuple[Job, str], quie
 
 
 def test_its_times_are_left_out_of_reports(disturbed: tuple[Job, str]) -> None:
-    with pytest.raises(UserError, match=r"ranks came or went while it trained \(2, 1, 2 ranks\)"):
+    with pytest.raises(UserError, match=r"ranks joined or left during training \(2, 1, 2 ranks\)"):
         read_run(disturbed[0].folder.path)
 
 
@@ -224,7 +224,7 @@ def test_too_few_ranks_end_the_job_with_a_checkpoint_of_the_last_commit(
         job.until(lambda: len(job.steps(0)) > COMMIT_STEPS + 2)
         job.rank(0).send_signal(signal.SIGKILL)
         assert job.process.wait(timeout=TIMEOUT_SECONDS) != 0
-        assert f"checkpoint written after step {COMMIT_STEPS}; --resume --name few goes on from there" in job.output
+        assert f"checkpoint written after step {COMMIT_STEPS}; --resume --name few continues from there" in job.output
     progress = read_progress(job.folder.checkpoints / "last.safetensors")
     assert progress.partial is not None
     assert (progress.partial.steps, progress.partial.images) == (COMMIT_STEPS, 15 * COMMIT_STEPS)

@@ -193,7 +193,7 @@ def test_photos_that_changed_since_are_refused(
     (images,) = (tmp_path / "prepared" / "objects").iterdir()
     images.rename(images.with_name("f" * 32))
     ended = workplace.run("python", "-m", "horovod_flowers.evaluate", "runs/r")
-    assert_one_sentence(ended, f"the images that the run was trained with (digest {images.name}) are not in prepared:")
+    assert_one_sentence(ended, f"the images that the run was trained on (digest {images.name}) are not in prepared:")
 
 
 def test_images_that_were_held_out_are_evaluated_apart(shared_workplace: Workplace, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that is asked to stop keeps what it has, says so by its exit status, and goes on from there."""
+"""A run that is asked to stop keeps what it has, says so by its exit status, and continues from there."""
 
 import os
 import signal
@@ -87,7 +87,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
     # Started once more, as a job script would, it has nothing left to do.
     again = shared_workplace.train(*options, ranks=2)
     assert again.status == 0, again.output
-    assert again.stdout.count("has ended already: nothing to do") == 1
+    assert again.stdout.count("is complete: nothing to do") == 1
 
 
 def test_a_process_without_a_launcher_stops_on_sigterm(workplace: Workplace) -> None:

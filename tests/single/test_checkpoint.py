@@ -105,10 +105,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     path = tmp_path / "last.safetensors"
     other, other_optimizer = make(image_size=48)
     before = [value.numpy() for value in other.weights]
-    with pytest.raises(UserError, match="is of another model"):
+    with pytest.raises(UserError, match="belongs to another model"):
         load(path, other, other_optimizer)
     assert all(np.array_equal(kept, now.numpy()) for kept, now in zip(before, other.weights, strict=True))
-    with pytest.raises(UserError, match="is of another optimizer"):
+    with pytest.raises(UserError, match="belongs to another optimizer"):
         load(path, *make(optimizer=keras.optimizers.SGD(0.1)))
     with pytest.raises(UserError, match="there is no checkpoint"):
         load(tmp_path / "absent.safetensors", model, optimizer)
@@ -137,7 +137,7 @@ def test_the_last_ones_are_kept_and_the_newest_sound_one_is_taken(tmp_path: Path
     damage(tmp_path / "last.safetensors", 100_000)
     epoch, (sentence,) = newest()
     assert epoch == 4
-    assert "last.safetensors is damaged (its checksum is another)" in sentence
+    assert "last.safetensors is damaged (its checksum does not match)" in sentence
     (tmp_path / "last.safetensors").unlink()  # as a crash leaves it where there are no hard links
     (tmp_path / names[0]).write_bytes(b"")
     epoch, (sentence,) = newest()

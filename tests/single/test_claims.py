@@ -175,7 +175,7 @@ def test_crowded_ranks_are_no_ground_for_a_proposal(tmp_path: Path) -> None:
         ("max-step-seconds=.2@4:allreduce", True, "0.125"),
         ("min-efficiency=0.8@4:tensor", False, "there is no run of 4 ranks with strategy tensor"),
         ("min-efficiency=0.1@16", False, "there is no run of 16 ranks"),
-        ("min-efficiency=0.1@8", False, "oversubscribed: no measure of speed"),
+        ("min-efficiency=0.1@8", False, "oversubscribed: not a measure of speed"),
     ],
 )
 def test_checks(tmp_path: Path, check: str, passed: bool, words: str) -> None:

@@ -146,5 +146,5 @@ def test_predictions_that_contradict_themselves_are_refused() -> None:
     check_predictions([right], "file")
     with pytest.raises(UserError, match="file contradicts itself: image 3 has the wrong rank_of_label"):
         check_predictions([msgspec.structs.replace(right, rank_of_label=2)], "file")
-    with pytest.raises(UserError, match="file is empty or tells of an image twice"):
+    with pytest.raises(UserError, match="file is empty or lists an image twice"):
         check_predictions([right, right], "file")

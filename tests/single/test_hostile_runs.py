@@ -138,7 +138,7 @@ def test_an_unreadable_file_is_told(folder: RunFolder) -> None:
         ("learning_rate: 0.001", "learning_rate: 1.0e+308", "optimizer.learning_rate is 1e+308: give"),
         ("strategy: allreduce", "strategy: '[red]x'", "strategy is '[red]x', which is of another kind"),
         ("global_batch: 64", "global_batch: 32", "asks for a global batch of 32, environment.json has 64"),
-        ("global_batch: 64\n", "", "global_batch is missing: the file is half-written or of another version"),
+        ("global_batch: 64\n", "", "global_batch is missing: the file is half-written or from another version"),
         ("name: adam", "name: 1", "optimizer.name is '1', which is of another kind"),
     ],
 )
@@ -185,34 +185,34 @@ def test_aliases_that_multiply_are_refused(folder: RunFolder) -> None:
     ("name", "fields", "sentence"),
     [
         ("environment.json", {"world_size": 3}, "does not describe each of its 3 ranks once"),
-        ("environment.json", {"world_size": 10**40}, "environment.json is damaged or of another version"),
+        ("environment.json", {"world_size": 10**40}, "environment.json is damaged or from another version"),
         ("environment.json", {"ranks": []}, "does not describe each of its 2 ranks once"),
         ("environment.json", {"hosts": []}, "the hosts of environment.json do not have 2 ranks together"),
         ("environment.json", {"global_batch": 2**62}, "environment.json has a global batch of"),
         ("environment.json", {"schema": 4}, "has run-log schema 4, this version reads 2 to 3"),
-        ("environment.json", {"<script>": 1}, "environment.json is damaged or of another version"),
+        ("environment.json", {"<script>": 1}, "environment.json is damaged or from another version"),
         (
             "result.json",
             {"progress": {"steps_done": 4}},
             "step records have gaps: [3] steps on the ranks, 4 in the result",
         ),
         ("result.json", {"progress": {"steps_done": 2**62}}, "step records have gaps: [3] steps on the ranks"),
-        ("result.json", {"progress": {"steps_done": 10**40}}, "result.json is damaged or of another version"),
+        ("result.json", {"progress": {"steps_done": 10**40}}, "result.json is damaged or from another version"),
         (
             "result.json",
             {"progress": {"training_seconds": float("nan")}},
-            "result.json is damaged or of another version",
+            "result.json is damaged or from another version",
         ),
         (
             "result.json",
             {"progress": {"best_validation_accuracy": 1e308}},
-            "result.json is damaged or of another version",
+            "result.json is damaged or from another version",
         ),
-        ("result.json", {"progress": {"surprise": 1}}, "result.json is damaged or of another version"),
+        ("result.json", {"progress": {"surprise": 1}}, "result.json is damaged or from another version"),
         ("result.json", {"optimizer_bytes": [1]}, "result.json has memory of 1 of 2 ranks"),
-        ("result.json", {"peak_memory_bytes": [1, 10**40]}, "result.json is damaged or of another version"),
-        ("epochs.jsonl", {"training_loss": float("inf")}, "epochs.jsonl, line 1, is damaged or of another version"),
-        ("epochs.jsonl", {"learning_rate": None}, "epochs.jsonl, line 1, is damaged or of another version"),
+        ("result.json", {"peak_memory_bytes": [1, 10**40]}, "result.json is damaged or from another version"),
+        ("epochs.jsonl", {"training_loss": float("inf")}, "epochs.jsonl, line 1, is damaged or from another version"),
+        ("epochs.jsonl", {"learning_rate": None}, "epochs.jsonl, line 1, is damaged or from another version"),
     ],
 )
 def test_records_that_contradict_the_run_refuse_it(
@@ -239,7 +239,7 @@ def test_a_half_written_file_is_damaged(folder: RunFolder, name: str) -> None:
     contents = path.read_bytes()
     for contents_left in (b"", contents[: len(contents) // 2], contents.replace(b"a", b"\xff", 1)):
         path.write_bytes(contents_left)
-        assert f"{name} is damaged or of another version" in refusal(folder)
+        assert f"{name} is damaged or from another version" in refusal(folder)
 
 
 # Folders

@@ -143,5 +143,5 @@ def test_an_image_counts_once(tmp_path: Path, rows: list[int]) -> None:
     write_predictions(folder, [])
     line: dict[str, Any] = {"image": 0, "label": "a", "predicted": "a", "probability": 1.0}
     folder.predictions.write_text("".join(json.dumps(line) + "\n" for _ in rows))
-    with pytest.raises(UserError, match="is empty or tells of an image twice"):
+    with pytest.raises(UserError, match="is empty or lists an image twice"):
         evaluation_of(summary(tmp_path / "r"))

@@ -83,8 +83,8 @@ def test_oversubscribed_ranks_are_marked_wherever_they_appear(
     run_report(tmp_path)
     text = capsys.readouterr().out
     assert " 8* " in text
-    assert "* oversubscribed: ranks shared a core, no measure of speed" in text
-    assert "speed-up 0.80, parallel efficiency 0.10 (oversubscribed: no measure of speed)" in text
+    assert "* oversubscribed: ranks shared a core, not a measure of speed" in text
+    assert "speed-up 0.80, parallel efficiency 0.10 (oversubscribed: not a measure of speed)" in text
     with open(tmp_path / "report" / "scaling.csv", newline="") as file:
         assert [row["oversubscribed"] for row in csv.DictReader(file)] == ["False", "True"]
 

@@ -142,7 +142,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=EvaluationRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or of another version ({error})") from error
+        raise UserError(f"{path} is damaged or from another version ({error})") from error
     if record.schema != SCHEMA:
         raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}: evaluate the run again")
     return record

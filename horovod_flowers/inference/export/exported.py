@@ -95,7 +95,7 @@ def sha256(path: Path) -> str:
 
 
 def read_description(contents: bytes, source: Path) -> Description:
-    """Check a description. Raises UserError where it is damaged, of another version, or no description at all."""
+    """Check a description. Raises UserError where it is damaged, from another version, or no description at all."""
     try:
         found = msgspec.json.decode(contents, type=Description)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -176,8 +176,8 @@ def _load_saved_model(folder: Path) -> TrainedModel:
     try:
         if (refused := refused_operation((folder / "saved_model.pb").read_bytes())) is not None:
             raise UserError(
-                f"{folder} has the operation {refused}, which is not known to do no more than compute: load the .keras "
-                "file of the same export instead"
+                f"{folder} has the operation {refused}, which is not on the list of operations that only "
+                "compute: load the .keras file of the same export instead"
             )
         loaded = tf.saved_model.load(str(folder))
         classify = loaded.signatures[IMAGES]

@@ -54,7 +54,7 @@ def compare(folder: Path, model: TrainedModel, whole: Any, name: str) -> Checked
     wrong_names = names["every"] != list(model.class_names) or len(names["predicted"]) != 2 * IMAGES_OF_A_SIZE
     if not (checked.native <= TOLERANCE and checked.other_sizes <= TOLERANCE and levels <= LEVELS) or wrong_names:
         raise UserError(
-            f"the exported files answer otherwise than {model.source} (probabilities differ by {checked.native:.2g} at "
+            f"the exported files do not reproduce {model.source} (probabilities differ by {checked.native:.2g} at "
             f"{size} pixels and {checked.other_sizes:.2g} at other sizes, {TOLERANCE} is allowed; resized pixels by "
             f"{levels:.2g} levels, {LEVELS} is allowed): nothing was exported"
         )

@@ -17,7 +17,7 @@ def photos(words: Sequence[str]) -> Iterator[str]:
     """Paths in the order of the words, those of a folder or glob sorted; each is named, not looked at.
 
     A word is a photo, a folder (with all photos below it; links to folders are not followed), a glob (** for any
-    folders), or @FILE with a path a line. Raises UserError for a word that gives none.
+    folders), or @FILE with one path per line. Raises UserError for a word that gives none.
     """
     for word in words:
         found = _of_word(word)
@@ -55,7 +55,9 @@ def _in_list(path: Path) -> Iterator[str]:
                 if name := line.removesuffix("\n").removesuffix("\r"):
                     yield name
     except OSError as error:
-        raise UserError(f"the list {path} cannot be read ({error.strerror}): give @FILE with a path a line") from error
+        raise UserError(
+            f"the list {path} cannot be read ({error.strerror}): give @FILE with one path per line"
+        ) from error
 
 
 def _is_photo_name(name: str) -> bool:
@@ -63,7 +65,7 @@ def _is_photo_name(name: str) -> bool:
 
 
 def _nothing(word: str) -> str:
-    kinds = "a photo, a folder, a quoted glob such as 'photos/*.jpg', or @FILE with a path a line"
+    kinds = "a photo, a folder, a quoted glob such as 'photos/*.jpg', or @FILE with one path per line"
     if Path(word).is_dir() or glob.has_magic(word):
         return f"there is no photo ({', '.join(PHOTO_SUFFIXES)}) in {word}: give {kinds}"
     return f"there is no {word}, or nothing in it: give {kinds}"

@@ -15,7 +15,7 @@ from horovod_flowers.runtime.errors import UserError
 
 # Factors that follow from others, or are what a comparison of two numbers of ranks is about.
 _FOLLOWS = (
-    *("ranks", "strategy", "hosts", "batch a rank", "MPI yields when idle", "oversubscribed", "compression"),
+    *("ranks", "strategy", "hosts", "batch per rank", "MPI yields when idle", "oversubscribed", "compression"),
     *("dense_gradients", "model_parallel_size", "shard_layers", "shard_above"),
 )
 
@@ -163,15 +163,16 @@ def compare(runs: Sequence[RunSummary], patterns: Sequence[str], allow_differenc
         members = [run for run in runs if fnmatch.fnmatchcase(run.name, pattern)]
         if not members:
             raise UserError(
-                f"compare {pattern!r} fits no run: give names, or patterns such as 'strong-2ranks-tensor-*'"
+                f"compare {pattern!r} matches no run: give names, or patterns such as 'strong-2ranks-tensor-*'"
             )
         groups.append(members)
     one, other = groups
     factors = compared_factors(one, other)
     if len(factors) > 1 and not allow_differences:
         raise UserError(
-            f"the runs of {patterns[0]} and {patterns[1]} differ in {len(factors)} factors ({'; '.join(factors)}): no "
-            "difference between them could be put down to one; compare others, or add --allow-differences"
+            f"the runs of {patterns[0]} and {patterns[1]} differ in {len(factors)} factors ({'; '.join(factors)}): a "
+            "difference between them could not be attributed to any one of these; compare others, or add "
+            "--allow-differences"
         )
     first, second = (np.array([[run.images, run.timed_seconds] for run in members], np.float64) for members in groups)
 
@@ -199,9 +200,9 @@ def compared_factors(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> 
     first, second = values_of(one), values_of(other)
     differing = [name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name)]
     follows = {"hosts", "MPI yields when idle", "oversubscribed", "version of horovod-flowers"}
-    follows |= {"global batch"} if "ranks" in differing and "batch a rank" not in differing else set()
-    follows |= {"batch a rank"} if "ranks" in differing and "global batch" not in differing else set()
-    follows |= {"batch a rank"} if "global batch" in differing and "ranks" not in differing else set()
+    follows |= {"global batch"} if "ranks" in differing and "batch per rank" not in differing else set()
+    follows |= {"batch per rank"} if "ranks" in differing and "global batch" not in differing else set()
+    follows |= {"batch per rank"} if "global batch" in differing and "ranks" not in differing else set()
     # One rank has no strategy to differ in, and options of one strategy come with it.
     alone = {1} in ({run.ranks for run in one}, {run.ranks for run in other})
     follows |= {"strategy"} if alone and "ranks" in differing else set()
@@ -268,7 +269,7 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
         if found is None:
             kept, words = False, f"{label}: there is no ratio ({point.refusal or 'its baseline is missing'})"
         elif point.oversubscribed:
-            kept, words = False, f"{label}: {found.value:.3g}, oversubscribed: no measure of speed"
+            kept, words = False, f"{label}: {found.value:.3g}, oversubscribed: not a measure of speed"
         else:
             kept = found.value <= check.limit if check.figure.startswith("max") else found.value >= check.limit
             words = f"{label}: {found.value:.3g}{_interval(found)}"

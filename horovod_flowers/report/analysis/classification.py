@@ -66,7 +66,7 @@ class Calibration:
     expected_error: float
     """Expected calibration error: mean over images of their bin's |accuracy - confidence|, equation 3."""
     confidence: float
-    """Mean over images: above the accuracy, the model is too sure of itself."""
+    """Mean over images: above the accuracy, the model is overconfident."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def proportion(count: int, total: int) -> Proportion:
 def check_predictions(predictions: Sequence[Prediction], source: object) -> None:
     """Refuse predictions that contradict themselves (UserError that names their `source`)."""
     if not predictions or len({prediction.image for prediction in predictions}) != len(predictions):
-        raise UserError(f"{source} is empty or tells of an image twice")
+        raise UserError(f"{source} is empty or lists an image twice")
     for found in predictions:
         if found.rank_of_label is not None and (found.rank_of_label == 1) != (found.label == found.predicted):
             raise UserError(f"{source} contradicts itself: image {found.image} has the wrong rank_of_label")

@@ -175,13 +175,13 @@ def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_dif
 def _check_baseline(pattern: str, chosen: Sequence[Sequence[RunSummary]]) -> None:
     if not chosen:
         raise UserError(
-            f"baseline {pattern!r} fits no run: give the name of one, or a pattern such as 'strong-2ranks-*'"
+            f"baseline {pattern!r} matches no run: give the name of one, or a pattern such as 'strong-2ranks-*'"
         )
     for members in chosen:
         kinds = sorted({(run.ranks, strategy_of(run)) for run in members})
         if len(kinds) > 1:
             listed = ", ".join(f"{ranks} ranks {strategy}" for ranks, strategy in kinds)
-            raise UserError(f"baseline {pattern!r} fits runs of several kinds ({listed}): give a narrower pattern")
+            raise UserError(f"baseline {pattern!r} matches runs of several kinds ({listed}): give a narrower pattern")
 
 
 def _against(runs: tuple[RunSummary, ...], bases: Mapping[tuple[Work, object], Point], speed: object) -> Point:

@@ -20,7 +20,7 @@ def evaluation_sentences(found: Metrics) -> list[str]:
         lines.append(f"taken most often: {', '.join(often)}")
     calibration = found.calibration
     lead = calibration.confidence - found.accuracy.value
-    verdict = "too sure of itself" if lead > 0 else "less sure than it could be"
+    verdict = "overconfident" if lead > 0 else "underconfident"
     loss = "" if found.log_loss is None else f", log loss {found.log_loss:.3f}"
     lines.append(
         f"calibration: on average {calibration.confidence:.3f} sure, {verdict} by {abs(lead):.3f}; expected "

@@ -13,11 +13,12 @@ from horovod_flowers.report.pages.wording import (
     NO_INTERVAL,
     OVERSUBSCRIBED,
     UNLIKE,
-    figure,
     marks,
+    number,
     percent,
     proposal_paragraph,
     step_digits,
+    time_words,
     with_interval,
     work_words,
 )
@@ -73,7 +74,7 @@ def sentences(content: Content) -> list[str]:
     """What the table means: each speed-up in words, or why it is refused and what to run; then the claims."""
     lines = [_ratio(point) for point in content.points if point.ranks > 1]
     for point, losses in content.efficiency_losses.items():
-        told = [f"{cause} {percent(share)}" for cause, share in losses.shares.items() if share is not None]
+        told = [f"{time_words(cause)} {percent(share)}" for cause, share in losses.shares.items() if share is not None]
         lines.append(
             f"where the ranks' time went, {point.ranks} ranks ({point.strategy}){_note(point)}: "
             f"efficiency {percent(losses.efficiency)}, {', '.join(told)}"
@@ -99,17 +100,17 @@ def sentences(content: Content) -> list[str]:
 
 
 def compared(content: Content) -> str:
-    """The comparison in one sentence: a difference is claimed only where the intervals are apart."""
+    """The comparison in one sentence: a difference is claimed only where the intervals do not overlap."""
     found = content.comparison
     assert found is not None
     (one, other), (first, second) = found.names, found.rates
-    rates = f"{other} {figure(second, 1)} images/s, {one} {figure(first, 1)} images/s, ratio {figure(found.ratio, 3)}"
+    rates = f"{other} {number(second, 1)} images/s, {one} {number(first, 1)} images/s, ratio {number(found.ratio, 3)}"
     verdict = {
         None: "no difference is claimed: interval not available with fewer than 6 runs on each side",
         False: "no difference is claimed: the intervals overlap",
-        True: f"{other if second.value > first.value else one} is faster: the intervals are apart",
+        True: f"{other if second.value > first.value else one} is faster: the intervals do not overlap",
     }[found.apart]
-    mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
+    mark = " (oversubscribed: not a measure of speed)" if found.oversubscribed else ""
     factors = "; ".join(found.factors) or "nothing that is recorded"
     return f"{rates}{mark}: {verdict}. What differs: {factors}"
 
@@ -118,33 +119,33 @@ def _before_after(found: BeforeAfter) -> str:
     if found.before is None or found.after is None:
         return str(found.refusal)
     sides = [f"{side.training_seconds:.1f} s" for side in (found.before, found.after)]
-    mark = " (oversubscribed: no measure of speed)" if found.oversubscribed else ""
+    mark = " (oversubscribed: not a measure of speed)" if found.oversubscribed else ""
     mark += " (unlike runs)" if found.unlike else ""
     ranks = f"{found.after.ranks} ranks ({found.after.strategy})"
     return f"the same training took one process {sides[0]}, {ranks} {sides[1]}{mark}"
 
 
 def _note(point: Point) -> str:
-    words = ["oversubscribed: no measure of speed"] if point.oversubscribed else []
+    words = ["oversubscribed: not a measure of speed"] if point.oversubscribed else []
     words += [f"unlike runs: {'; '.join(point.unlike)}"] if point.unlike else []
     return f" ({'; '.join(words)})" if words else ""
 
 
 def _ratio(point: Point) -> str:
     if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
-        ceiling = " (the ceiling: nothing communicated, no common model)" if point.strategy == "none" else ""
+        ceiling = " (ceiling: ranks train independently, without communication)" if point.strategy == "none" else ""
         base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
-        speed_up = figure(point.speed_up, 2)
+        speed_up = number(point.speed_up, 2)
         if not point.speed_up.has_interval and len(point.runs) > 1:
             speed_up += f" (interval not available; runs: {' '.join(f'{value:.2f}' for value in point.speed_up.each)})"
         return (
             f"{point.ranks} ranks ({point.strategy}) against {base}: speed-up {speed_up}, parallel efficiency "
-            f"{figure(point.efficiency, 2)}{ceiling}{_note(point)}"
+            f"{number(point.efficiency, 2)}{ceiling}{_note(point)}"
         )
     if point.refusal is not None:
         return (
             f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}) against its baseline: "
-            f"{point.refusal}; add --allow-differences to have it all the same, marked"
+            f"{point.refusal}; add --allow-differences to report it anyway, marked"
         )
     return (
         f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}): its one-rank baseline "

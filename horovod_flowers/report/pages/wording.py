@@ -1,4 +1,4 @@
-"""How figures are put into words, the same in the terminal, the pages and the pictures."""
+"""Numbers in words, the same in the terminal, the pages and the pictures."""
 
 import math
 
@@ -7,12 +7,12 @@ from horovod_flowers.report.analysis.intervals import CONFIDENCE, FEWEST_RUNS, E
 from horovod_flowers.report.analysis.points import Point
 
 MISSING = "–"
-OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, no measure of speed"
+OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, not a measure of speed"
 UNLIKE = "† unlike runs: they differ in what may change their speed"
 NO_INTERVAL = f"interval not available: fewer than {FEWEST_RUNS} runs"
 
 
-def figure(found: Estimate | None, digits: int) -> str:
+def number(found: Estimate | None, digits: int) -> str:
     """'1.61 (1.58 to 1.64)', or '1.61' where there is no interval."""
     if found is None:
         return MISSING
@@ -22,17 +22,22 @@ def figure(found: Estimate | None, digits: int) -> str:
 
 def with_interval(found: Estimate | None, digits: int) -> str:
     """The same, shorter, for a column of a table."""
-    return figure(found, digits).replace(" to ", "–")
+    return number(found, digits).replace(" to ", "–")
 
 
 def marks(point: Point) -> str:
-    """The marks that every figure of a point carries."""
+    """The marks that every number of a point carries."""
     return ("*" if point.oversubscribed else "") + ("†" if point.unlike else "")
 
 
 def percent(share: float) -> str:
     """'12.3 %'."""
     return f"{share * 100:.1f} %"
+
+
+def time_words(name: str) -> str:
+    """What a part of a step, or a loss of efficiency, is called: 'exposed communication' for what was not hidden."""
+    return {"communication": "exposed communication"}.get(name, name.replace("_", " "))
 
 
 def step_digits(point: Point) -> int:
@@ -61,18 +66,18 @@ def proposal_paragraph(proposal: Proposal) -> str:
     if point is None:
         return (
             f"For a proposal: {name} is below a parallel efficiency of {proposal.threshold:g} on {first.ranks} ranks "
-            f"already, the fewest beyond its baseline: {figure(first.efficiency, 2)}. Ask for the baseline's ranks, or "
+            f"already, the fewest beyond its baseline: {number(first.efficiency, 2)}. Ask for the baseline's ranks, or "
             "lower the threshold."
         )
     measured = counted(len(point.runs), "run")
-    efficiency = figure(point.efficiency, 2)
+    efficiency = number(point.efficiency, 2)
     interval = (
         f", {CONFIDENCE * 100:.0f} % interval by bootstrap over {measured}"
         if point.efficiency is not None and point.efficiency.has_interval
         else f", {measured}, {NO_INTERVAL.split(':', maxsplit=1)[0]}"
     )
     reach = (
-        f"At {proposal.beyond.ranks} ranks it falls to {figure(proposal.beyond.efficiency, 2)}"
+        f"At {proposal.beyond.ranks} ranks it falls to {number(proposal.beyond.efficiency, 2)}"
         if proposal.beyond is not None
         else f"No larger number of ranks was measured{_crowded(proposal)}"
     )

@@ -95,11 +95,12 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
     style = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
     names = (
         "counted",
-        "figure",
+        "number",
         "marks",
         "percent",
         "proposal_paragraph",
         "step_digits",
+        "time_words",
         "with_interval",
         "work_words",
     )

@@ -61,19 +61,19 @@ def _check_types(kind: type, values: dict[Any, Any], prefix: str) -> None:
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
-            raise UserError(f"there is no option {prefix}{name}: the file is of another version")
+            raise UserError(f"there is no option {prefix}{name}: the file is from another version")
     for item in dataclasses.fields(kind):
         if item.name not in values and "before" in item.metadata:
             values[item.name] = item.metadata["before"]  # what runs did when the option was not there yet
         if item.name not in values:
-            raise UserError(f"{prefix}{item.name} is missing: the file is half-written or of another version")
+            raise UserError(f"{prefix}{item.name} is missing: the file is half-written or from another version")
         value, hint = values[item.name], hints[item.name]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise UserError(f"{prefix}{item.name} is not a group of options")
             _check_types(typing.cast(type, hint), value, f"{prefix}{item.name}.")
         elif not _fits(value, hint):
-            raise UserError(f"{prefix}{item.name} is {str(value)[:100]!r}, which is of another kind than that option")
+            raise UserError(f"{prefix}{item.name} is {str(value)[:100]!r}, which is not of that option's type")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -133,7 +133,7 @@ def _check_same_ranks(folder: RunFolder) -> None:
     if changes:
         ranks = [changes[0].ranks_before, *(change.ranks_after for change in changes)]
         told = ", ".join(map(str, ranks if len(ranks) <= _TOLD_CHANGES else [*ranks[:_TOLD_CHANGES], "..."]))
-        raise UserError(f"ranks came or went while it trained ({told} ranks): its times are of several kinds")
+        raise UserError(f"ranks joined or left during training ({told} ranks): its times are not comparable")
 
 
 def _check_agreement(config: dict[str, Any], environment: Environment, result: Result) -> None:

@@ -226,7 +226,7 @@ class _RankReader:
         """Raise the UserError that names the first damaged line."""
         for _ in read_lines(self._path, Header | StepRecord):
             pass
-        raise UserError(f"{self._path} is damaged or of another version: not one record a line")
+        raise UserError(f"{self._path} is damaged or from another version: not one record a line")
 
     def _clock_offset(self, header: Header) -> float:
         if header.schema not in READABLE_SCHEMAS:
@@ -236,7 +236,7 @@ class _RankReader:
                 "wrote it"
             )
         if header.size != self._ranks:
-            raise UserError(f"continued with {self._ranks} ranks after {header.size}: its times are of two kinds")
+            raise UserError(f"continued with {self._ranks} ranks after {header.size}: its times are not comparable")
         if header.rank != self._rank:
             raise UserError(f"{self._path} holds the records of rank {header.rank}")
         if not (abs(header.unix_seconds) <= LATEST_UNIX_SECONDS and header.monotonic_ns <= LATEST_START_NS):

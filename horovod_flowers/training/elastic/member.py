@@ -116,7 +116,7 @@ class Member:
             )
             save_checkpoint(folder.checkpoints, commit.tensors, progress, config.keep_checkpoints)
         where = f"checkpoint written after step {commit.step}"
-        say(f"{where}; --resume --name {config.name} goes on from there")
+        say(f"{where}; --resume --name {config.name} continues from there")
         return where
 
     def train(self, request: StopRequest) -> None:
@@ -224,10 +224,10 @@ def _write(folder: RunFolder, change: Change) -> None:
     log.close()
     went = [f"lost {', '.join(change.left)}"] if change.left else []
     went += [f"joined by {', '.join(change.joined)}"] if change.joined else []
-    again = f", {change.steps_lost} steps to do again" if change.steps_lost else ""
+    again = f", {change.steps_lost} steps to repeat" if change.steps_lost else ""
     say(
-        f"{change.ranks_before} -> {change.ranks_after} ranks ({'; '.join(went) or change.cause}): going on with step "
-        f"{change.step}{again}, after {change.pause_seconds:.1f} s"
+        f"{change.ranks_before} -> {change.ranks_after} ranks ({'; '.join(went) or change.cause}): continuing with "
+        f"step {change.step}{again}, after {change.pause_seconds:.1f} s"
     )
 
 

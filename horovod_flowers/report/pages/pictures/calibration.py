@@ -29,7 +29,7 @@ def calibration_figure(title: str, found: Metrics) -> Figure:
         [max(0.0, accuracy.high - accuracy.value) for _, _, accuracy in filled],
     ]
     figure, (axes, counts) = plt.subplots(2, 1, figsize=(5.2, 5.6), sharex=True, height_ratios=(3, 1))
-    axes.plot((0, 1), (0, 1), color="#999999", linestyle="--", label="as often right as it is sure")
+    axes.plot((0, 1), (0, 1), color="#999999", linestyle="--", label="perfectly calibrated")
     axes.errorbar(
         across, heights, yerr=spans, fmt="o", markersize=5, color=SERIES_COLOURS[0], capsize=3, label="measured, 95 %"
     )

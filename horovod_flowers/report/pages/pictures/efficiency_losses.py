@@ -9,7 +9,7 @@ from horovod_flowers.report.analysis.efficiency_losses import CAUSES, Efficiency
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.picture import PART_COLOURS, Drawn
-from horovod_flowers.report.pages.wording import marks
+from horovod_flowers.report.pages.wording import marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
 
 MOST_ROWS = 40
@@ -34,7 +34,7 @@ def _parts(content: Content) -> Drawn:
     bottoms = [0.0] * len(points)
     for part in PARTS:
         seconds = [point.part_shares[part] * point.step_seconds.value for point in points]
-        axes.barh(range(len(points)), seconds, left=bottoms, color=PART_COLOURS[part], label=part.replace("_", " "))
+        axes.barh(range(len(points)), seconds, left=bottoms, color=PART_COLOURS[part], label=time_words(part))
         bottoms = [bottom + value for bottom, value in zip(bottoms, seconds, strict=True)]
     axes.set_yticks(range(len(points)), [_label(point) for point in points])
     axes.invert_yaxis()
@@ -70,7 +70,7 @@ def _waterfalls(content: Content, chosen: list[Point]) -> Drawn:
     words = "; ".join(
         f"{_label(point)}: efficiency {content.efficiency_losses[point].efficiency:.0%}, "
         + ", ".join(
-            f"{cause} {share:.1%}"
+            f"{time_words(cause)} {share:.1%}"
             for cause, share in content.efficiency_losses[point].shares.items()
             if share is not None
         )
@@ -87,7 +87,7 @@ def _waterfall(axes: Any, point: Point, losses: EfficiencyLosses) -> None:
         if share is None:
             continue
         position = len(labels)
-        labels.append(cause)
+        labels.append(time_words(cause))
         axes.bar([position], [-share], bottom=[level], color="#d55e00" if share > 0 else "#009e73")
         axes.text(position, max(level, level - share) + 0.02, f"{share * 100:.1f}", ha="center", fontsize=8)
         level -= share

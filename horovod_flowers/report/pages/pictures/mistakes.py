@@ -28,5 +28,5 @@ def mistakes_figure(title: str, shown: Sequence[tuple[Prediction, np.ndarray]]) 
         )
         axes.set_title(f"{label}, taken for\n{predicted} ({mistake.probability * 100:.1f} %)", fontsize=9)
         axes.text(0.5, -0.04, f"image {mistake.image}", ha="center", va="top", fontsize=8, transform=axes.transAxes)
-    figure.suptitle(f"{title[0].upper()}{title[1:]}: its surest mistakes", fontsize=11)
+    figure.suptitle(f"{title[0].upper()}{title[1:]}: its most confident mistakes", fontsize=11)
     return figure

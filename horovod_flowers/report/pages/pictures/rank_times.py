@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.picture import PART_COLOURS, Drawn
-from horovod_flowers.report.pages.wording import marks
+from horovod_flowers.report.pages.wording import marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
 
 MOST_BARS = 64
@@ -72,7 +72,7 @@ def _own_work(axes: Any, times: RankTimes) -> None:
     for slow in times.stragglers[:3]:
         place = (slow.rank, work[slow.rank])
         axes.annotate(f"rank {slow.rank}, {slow.host}", place, fontsize=8, xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="rank", ylabel="own work, seconds a step", title="Each rank's own work (median)")
+    axes.set(xlabel="rank", ylabel="own work, seconds per step", title="Each rank's own work (median)")
     axes.set_ylim(0, 1.15 * float(work.max()) or 1)
     if not many:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -96,7 +96,7 @@ def _timeline(times: RankTimes, number: int, label: str) -> Drawn:
     axes.set_ylim(ranks - 0.5, -0.5)
     first, last = int(line.steps[0]), int(line.steps[-1])
     axes.set(xlabel=f"seconds, steps {first} to {last}", ylabel="rank", title=f"Timeline: {label}")
-    handles = [Patch(color=colour, label=part.replace("_", " ")) for part, colour in PART_COLOURS.items()]
+    handles = [Patch(color=colour, label=time_words(part)) for part, colour in PART_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(PARTS))
     return f"timeline-{number}", "ranks", f"Timeline of steps {first} to {last} over all ranks of {label}", figure
 

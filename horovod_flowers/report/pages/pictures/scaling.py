@@ -56,7 +56,7 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     left.plot([least, most], [least, most], linestyle="--", color="#666666", label="ideal", zorder=1)
     right.axhline(1, linestyle="--", color="#666666", zorder=1)
     if any(bounds.exposed for bounds in content.bounds.values()):
-        left.plot([], [], "x", color="#444444", label="cost model, no communication hidden")
+        left.plot([], [], "x", color="#444444", label="cost model, all communication exposed")
     ticks = sorted({point.ranks for members in chosen for point in members.points} | {least})
     for axes in (left, right):
         _rank_axis(axes, ticks)
@@ -66,7 +66,7 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     right.set_ylim(0, max(1.08, right.get_ylim()[1]))
     crowded = any(point.oversubscribed for members in chosen for point in members.points)
     if crowded:
-        left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: no measure of speed")
+        left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: not a measure of speed")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     words = ", ".join(_in_words(point) for members in chosen for point in members.points)
     return f"speed-up-{scaling}", "scaling", f"Speed-up and efficiency by ranks, {scaling} scaling: {words}", figure
@@ -158,7 +158,7 @@ def _throughput(content: Content) -> Drawn:
     _rank_axis(axes, sorted({point.ranks for point in content.points}))
     title = "Throughput (no baseline to take ratios against)"
     if content.oversubscribed:
-        title += "\nhollow: oversubscribed, no measure of speed"
+        title += "\nhollow: oversubscribed, not a measure of speed"
     axes.set(ylabel="images/s", title=title, ylim=(0, None))
     axes.legend(fontsize=9)
-    return "throughput", "scaling", "Images a second by ranks, without a baseline", figure
+    return "throughput", "scaling", "Images per second by ranks, without a baseline", figure
