@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.config.run import HorovodConfig
-from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
 from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_idle, unbound
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.mpi import MpiCommunicator
@@ -39,7 +39,7 @@ def connect(
     most = threads if bind == "auto" else None
     if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
-    if job.launcher == "single":
+    if job.launcher == SINGLE:
         return Ranks(0, 1, 0, 1, job.launcher, SingleProcess())
     world = MpiCommunicator.world()
     if world.size != job.size:
