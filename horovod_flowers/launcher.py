@@ -11,14 +11,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import option
 from horovod_flowers.launch.job import run_job
-from horovod_flowers.launch.launchers import (
-    choose_launcher,
-)
+from horovod_flowers.launch.launchers import LauncherChoice, choose_launcher
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 
@@ -28,7 +25,7 @@ class LauncherConfig:
     """How to start ranks."""
 
     ranks: int = option(1, "ranks to start")
-    launcher: Literal["auto", "mpirun", "horovodrun", "srun"] = option(
+    launcher: LauncherChoice = option(  # noqa: RUF009 (a choice of names: it does not change)
         "auto", "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself"
     )
     hosts: str | None = option(

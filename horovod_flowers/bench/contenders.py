@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from horovod_flowers.launch.launchers import Launcher, Slots
+from horovod_flowers.launch.launchers import Mpirun, Slots
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runtime.errors import UserError
 
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks"
 PROBE_SECONDS = 120
-HERE = Launcher("mpirun", Slots(((os.uname().nodename, 1),), "this machine"), oversubscribe=True)
+HERE = Mpirun(Slots(((os.uname().nodename, 1),), "this machine"), oversubscribe=True)
 """More ranks than cores are measured too, and marked."""
 
 

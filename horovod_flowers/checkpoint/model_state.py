@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.checkpoint.format import AVERAGE, OPTIMIZER, PER_RANK, WEIGHT
+from horovod_flowers.ranks.communicator import Communicator
 from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
 from horovod_flowers.strategy.protocol import Strategy
 from horovod_flowers.strategy.replicated import OneRank
@@ -110,12 +111,14 @@ class ModelState:
         Statistics move without gradients and are averaged at the end of an epoch only. Every rank calls it.
         """
         world = self._strategy.groups.world
-        if world is None:
+        if world.size == 1:
             return {}
         names = [f"{kind}.{number:04d}" for kind in (WEIGHT, AVERAGE) for number in self._statistics]
         own = {name: np.array(_view(self._held[name].variable)) for name in names if name in self._held}
-        gathered = world.gather(own, root=0)
-        return gathered and {f"{PER_RANK}.{name}": np.stack([rank[name] for rank in gathered]) for name in own}
+        gathered = world.gather(own)
+        if gathered is None:
+            return None
+        return {f"{PER_RANK}.{name}": np.stack([rank[name] for rank in gathered]) for name in own}
 
     def held_here(self) -> dict[str, np.ndarray]:
         """What this rank holds, by name: whole tensors with the strategies that keep all weights on every rank."""
@@ -127,29 +130,27 @@ class ModelState:
         Every rank calls it before the first step; all but rank 0 with None.
         """
         groups = self._strategy.groups
-        at_root = groups.world is None or groups.world.Get_rank() == 0
         initial = {f"{WEIGHT}.{number:04d}": value for number, value in enumerate(self._initial)}
         self._initial = []
-        source = {**initial, **(stored or {})} if at_root else {}
+        source = {**initial, **(stored or {})} if groups.at_root else {}
         has_optimizer = stored is not None and any(name.startswith(OPTIMIZER) for name in stored)
-        if groups.world is not None:
-            has_optimizer = groups.world.bcast(has_optimizer, root=0)
+        has_optimizer = groups.world.broadcast(has_optimizer)
         for name, held in self._held.items():
             if name.startswith((OPTIMIZER, AVERAGE)) and not has_optimizer:
                 continue  # counters and moments begin at zero everywhere, averages with the weights
             value = groups.hand_out(held.part, source.get(name), np.dtype(held.variable.dtype))
             held.variable.assign(value.reshape(held.variable.shape))
-        if groups.world is not None:
+        if groups.world.size > 1:
             self._share_per_rank(groups.world, stored or {})
         self._strategy.gather_weights()
 
-    def _share_per_rank(self, world: Any, stored: Mapping[str, np.ndarray]) -> None:
+    def _share_per_rank(self, world: Communicator, stored: Mapping[str, np.ndarray]) -> None:
         """Give each rank back what it had of its own, where as many ranks as then go on; else all have the mean."""
-        apart = world.bcast({name: value for name, value in stored.items() if name.startswith(PER_RANK)}, root=0)
+        apart = world.broadcast({name: value for name, value in stored.items() if name.startswith(PER_RANK)})
         for name, value in apart.items():
             held = self._held.get(name.removeprefix(f"{PER_RANK}."))
-            if held is not None and value.shape == (world.Get_size(), *held.part.shape):
-                held.variable.assign(value[world.Get_rank()])
+            if held is not None and value.shape == (world.size, *held.part.shape):
+                held.variable.assign(value[world.rank])
 
 
 def _view(variable: Any) -> np.ndarray:

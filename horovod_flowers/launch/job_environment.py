@@ -1,88 +1,122 @@
-"""What the launcher says about this process before MPI starts, and how a command ends when something is wrong.
+"""What the launcher says about this process before MPI starts: one reader for each kind of variables.
 
 Reads environment variables only, so that a mistake is told by one rank, within seconds, before any rank waits for
 another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 from horovod_flowers.runtime.errors import UserError
 
-ELASTIC: Literal["horovodrun-elastic"] = "horovodrun-elastic"
+ELASTIC = "horovodrun-elastic"
 """The launcher of ranks that may come and go: horovodrun with a discovery script, over Gloo."""
+SINGLE = "single"
+"""No launcher: one process."""
+
+
+Variables: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class JobEnvironment:
     """Rank and world size as the launcher's environment variables tell them."""
 
-    launcher: Literal["openmpi", "pmix", "pmi", "single", "horovodrun-elastic"]
+    launcher: str
+    """As the reader of its variables calls it."""
     rank: int
     size: int
     local_rank: int
     local_size: int
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str], elastic: bool = False) -> "JobEnvironment":
-        """Read Open MPI's, PMIx's (srun --mpi=pmix) or PMI's (MPICH) variables; horovodrun's for a command that can be
-        `elastic`.
+    def from_environment(environment: Variables, elastic: bool = False) -> "JobEnvironment":
+        """What the first of the READERS finds that knows the variables; a single process where none does.
 
-        Raises UserError for a Slurm task without any of them: `srun` without a matching PMI starts N separate
-        one-rank jobs; and for horovodrun --gloo, under which every rank would be an MPI singleton.
+        `elastic`: for a command that can be. Raises UserError for horovodrun --gloo, under which every rank would be an
+        MPI singleton; and for a Slurm task without any variables of an MPI: `srun` without a matching PMI starts N
+        separate one-rank jobs.
         """
-
-        def number(name: str, default: int) -> int:
-            value = environment.get(name, "")
-            return int(value) if value.isdigit() else default
-
-        if "OMPI_COMM_WORLD_SIZE" in environment:
-            return JobEnvironment(
-                "openmpi",
-                number("OMPI_COMM_WORLD_RANK", 0),
-                number("OMPI_COMM_WORLD_SIZE", 1),
-                number("OMPI_COMM_WORLD_LOCAL_RANK", 0),
-                number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
-            )
-        if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environment:
-            if elastic and environment.get("HOROVOD_ELASTIC") == "1":
-                return JobEnvironment(
-                    ELASTIC,
-                    number("HOROVOD_RANK", 0),
-                    number("HOROVOD_SIZE", 1),
-                    number("HOROVOD_LOCAL_RANK", 0),
-                    number("HOROVOD_LOCAL_SIZE", 1),
-                )
-            raise UserError(
-                "horovodrun --gloo leaves out MPI, which this version needs: leave out --gloo, or start with mpirun "
-                "(training alone does without: --elastic, with horovodrun's --host-discovery-script)"
-            )
-        tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
-        if "PMIX_RANK" in environment:
-            tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))
-            return JobEnvironment(
-                "pmix",
-                number("PMIX_RANK", 0),
-                tasks,
-                number("SLURM_LOCALID", 0),
-                _tasks_on_node(tasks_per_node, number("SLURM_NODEID", 0)),
-            )
-        if "PMI_RANK" in environment:
-            return JobEnvironment(
-                "pmi",
-                number("PMI_RANK", 0),
-                number("PMI_SIZE", 1),
-                number("MPI_LOCALRANKID", number("SLURM_LOCALID", 0)),
-                number("MPI_LOCALNRANKS", 1),
-            )
+        for read in READERS:
+            job = read(environment, elastic)
+            if job is not None:
+                return job
+        tasks = _slurm_tasks(environment)
         if tasks > 1:
             raise UserError(
                 f"Slurm started {tasks} tasks (SLURM_NTASKS={tasks}) but this process knows of one rank only: "
                 "start them with 'srun --mpi=pmix', or with mpirun or horovodrun inside the allocation "
                 "('mpirun -np 1' for a one-rank run)"
             )
-        return JobEnvironment("single", 0, 1, 0, 1)
+        return JobEnvironment(SINGLE, 0, 1, 0, 1)
+
+
+def _open_mpi(environment: Variables, elastic: bool) -> JobEnvironment | None:
+    """mpirun of Open MPI; horovodrun, which calls it."""
+    if "OMPI_COMM_WORLD_SIZE" not in environment:
+        return None
+    return JobEnvironment(
+        "openmpi",
+        _number(environment, "OMPI_COMM_WORLD_RANK", 0),
+        _number(environment, "OMPI_COMM_WORLD_SIZE", 1),
+        _number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0),
+        _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 1),
+    )
+
+
+def _gloo(environment: Variables, elastic: bool) -> JobEnvironment | None:
+    """horovodrun over Gloo: with a discovery script, for a command that can be elastic, else refused (UserError)."""
+    if "HOROVOD_GLOO_RENDEZVOUS_ADDR" not in environment:
+        return None
+    if not elastic or environment.get("HOROVOD_ELASTIC") != "1":
+        raise UserError(
+            "horovodrun --gloo leaves out MPI, which this version needs: leave out --gloo, or start with mpirun "
+            "(training alone does without: --elastic, with horovodrun's --host-discovery-script)"
+        )
+    return JobEnvironment(
+        ELASTIC,
+        _number(environment, "HOROVOD_RANK", 0),
+        _number(environment, "HOROVOD_SIZE", 1),
+        _number(environment, "HOROVOD_LOCAL_RANK", 0),
+        _number(environment, "HOROVOD_LOCAL_SIZE", 1),
+    )
+
+
+def _pmix(environment: Variables, elastic: bool) -> JobEnvironment | None:
+    """srun --mpi=pmix: PMIx tells the rank alone, Slurm all else."""
+    if "PMIX_RANK" not in environment:
+        return None
+    tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", "1"))
+    return JobEnvironment(
+        "pmix",
+        _number(environment, "PMIX_RANK", 0),
+        _slurm_tasks(environment),
+        _number(environment, "SLURM_LOCALID", 0),
+        _tasks_on_node(tasks_per_node, _number(environment, "SLURM_NODEID", 0)),
+    )
+
+
+def _pmi(environment: Variables, elastic: bool) -> JobEnvironment | None:
+    """PMI, as of MPICH's launchers."""
+    if "PMI_RANK" not in environment:
+        return None
+    return JobEnvironment(
+        "pmi",
+        _number(environment, "PMI_RANK", 0),
+        _number(environment, "PMI_SIZE", 1),
+        _number(environment, "MPI_LOCALRANKID", _number(environment, "SLURM_LOCALID", 0)),
+        _number(environment, "MPI_LOCALNRANKS", 1),
+    )
+
+
+Reader: TypeAlias = Callable[[Variables, bool], JobEnvironment | None]
+"""Reads the variables of one kind of launcher; None where they are not there. The flag: whether the command can be
+elastic."""
+
+READERS: tuple[Reader, ...] = (_open_mpi, _gloo, _pmix, _pmi)
+"""In the order in which they are asked: mpirun inside of an allocation sets its own variables beside Slurm's, and
+counts."""
 
 
 def slurm_layout(layout: str) -> list[int]:
@@ -97,3 +131,12 @@ def slurm_layout(layout: str) -> list[int]:
 def _tasks_on_node(layout: str, node: int) -> int:
     counts = slurm_layout(layout)
     return counts[node] if node < len(counts) else counts[-1]
+
+
+def _slurm_tasks(environment: Variables) -> int:
+    return _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 1))
+
+
+def _number(environment: Variables, name: str, default: int) -> int:
+    value = environment.get(name, "")
+    return int(value) if value.isdigit() else default

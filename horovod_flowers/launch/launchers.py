@@ -1,30 +1,28 @@
-"""The one place that spells mpirun, horovodrun and srun."""
+"""The one place that spells mpirun, horovodrun and srun: one class for each."""
 
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from horovod_flowers.launch.job_environment import slurm_layout
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import core_of
 
-LAUNCHERS = ("mpirun", "horovodrun", "srun")
-
-
 # Taken along to other nodes by mpirun -x; horovodrun and srun take everything.
 FORWARDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "TFDS_DATA_DIR")
-
-
 FORWARDED_PREFIXES = ("FLOWERS_", "HOROVOD_", "TF_", "NCCL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "UCX_")
 
-
 SRUN_MPI = "pmix"
+
+
+KnownBy: TypeAlias = Literal["hosts", "slurm", "pbs", "this machine"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Slots:
     """Where ranks may be placed: nodes in the order in which they are filled, and the ranks that fit on each."""
 
     nodes: tuple[tuple[str, int], ...]
-    known_by: Literal["hosts", "slurm", "pbs", "this machine"]
+    known_by: KnownBy
 
     @property
     def total(self) -> int:
@@ -44,13 +42,43 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Launcher:
-    """A way of starting ranks, with its settings resolved."""
+class Scheduler:
+    """Whose allocation a launcher may need."""
 
-    program: str
+    name: str
+    known_as: KnownBy
+    """In Slots."""
+    commands: str
+    """That give an allocation."""
+
+
+SLURM = Scheduler("Slurm", "slurm", "sbatch, salloc")
+
+
+@dataclass(frozen=True)
+class Launcher(ABC):
+    """A way of starting ranks, with its settings resolved. A further one is a class below, with @registered."""
+
+    name: ClassVar[str]
+    """Of the program, as --launcher and FLOWERS_LAUNCHER give it."""
+    needs_allocation_of: ClassVar[Scheduler | None] = None
+    """None where nodes may also be given by name, or are this machine alone."""
+
     slots: Slots
     oversubscribe: bool
     options: tuple[str, ...] = ()
+    """The user's own, put behind ours."""
+
+    @abstractmethod
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """The program and our options for that many ranks. It has to leave binding to the ranks."""
+
+    def command(self, ranks: int, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+        """The whole command that starts `words` on that many ranks, nodes filled one after the other.
+
+        No launcher binds ranks to cores: each takes its share of its node's cores itself (`affinity.share_out`).
+        """
+        return [*self.start_words(ranks, environment), *self.options, *words]
 
     def fits(self, ranks: int) -> bool:
         """Whether there is room for so many ranks."""
@@ -65,40 +93,16 @@ class Launcher:
                 "more nodes, or add --oversubscribe (FLOWERS_OVERSUBSCRIBE=1) to let ranks share cores"
             )
 
-    def command(self, ranks: int, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
-        """The whole command that starts `words` on that many ranks, nodes filled one after the other.
+    def check_allocation(self) -> None:
+        """Refuse to start outside of the allocation that it needs (UserError)."""
+        scheduler = self.needs_allocation_of
+        if scheduler is not None and self.slots.known_by != scheduler.known_as:
+            raise UserError(
+                f"{self.name} needs a {scheduler.name} allocation: call it in a job ({scheduler.commands}), or choose "
+                f"{DEFAULT}"
+            )
 
-        No launcher binds ranks to cores: each takes its share of its node's cores itself (`affinity.share_out`).
-        """
-        return [*getattr(self, f"_{self.program}")(ranks, environment), *self.options, *words]
-
-    def _mpirun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
-        spelled = [find_program("mpirun"), "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
-        if self.oversubscribe:
-            spelled.append("--oversubscribe")
-        if self.slots.known_by in ("hosts", "pbs"):
-            spelled += ["-H", str(self.slots)]
-        if self.slots.known_by != "this machine":
-            spelled += [word for name in forwarded(environment) for word in ("-x", name)]
-        return spelled
-
-    def _horovodrun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
-        spelled = [find_program("horovodrun"), "-np", str(ranks)]
-        if self.slots.known_by == "this machine":
-            return spelled
-        return [*spelled, "-H", ",".join(f"{node}:{count}" for node, count in self._filled(ranks))]
-
-    def _srun(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
-        filled = self._filled(ranks)
-        spelled = [find_program("srun"), f"--ntasks={ranks}", f"--nodes={len(filled)}"]
-        spelled += [f"--ntasks-per-node={max(count for _, count in filled)}", "--distribution=block"]
-        # Without kill-on-bad-exit Slurm leaves ranks waiting for one that has ended.
-        spelled += [f"--mpi={environment.get('FLOWERS_SRUN_MPI', SRUN_MPI)}", "--kill-on-bad-exit=1", "--cpu-bind=none"]
-        if "SLURM_CPUS_PER_TASK" in environment:  # which srun takes from sbatch only up to Slurm 22.05
-            spelled.append(f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}")
-        return [*spelled, *(["--overcommit"] if self.oversubscribe else [])]
-
-    def _filled(self, ranks: int) -> list[tuple[str, int]]:
+    def filled(self, ranks: int) -> list[tuple[str, int]]:
         """The nodes that so many ranks take, and how many each; what does not fit goes to the last ones in turn."""
         taken, left = list[tuple[str, int]](), ranks
         for node, count in self.slots.nodes:
@@ -114,21 +118,89 @@ class Launcher:
         return taken
 
 
+LAUNCHERS: dict[str, type[Launcher]] = {}
+"""By name, in the order in which messages list them."""
+DEFAULT = "mpirun"
+Kind = TypeVar("Kind", bound=Launcher)
+
+
+def registered(kind: type[Kind]) -> type[Kind]:
+    """Class decorator: offers a launcher by its name."""
+    LAUNCHERS[kind.name] = kind
+    return kind
+
+
+@registered
+class Mpirun(Launcher):
+    """mpirun of Open MPI, which reads Slurm's allocation itself."""
+
+    name = "mpirun"
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """Hosts where they are not Slurm's; variables, which it does not take to other nodes by itself."""
+        words = [find_program(self.name), "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
+        if self.oversubscribe:
+            words.append("--oversubscribe")
+        if self.slots.known_by in ("hosts", "pbs"):
+            words += ["-H", str(self.slots)]
+        if self.slots.known_by != "this machine":
+            words += [word for name in forwarded(environment) for word in ("-x", name)]
+        return words
+
+
+@registered
+class Horovodrun(Launcher):
+    """horovodrun, which calls mpirun."""
+
+    name = "horovodrun"
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """Hosts with as many ranks as each gets: it knows of no oversubscription."""
+        words = [find_program(self.name), "-np", str(ranks)]
+        if self.slots.known_by == "this machine":
+            return words
+        return [*words, "-H", ",".join(f"{node}:{count}" for node, count in self.filled(ranks))]
+
+
+@registered
+class Srun(Launcher):
+    """srun, which starts ranks through PMIx."""
+
+    name = "srun"
+    needs_allocation_of = SLURM
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """Just the nodes of the allocation that so many ranks need."""
+        filled = self.filled(ranks)
+        words = [find_program(self.name), f"--ntasks={ranks}", f"--nodes={len(filled)}"]
+        words += [f"--ntasks-per-node={max(count for _, count in filled)}", "--distribution=block"]
+        # Without kill-on-bad-exit Slurm leaves ranks waiting for one that has ended.
+        words += [f"--mpi={environment.get('FLOWERS_SRUN_MPI', SRUN_MPI)}", "--kill-on-bad-exit=1", "--cpu-bind=none"]
+        if "SLURM_CPUS_PER_TASK" in environment:  # which srun takes from sbatch only up to Slurm 22.05
+            words.append(f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}")
+        return [*words, *(["--overcommit"] if self.oversubscribe else [])]
+
+
+if TYPE_CHECKING:
+    LauncherChoice: TypeAlias = str
+else:
+    LauncherChoice = Literal[("auto", *LAUNCHERS)]
+"""Type of the option that chooses one; auto: $FLOWERS_LAUNCHER, else DEFAULT."""
+
+
 def choose_launcher(
     name: str, hosts: str | None, oversubscribe: bool, environment: Mapping[str, str] = os.environ
 ) -> Launcher:
     """Flags over FLOWERS_ variables over what the scheduler says. Raises UserError."""
     if name == "auto":
-        name = environment.get("FLOWERS_LAUNCHER") or "mpirun"
+        name = environment.get("FLOWERS_LAUNCHER") or DEFAULT
     if name not in LAUNCHERS:
         raise UserError(f"FLOWERS_LAUNCHER is {name!r}: allowed is one of {', '.join(LAUNCHERS)}")
-    hosts = hosts or environment.get("FLOWERS_HOSTS")
-    slots = find_slots(hosts, environment)
-    if name == "srun" and slots.known_by != "slurm":
-        raise UserError("srun needs a Slurm allocation: call it in a job (sbatch, salloc), or choose mpirun")
-    oversubscribe = oversubscribe or oversubscription_asked_for(environment)
+    slots = find_slots(hosts or environment.get("FLOWERS_HOSTS"), environment)
     options = tuple(shlex.split(environment.get("FLOWERS_LAUNCHER_OPTIONS", "")))
-    return Launcher(name, slots, oversubscribe, options)
+    launcher = LAUNCHERS[name](slots, oversubscribe or oversubscription_asked_for(environment), options)
+    launcher.check_allocation()
+    return launcher
 
 
 def oversubscription_asked_for(environment: Mapping[str, str]) -> bool:

@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = True
         if facts is not None:
             precision = choose(config.precision, cpu_flags(), gpu)
-            for line in table.facts(facts, job.launcher, mpi_library(ranks), horovod_features(), precision):
+            mpi_library = ranks.communicator.mpi_library
+            for line in table.facts(facts, job.launcher, mpi_library, horovod_features(), precision):
                 say(line)
             table.print_nodes(facts)
             if link is not None:
@@ -124,15 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def reaches_others(ranks: Ranks) -> bool:
     """Whether the ranks are on more than one node."""
     return ranks.size > ranks.allreduce_min(ranks.local_size)
-
-
-def mpi_library(ranks: Ranks) -> str | None:
-    """Name and version of MPI; None where it was not started."""
-    if ranks.mpi is None:
-        return None
-    from mpi4py import MPI
-
-    return MPI.Get_library_version().split(",")[0].strip()
 
 
 def look_at_data(config: RunConfig, ranks: Ranks) -> tuple[str | None, str | None]:

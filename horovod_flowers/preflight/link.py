@@ -42,7 +42,7 @@ class Link:
 
 def measure_link(ranks: Ranks) -> Link | None:
     """Measure; None for one rank. Horovod has started. Every rank calls it, and gets the same."""
-    if ranks.mpi is None or ranks.size == 1:
+    if ranks.size == 1:
         return None
     latency = _best(SMALL_BYTES, ranks)
     size = MEDIUM_BYTES
@@ -59,7 +59,7 @@ def _best(size: int, ranks: Ranks) -> float:
 
 
 def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
-    hosts = ranks.mpi.allgather(os.uname().nodename)
+    hosts = ranks.communicator.allgather(os.uname().nodename)
     leaders = [hosts.index(host) for host in dict.fromkeys(hosts)]
     found = []
     for parity in (0, 1):  # first each even node with the next, then each odd one: no node talks to two at once
@@ -70,20 +70,20 @@ def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
                 latency, seconds = (_ping(ranks, pair, size) for size in (1, PING_BYTES))
                 if ranks.rank == pair[0]:
                     found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, PING_BYTES / seconds))
-    gathered = ranks.mpi.allgather(found)
+    gathered = ranks.communicator.allgather(found)
     return tuple(neighbours for of_rank in gathered for neighbours in of_rank)
 
 
 def _ping(ranks: Ranks, pair: tuple[int, int], size: int) -> float:
     """Half of the fewest seconds there and back."""
-    buffer, seconds = np.zeros(size, np.uint8), []
+    world, buffer, seconds = ranks.communicator, np.zeros(size, np.uint8), []
     for _ in range(PINGS + 1):
         started = time.monotonic()
         if ranks.rank == pair[0]:
-            ranks.mpi.Send(buffer, dest=pair[1])
-            ranks.mpi.Recv(buffer, source=pair[1])
+            world.send_array(buffer, to=pair[1])
+            world.receive_array(buffer, source=pair[1])
         else:
-            ranks.mpi.Recv(buffer, source=pair[0])
-            ranks.mpi.Send(buffer, dest=pair[0])
+            world.receive_array(buffer, source=pair[0])
+            world.send_array(buffer, to=pair[0])
         seconds.append(time.monotonic() - started)
     return min(seconds[1:]) / 2

@@ -124,22 +124,20 @@ def clock_offset_seconds(ranks: Ranks) -> float:
 
     Rank 0 answers one rank after the other. (Cristian, Probabilistic clock synchronization, 1989.)
     """
-    if ranks.mpi is None:
-        return 0.0
-    own = 0.0
+    world, own = ranks.communicator, 0.0
     for other in range(1, ranks.size):
         if ranks.rank == 0:
             for _ in range(CLOCK_EXCHANGES):
-                ranks.mpi.recv(source=other)
-                ranks.mpi.send(time.time(), dest=other)
+                world.receive(source=other)
+                world.send(time.time(), to=other)
         elif ranks.rank == other:
             exchanges = []
             for _ in range(CLOCK_EXCHANGES):
                 before, started = time.time(), time.monotonic()
-                ranks.mpi.send(None, dest=0)
-                there = ranks.mpi.recv(source=0)
+                world.send(None, to=0)
+                time_of_rank_0 = world.receive(source=0)
                 way = time.monotonic() - started
-                exchanges.append((way, before + way / 2 - there))
+                exchanges.append((way, before + way / 2 - time_of_rank_0))
             own = min(exchanges)[1]
     return own
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.config.run import HorovodConfig
-from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
 from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_idle, unbound
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.mpi import MpiCommunicator
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.tensorflow_import import import_tensorflow
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
@@ -37,19 +39,17 @@ def connect(
     most = threads if bind == "auto" else None
     if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
-    if job.launcher == "single":
-        return Ranks(0, 1, 0, 1, job.launcher, None)
-    from mpi4py import MPI
-
-    world = MPI.COMM_WORLD
-    if world.Get_size() != job.size:
+    if job.launcher == SINGLE:
+        return Ranks(0, 1, 0, 1, job.launcher, SingleProcess())
+    world = MpiCommunicator.world()
+    if world.size != job.size:
         raise UserError(
-            f"the launcher ({job.launcher}) started {job.size} ranks but MPI knows of {world.Get_size()}: use "
+            f"the launcher ({job.launcher}) started {job.size} ranks but MPI knows of {world.size}: use "
             "the mpirun that belongs to this environment's MPI, or srun with --mpi=pmix"
         )
-    node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    ranks = Ranks(world.Get_rank(), world.Get_size(), node.Get_rank(), node.Get_size(), job.launcher, world)
-    node.Free()
+    node = world.split_by_node()
+    ranks = Ranks(world.rank, world.size, node.rank, node.size, job.launcher, world)
+    node.free()
     return ranks
 
 
@@ -70,13 +70,10 @@ def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cor
     Shared out among the ranks of a machine rather than of a node: what a scheduler or a container calls two nodes may
     be one machine, whose cores are there once.
     """
-    own = frozenset(os.sched_getaffinity(0))
-    masks, place = [own], 0
-    if ranks.mpi is not None:
-        machines = ranks.mpi.allgather(machine_id())
-        machine = ranks.mpi.Split(machines.index(machines[ranks.rank]))
-        masks, place = machine.allgather(own), machine.Get_rank()
-        machine.Free()
+    machines = ranks.communicator.allgather(machine_id())
+    machine = ranks.communicator.split(machines.index(machines[ranks.rank]))
+    masks, place = machine.allgather(frozenset(os.sched_getaffinity(0))), machine.rank
+    machine.free()
     cores_of_cpus = {cpu: core_of(cpu) for mask in masks for cpu in mask}
     if bind == "none":
         return unbound(masks, cores_of_cpus, place)
@@ -85,7 +82,7 @@ def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cor
     return cores
 
 
-def start_tensorflow(ranks: Ranks, threads: int) -> bool:
+def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -99,7 +96,7 @@ def start_tensorflow(ranks: Ranks, threads: int) -> bool:
     tf.config.threading.set_inter_op_parallelism_threads(2)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:  # not run on real hardware
-        own = gpu_of(ranks, gpus)
+        own = gpu_of(place, gpus)
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)
     return bool(gpus)
@@ -154,18 +151,18 @@ def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int)
     return replace(ranks, model_parallel_size=size, members_set=own[0], copies_set=own[1])
 
 
-def gpu_of(ranks: Ranks, gpus: Sequence[Any]) -> Any:
+def gpu_of(place: Ranks | JobEnvironment, gpus: Sequence[Any]) -> Any:
     """The GPU of this rank: the node's, by local rank; or the one that the launcher left visible to it.
 
     Raises UserError where the node has more ranks than GPUs.
     """
-    if len(gpus) == 1 and ranks.local_size > 1 and _visible_devices_are_own():
+    if len(gpus) == 1 and place.local_size > 1 and _visible_devices_are_own():
         return gpus[0]
-    if ranks.local_rank >= len(gpus):
+    if place.local_rank >= len(gpus):
         raise UserError(
-            f"{ranks.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
+            f"{place.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
         )
-    return gpus[ranks.local_rank]
+    return gpus[place.local_rank]
 
 
 def _visible_devices_are_own() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.launch.job import SIGNALS
-from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.communicator import Ranks, Request
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 ALARM = "alarm"
@@ -29,7 +29,7 @@ class StopRequest:
         self._own = 0
         self._before: dict[int, Any] = {}
         self._sent, self._answer = np.zeros(1, np.int32), np.zeros(1, np.int32)
-        self._pending: Any = None
+        self._pending: Request | None = None
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
@@ -54,12 +54,12 @@ class StopRequest:
         What a rank knows travels while the next update is computed, so nobody waits and all stop one update after the
         first of them was told. Ranks that are not `together` (they train apart) each go by what they were told.
         """
-        if ranks.mpi is None or not together:
+        if ranks.size == 1 or not together:
             return _name(self._own)
         stop = self._awaited()
         if not stop:
             self._sent[0] = self._own
-            self._pending = ranks.start_allreduce_max(self._sent, self._answer)
+            self._pending = ranks.communicator.start_allreduce_max(self._sent, self._answer)
         return _name(stop)
 
     @property
@@ -81,7 +81,7 @@ class StopRequest:
         if self._pending is None:
             return 0
         with HEARTBEAT.waiting():
-            while not self._pending.Test():
+            while not self._pending.done():
                 time.sleep(_POLL_SECONDS)
         self._pending = None
         return int(self._answer[0])

@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 
 from horovod_flowers.config.choices import Precision
-from horovod_flowers.launch.job_environment import ELASTIC
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import horovod_features
@@ -58,11 +57,6 @@ def gather_environment(
     gathered = ranks.gather((own, host))
     if gathered is None:
         return None
-    mpi_library = None
-    if ranks.mpi is not None and ranks.launcher != ELASTIC:
-        from mpi4py import MPI
-
-        mpi_library = MPI.Get_library_version().split(",")[0].strip()
     return Environment(
         schema=runlog.SCHEMA,
         world_size=ranks.size,
@@ -72,7 +66,7 @@ def gather_environment(
         hosts=[host for _, host in gathered if host is not None],
         ranks=[rank for rank, _ in gathered],
         versions=versions(),
-        mpi_library=mpi_library,
+        mpi_library=ranks.communicator.mpi_library,
         horovod_features=horovod_features(),
         horovod_settings=horovod_settings(),
         yield_when_idle=yields_when_idle(),

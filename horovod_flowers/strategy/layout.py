@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.model.keras_internals import slot_counts
-from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.communicator import Communicator, Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 
@@ -49,27 +50,31 @@ class Part:
         return math.prod(self.shape)
 
 
+ONE_RANK = SingleProcess()
+
+
 @dataclass(frozen=True)
 class Groups:
-    """MPI communicators of a layout; both None on a single rank."""
+    """Communicators of a layout, by default of a single rank."""
 
-    world: Any = None
-    members: Any = None
+    world: Communicator = ONE_RANK
+    members: Communicator = ONE_RANK
     """The ranks that hold one copy of a divided weight, in the order of its slices."""
-    copies: Any = None
+    copies: Communicator = ONE_RANK
     """The ranks that hold the same slice, one a group."""
 
     @staticmethod
     def of(ranks: Ranks, size: int) -> "Groups":
         """Communicators of groups of `size` consecutive ranks, and across them. Every rank calls it."""
-        if ranks.mpi is None:
-            return Groups()
-        return Groups(ranks.mpi, ranks.mpi.Split(ranks.rank // size), ranks.mpi.Split(ranks.rank % size))
+        world = ranks.communicator
+        if size == ranks.size:  # one group: nobody else holds the same slice
+            return Groups(world, members=world)
+        return Groups(world, world.split(ranks.rank // size), world.split(ranks.rank % size))
 
     @property
     def at_root(self) -> bool:
         """Whether this is world rank 0."""
-        return self.world is None or self.world.Get_rank() == 0
+        return self.world.rank == 0
 
     def collect(self, part: Part, value: np.ndarray, whole: np.ndarray | None) -> None:
         """Fill `whole`, which world rank 0 alone has, with the whole weight. Every rank calls it."""
@@ -77,29 +82,28 @@ class Groups:
             if whole is not None:
                 np.copyto(whole, value)
             return
-        if self.copies.Get_rank() != 0:  # only the group of world rank 0
+        if self.copies.rank != 0:  # only the group of world rank 0
             return
-        counts = [item.size for item in part.slices]
-        received = None if whole is None else (whole.reshape(-1), counts)
+        sizes = [item.size for item in part.slices]
+        flat = None if whole is None else whole.reshape(-1)
         with HEARTBEAT.waiting():
-            self.members.Gatherv(np.ascontiguousarray(value).reshape(-1), received, root=0)
+            self.members.gather_slices(np.ascontiguousarray(value).reshape(-1), sizes, flat)
 
     def hand_out(self, part: Part, whole: np.ndarray | None, dtype: Any) -> np.ndarray:
         """This rank's share of a whole weight that world rank 0 has. Every rank calls it."""
         if part.slices is None:
             value = np.empty(part.shape, dtype) if whole is None else np.ascontiguousarray(whole, dtype)
-            if self.world is not None:
-                value = value.reshape(-1)  # contiguous, of at least one dimension
-                with HEARTBEAT.waiting():
-                    self.world.Bcast(value, root=0)
+            value = value.reshape(-1)  # contiguous, of at least one dimension
+            with HEARTBEAT.waiting():
+                self.world.broadcast_array(value)
             return value.reshape(part.shape)
-        own = np.empty(part.slices[self.members.Get_rank()].size, dtype)
+        own = np.empty(part.slices[self.members.rank].size, dtype)
         with HEARTBEAT.waiting():
-            if self.copies.Get_rank() == 0:
-                counts = [item.size for item in part.slices]
-                root = None if whole is None else (np.ascontiguousarray(whole, dtype).reshape(-1), counts)
-                self.members.Scatterv(root, own, root=0)
-            self.copies.Bcast(own, root=0)
+            if self.copies.rank == 0:
+                sizes = [item.size for item in part.slices]
+                flat = None if whole is None else np.ascontiguousarray(whole, dtype).reshape(-1)
+                self.members.scatter_slices(flat, sizes, own)
+            self.copies.broadcast_array(own)
         return own
 
 

@@ -24,7 +24,7 @@ import msgspec
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import option, positional
 from horovod_flowers.launch.job import Ending, run_job
-from horovod_flowers.launch.launchers import Launcher, choose_launcher
+from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
@@ -47,7 +47,7 @@ class StudyConfig:
     repetitions: int | None = option(None, "runs of each combination, instead of the job files'")
     runs_dir: str = option("runs", "folder that holds the runs")
     preflight: bool = option(True, "look at the machine first, at the largest number of ranks (--no-preflight)")
-    launcher: Literal["auto", "mpirun", "horovodrun", "srun"] = option(
+    launcher: LauncherChoice = option(  # noqa: RUF009 (a choice of names: it does not change)
         "auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)"
     )
     hosts: str | None = option(

@@ -81,9 +81,7 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
             whole = zlib.crc32(value.reshape(-1).view(np.uint8).data, whole)
         else:  # a slice of a divided layer, which the same member of each group holds
             part = zlib.crc32(value.reshape(-1).view(np.uint8).data, part)
-    members = strategy.groups.members
-    member = 0 if members is None else members.Get_rank()
-    gathered = ranks.allgather((whole, member, part, os.uname().nodename))
+    gathered = ranks.allgather((whole, strategy.groups.members.rank, part, os.uname().nodename))
     usual = Counter(sums[0] for sums in gathered).most_common(1)[0][0]
     usual_part = {
         place: Counter(sums[2] for sums in gathered if sums[1] == place).most_common(1)[0][0]

@@ -18,6 +18,7 @@ from horovod_flowers.config.run import ModelConfig, OptimizerConfig, RunConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow
 from horovod_flowers.runtime.exit import error_boundary
 
@@ -89,7 +90,7 @@ def main() -> None:
         start_tensorflow(ranks, 1)
         base = RunConfig(shard_above=1000, label_smoothing=0.1, average_decay=0.3)
         ranks = start_horovod(ranks, base.horovod, base.model_parallel_size_for(ranks.size, ranks.size // 2))
-        alone = Ranks(0, 1, 0, 1, "single", None)
+        alone = Ranks(0, 1, 0, 1, "single", SingleProcess())
         found = []
         for model in MODELS:
             for optimizer in ("adam", "sgd") if ranks.size == 2 else ("adam",):

@@ -10,6 +10,7 @@ from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import prepare
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.training.engine import TrainingEngine
 
 CONFIG = RunConfig(
@@ -20,7 +21,7 @@ CONFIG = RunConfig(
 
 def seeds_and_weights(rank: int, prepared_folder: Path) -> tuple[list[int], list[np.ndarray]]:
     prepared = prepare(prepared_folder, open_source(CONFIG.data), processes=1)
-    ranks, images = Ranks(rank, 1, 0, 1, "single", None), split(prepared, CONFIG.data)
+    ranks, images = Ranks(rank, 1, 0, 1, "single", SingleProcess()), split(prepared, CONFIG.data)
     engine = TrainingEngine(CONFIG, ranks, prepared, images, "none", "fp32")
     engine.share(None)
     weights = {id(weight) for weight in engine.model.weights}

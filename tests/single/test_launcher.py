@@ -1,11 +1,21 @@
 """Commands that start ranks, from flags, FLOWERS_ variables and what schedulers say."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from horovod_flowers.launch.launchers import Launcher, Slots, choose_launcher, find_slots
+from horovod_flowers.launch.launchers import (
+    LAUNCHERS,
+    SLURM,
+    Horovodrun,
+    Launcher,
+    Mpirun,
+    Slots,
+    choose_launcher,
+    find_slots,
+)
 from horovod_flowers.runtime.errors import UserError
 from tests.conftest import run_command
 
@@ -13,7 +23,7 @@ HOSTS = Slots((("n1", 2), ("n2", 2), ("n3", 2)), "hosts")
 
 
 def spelled(program: str, ranks: int, slots: Slots = HOSTS, oversubscribe: bool = False, **environment: str) -> str:
-    launcher = Launcher(program, slots, oversubscribe)
+    launcher = LAUNCHERS[program](slots, oversubscribe)
     words = launcher.command(ranks, ["x"], environment)
     return " ".join([Path(words[0]).name, *words[1:]])
 
@@ -48,21 +58,19 @@ def test_srun_takes_just_the_nodes_that_it_needs(monkeypatch: pytest.MonkeyPatch
 
 
 def test_ranks_beyond_the_room_are_refused_unless_asked_for() -> None:
-    launcher = Launcher("mpirun", HOSTS, False)
+    launcher = Mpirun(HOSTS, False)
     launcher.check(6)
     with pytest.raises(UserError, match=r"7 ranks do not fit on n1:2,n2:2,n3:2 \(hosts\), which has room for 6"):
         launcher.check(7)
-    Launcher("mpirun", HOSTS, True).check(7)
+    Mpirun(HOSTS, True).check(7)
 
 
 def test_flags_come_before_variables_before_the_scheduler(tmp_path: Path) -> None:
     (tmp_path / "nodes").write_text("a\na\nb\nb\n")
     environment = {"FLOWERS_HOSTS": "v:3", "FLOWERS_LAUNCHER": "horovodrun", "PBS_NODEFILE": str(tmp_path / "nodes")}
-    assert choose_launcher("auto", None, False, environment) == Launcher(
-        "horovodrun", Slots((("v", 3),), "hosts"), False
-    )
+    assert choose_launcher("auto", None, False, environment) == Horovodrun(Slots((("v", 3),), "hosts"), False)
     chosen = choose_launcher("mpirun", "f:1,g", True, environment)
-    assert chosen == Launcher("mpirun", Slots((("f", 1), ("g", 1)), "hosts"), True)
+    assert chosen == Mpirun(Slots((("f", 1), ("g", 1)), "hosts"), True)
     assert find_slots(None, environment) == Slots((("a", 2), ("b", 2)), "pbs")
     options = choose_launcher("auto", "f:1", False, {"FLOWERS_LAUNCHER_OPTIONS": "--mca a 'b c'"}).options
     assert options == ("--mca", "a", "b c")
@@ -80,6 +88,36 @@ def test_flags_come_before_variables_before_the_scheduler(tmp_path: Path) -> Non
 def test_mistakes(name: str, hosts: str | None, environment: dict[str, str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         choose_launcher(name, hosts, False, environment)
+
+
+def test_a_further_launcher_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Further(Launcher):
+        name = "further"
+
+        def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+            return ["further", "-n", str(ranks)]
+
+    class InSlurm(Further):
+        name = "further-in-slurm"
+        needs_allocation_of = SLURM
+
+    for kind in (Further, InSlurm):
+        monkeypatch.setitem(LAUNCHERS, kind.name, kind)
+    environment = {"FLOWERS_LAUNCHER": "further", "FLOWERS_LAUNCHER_OPTIONS": "-q"}
+    launcher = choose_launcher("auto", "n1:2", False, environment)
+    assert launcher.command(2, ["x"], environment) == ["further", "-n", "2", "-q", "x"]
+    with pytest.raises(
+        UserError, match=r"^further-in-slurm needs a Slurm allocation: call it in a job \(sbatch, salloc"
+    ):
+        choose_launcher("further-in-slurm", "n1:2", False, {})
+    with pytest.raises(UserError, match="one of mpirun, horovodrun, srun, further, further-in-slurm$"):
+        choose_launcher("aprun", None, False, {})
+
+
+def test_the_option_lists_the_launchers_that_there_are(tmp_path: Path) -> None:
+    ended = run_command(["python", "-m", "horovod_flowers.launcher", "--launcher", "aprun", "--", "x"], tmp_path)
+    assert ended.status == 2
+    assert "launcher is 'aprun': allowed is one of 'auto', 'mpirun', 'horovodrun', 'srun'" in ended.stderr
 
 
 def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> None:

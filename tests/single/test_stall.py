@@ -125,10 +125,11 @@ HANGS = """
 import sys, time
 from pathlib import Path
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
-from horovod_flowers.ranks.startup import Ranks
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.stall_watch import StallWatch
 with StallWatch("command") as watch:
-    watch.begin(Ranks(0, 1, 0, 1, "single", None), Path(sys.argv[1]), float(sys.argv[2]))
+    watch.begin(Ranks(0, 1, 0, 1, "single", SingleProcess()), Path(sys.argv[1]), float(sys.argv[2]))
     for step in range(8):
         HEARTBEAT.at("step {} of epoch {}", step, 1)
         time.sleep(float(sys.argv[3]))

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.ranks.communicator import Communicator
 from horovod_flowers.training.commits import Commit
-from horovod_flowers.training.elastic.world import GlooWorld
 
 
 class HostNews:
@@ -25,20 +25,19 @@ class HostNews:
         self.told = True
 
 
-def newest(world: GlooWorld, own: Commit | None, root: int) -> Commit:
+def newest(world: Communicator, own: Commit | None, root: int) -> Commit:
     """The root's commit; its tensors on rank 0 alone, which shares them as those of a checkpoint.
 
     Every rank calls it. A commit is taken by all ranks or, where one was lost meanwhile, by some: they have the newest.
     """
-    rank = world.Get_rank()
-    told = world.bcast(None if own is None or rank != root else replace(own, tensors={}), root)
+    rank = world.rank
+    newest_commit: Commit = world.broadcast(None if own is None or rank != root else replace(own, tensors={}), root)
     tensors = own.tensors if own is not None and rank == root else {}
     if root != 0:  # a new process, or one that was late to commit, has become rank 0
-        shapes = world.bcast({name: (value.shape, value.dtype.str) for name, value in tensors.items()}, root)
+        shapes = world.broadcast({name: (value.shape, value.dtype.str) for name, value in tensors.items()}, root)
         for name, (shape, dtype) in shapes.items():
             value = np.ascontiguousarray(tensors[name]) if rank == root else np.empty(shape, dtype)
             flat = value.reshape(-1)
-            world.Bcast(flat, root)
+            world.broadcast_array(flat, root)
             tensors = {**tensors, name: flat.reshape(shape)}
-    commit: Commit = replace(told, tensors=tensors if rank == 0 else {})
-    return commit
+    return replace(newest_commit, tensors=tensors if rank == 0 else {})

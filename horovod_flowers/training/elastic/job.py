@@ -4,8 +4,8 @@ import gc
 import os
 
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
-from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.launch.job_environment import JobEnvironment
+from horovod_flowers.ranks.gloo import is_lost
 from horovod_flowers.ranks.startup import limit_stalls, set_horovod_options, start_tensorflow
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runtime.console import say
@@ -13,7 +13,6 @@ from horovod_flowers.runtime.machine import core_of
 from horovod_flowers.training.commits import HostsChanged
 from horovod_flowers.training.elastic.hosts import HostNews
 from horovod_flowers.training.elastic.rendezvous import LeftOut, Rendezvous
-from horovod_flowers.training.elastic.world import is_lost
 
 
 def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) -> None:
@@ -27,7 +26,7 @@ def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) 
     own = os.sched_getaffinity(0)
     threads = config.threads or max(1, len({core_of(cpu) for cpu in own}) // job.local_size)
     # TensorFlow's threads are made once: before the ranks can talk, and know who shares this machine.
-    gpu = start_tensorflow(Ranks(job.rank, job.size, job.local_rank, job.local_size, ELASTIC, None), threads)
+    gpu = start_tensorflow(job, threads)
     import horovod.tensorflow as hvd
 
     from horovod_flowers.training.elastic.member import Member

@@ -16,6 +16,7 @@ from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
 from horovod_flowers.ranks.affinity import Cores, unbound
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.gloo import GlooCommunicator
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.json_lines import LineLog, read_lines
 from horovod_flowers.runlog.records import Cause, Change, EpochRecord
@@ -27,7 +28,6 @@ from horovod_flowers.runtime.machine import core_of, machine_id, utc_now
 from horovod_flowers.training.checks import check_before_mpi
 from horovod_flowers.training.commits import Commit, Commits, HostsChanged
 from horovod_flowers.training.elastic.hosts import HostNews, newest
-from horovod_flowers.training.elastic.world import GlooWorld
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, with_name
 from horovod_flowers.training.trainer import Trainer
 
@@ -55,7 +55,7 @@ class ContinuingRanks(Ranks):
 
     def raise_on_all(self, error: UserError | None) -> None:
         """Raise this rank's own error; HostsChanged where another rank has one and leaves."""
-        found = self.mpi.allgather(error is not None)
+        found = self.allgather(error is not None)
         if error is not None:
             if self.rank != 0:  # which tells its own as ever
                 host = os.uname().nodename
@@ -121,7 +121,7 @@ class Member:
 
     def train(self, request: StopRequest) -> None:
         """Train with the ranks that there are. Raises HostsChanged, or an error that `is_lost`, where they change."""
-        world = GlooWorld()
+        world = GlooCommunicator()
         committed = self._commits.last.step if self._commits.last else -1
         own = MemberInfo(
             slot=self._slot,
@@ -134,7 +134,7 @@ class Member:
             cpus=frozenset(os.sched_getaffinity(0)),
         )
         members: list[MemberInfo] = world.allgather(own)
-        met, rank, machines = time.monotonic(), world.Get_rank(), [each.machine for each in members]
+        met, rank, machines = time.monotonic(), world.rank, [each.machine for each in members]
         here = [number for number, machine in enumerate(machines) if machine == own.machine]
         root = max(range(len(members)), key=lambda number: (members[number].committed, -number))
         continuing = members[root].committed >= 0
