@@ -20,7 +20,7 @@ from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, StorageError
 from horovod_flowers.runtime.exit import error_boundary
-from horovod_flowers.training.checks import check_before_mpi, check_launcher
+from horovod_flowers.training.checks_before_mpi import check_before_mpi, check_launcher
 from horovod_flowers.training.resume import has_ended, read_config
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, start_horovod_if_needed, with_name
 

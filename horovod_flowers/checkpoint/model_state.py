@@ -8,9 +8,9 @@ import numpy as np
 
 from horovod_flowers.checkpoint.format import AVERAGE, OPTIMIZER, PER_RANK, WEIGHT
 from horovod_flowers.ranks.communicator import Communicator
+from horovod_flowers.strategy.allreduce import OneRank
+from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
-from horovod_flowers.strategy.protocol import Strategy
-from horovod_flowers.strategy.replicated import OneRank
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The ranks among themselves, outside of a step: start-up, communicator, cores, stopping, stalls.
 
 startup.py            MPI, cores and threads, TensorFlow, Horovod, in the order that each needs
-communicator.py       this process among the ranks, and the collective calls outside of a step
+communicator.py       this process among the ranks, and the collective calls outside of a step; what carries them:
+                      mpi.py, gloo.py (elastic), single_process.py
 affinity.py           which cores each rank of a node gets
 tensorflow_import.py  TensorFlow imported in half the time
 stop_request.py       ending early without losing anything (SIGUSR1, SIGTERM)
-stall_watch.py        ends a job in which nothing moves, and names the rank; stall_answers.py: what the ranks say
+stall_watch.py        ends a job in which nothing moves, and names the rank; stall_status.py: what the ranks say
 """

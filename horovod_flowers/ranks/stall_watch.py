@@ -3,7 +3,7 @@
 A rank that is stopped, dead or cut off makes all others wait, in MPI or Horovod, for ever: Horovod's own check needs
 every rank's background thread. So each rank has a watch, a thread that looks now and then whether the main one has
 begun anything new (position.py). A rank that has stood still for half of the limit asks the others, by files
-(stall_answers.py). At its limit it reads what they answer. Where a rank gives no answer, or is over its own limit
+(stall_status.py). At its limit it reads what they answer. Where a rank gives no answer, or is over its own limit
 without waiting for anybody, or all wait for each other, the job ends; as long as the others answer that they move, it
 waits. Without anybody asking, each look costs opening one folder.
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.stall_answers import Answer, AnswerFolder
+from horovod_flowers.ranks.stall_status import Answer, AnswerFolder
 from horovod_flowers.runtime.exit import EXIT_FAILURE
 from horovod_flowers.runtime.heartbeat import HEARTBEAT, Heartbeat
 

@@ -1,10 +1,10 @@
 """How ranks divide the work of a training step. Besides rank start-up, the only room that calls Horovod.
 
-protocol.py              what a strategy has to offer; choice.py: a strategy by name
-replicated.py            one rank, independent ranks, and data parallelism by allreduce
+interface.py             what a strategy has to offer; choice.py: a strategy by name
+allreduce.py             one rank, independent ranks, and data parallelism by allreduce
 sharded.py               the same, with updates and optimizer state divided over ranks (ZeRO)
-tensor.py                large Dense layers divided over groups of ranks
-wide_dense.py            what becomes of a large Dense layer under each of them; exchange.py: its collective calls
+tensor_parallel.py       large Dense layers divided over groups of ranks
+wide_dense.py            what becomes of a large Dense layer under each of them; its calls in wide_dense_collectives.py
 step_timer.py            timestamps inside a step
 layout.py                where the parts of a weight lie, so that checkpoints are the same under all
 communication_volume.py  calls and bytes of each, by formula

@@ -7,14 +7,14 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import per_rank_batch
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.strategy.allreduce import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, factors_send_less
-from horovod_flowers.strategy.exchange import Exchange
+from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.strategy.layout import Groups
-from horovod_flowers.strategy.protocol import Strategy
-from horovod_flowers.strategy.replicated import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.sharded import Sharded
-from horovod_flowers.strategy.tensor import TensorParallel
+from horovod_flowers.strategy.tensor_parallel import TensorParallel
 from horovod_flowers.strategy.wide_dense import dense_layers
+from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 
 def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any) -> Strategy:

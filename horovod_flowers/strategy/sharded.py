@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
-from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
-from horovod_flowers.strategy.replicated import OneRank
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
+from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 SMALLEST_DIVIDED = 4096
 """Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""

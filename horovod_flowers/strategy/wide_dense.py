@@ -26,9 +26,9 @@ import tensorflow as tf
 
 from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, nodes_into, replace_kernel
 from horovod_flowers.strategy.communication_volume import DenseShape
-from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Slice
 from horovod_flowers.strategy.step_timer import StepTimer
+from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
 """This rank's inputs, and a name for the call -> the inputs that its part of the gradient needs."""

@@ -1,6 +1,6 @@
 """A training run: the engine that computes steps, the trainer that runs its logged epochs.
 
-setup.py           how a run starts: name, precision, strategy, state, records; checks.py: refused before MPI starts
+setup.py           how a run starts: name, precision, strategy, state, records; checks_before_mpi.py: what is refused
 resume.py          what a resumed run starts from, and what must stay the same
 engine.py          model, optimizer, strategy, batches: what computes; step.py: one training step, timed from inside
 trainer.py         the epochs: evaluation, records, checkpoints, stopping; step_loop.py: the steps of one epoch
@@ -8,5 +8,5 @@ optimizer.py       Adam and SGD in one pass over memory; learning_rate.py: scali
 weight_average.py  a running average of the weights; dropout_seeds.py: dropout that differs between ranks
 health.py          NaN or infinite loss, weights that drift apart; replay.py: back to one step
 console_log.py     what a run prints; tensorboard.py: what it writes for TensorBoard
-elastic/           ranks that come and go; commits.py: what they go on from
+elastic/           ranks that come and go; elastic_commits.py: what they continue from
 """

@@ -13,7 +13,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.errors import JobError
-from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.strategy.interface import Strategy
 
 
 @dataclass(frozen=True)

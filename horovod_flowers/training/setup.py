@@ -20,8 +20,8 @@ from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.training_progress import BEGINNING
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import cpu_flags
-from horovod_flowers.training.commits import Commits
 from horovod_flowers.training.console_log import announce
+from horovod_flowers.training.elastic_commits import Commits
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from horovod_flowers.training.trainer import Trainer

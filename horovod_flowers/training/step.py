@@ -17,7 +17,7 @@ from horovod_flowers.data.batches import Batch
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.records import StepRecord
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
-from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.training.weight_average import WeightAverage
 
 FP16_LOSS_SCALE = 1024.0

@@ -18,8 +18,8 @@ from horovod_flowers.runlog.training_progress import PartialEpoch, TrainingProgr
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
-from horovod_flowers.training.commits import Commits
 from horovod_flowers.training.console_log import describe_epoch, describe_result
+from horovod_flowers.training.elastic_commits import Commits
 from horovod_flowers.training.engine import TrainingEngine
 from horovod_flowers.training.health import BadLoss, check_same_weights, stop_alone, stop_at_bad_loss
 from horovod_flowers.training.step_loop import EpochSums, StepLoop

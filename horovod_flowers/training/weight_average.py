@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.strategy.protocol import Strategy
+from horovod_flowers.strategy.interface import Strategy
 
 RAMP = 10
 """The first steps weigh more: the decay of step t is at most (1 + t) / (RAMP + t), lest the average stays for long near

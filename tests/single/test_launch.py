@@ -6,7 +6,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
-from horovod_flowers.training.checks import check_launcher
+from horovod_flowers.training.checks_before_mpi import check_launcher
 
 
 @pytest.mark.parametrize(

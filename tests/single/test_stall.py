@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.ranks.stall_answers import Answer, AnswerFolder
+from horovod_flowers.ranks.stall_status import Answer, AnswerFolder
 from horovod_flowers.ranks.stall_watch import Renewals, longest, why_it_ends
 from horovod_flowers.runtime.errors import UserError, cause
 from horovod_flowers.runtime.exit import failure, follows_from_another

@@ -11,8 +11,8 @@ from horovod_flowers.checkpoint.format import SavedProgress, load_averaged, save
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.config.run import OptimizerConfig
 from horovod_flowers.data.batches import Batch
+from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.layout import Groups
-from horovod_flowers.strategy.replicated import OneRank
 from horovod_flowers.training.optimizer import build_over, make_optimizer
 from horovod_flowers.training.step import TrainingStep, Update
 from horovod_flowers.training.weight_average import WeightAverage

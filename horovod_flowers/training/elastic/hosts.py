@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.ranks.communicator import Communicator
-from horovod_flowers.training.commits import Commit
+from horovod_flowers.training.elastic_commits import Commit
 
 
 class HostNews:

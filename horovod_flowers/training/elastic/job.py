@@ -10,9 +10,9 @@ from horovod_flowers.ranks.startup import limit_stalls, set_horovod_options, sta
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.machine import core_of
-from horovod_flowers.training.commits import HostsChanged
 from horovod_flowers.training.elastic.hosts import HostNews
 from horovod_flowers.training.elastic.rendezvous import LeftOut, Rendezvous
+from horovod_flowers.training.elastic_commits import HostsChanged
 
 
 def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) -> None:

@@ -25,9 +25,9 @@ from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.files import write_whole
 from horovod_flowers.runtime.machine import core_of, machine_id, utc_now
-from horovod_flowers.training.checks import check_before_mpi
-from horovod_flowers.training.commits import Commit, Commits, HostsChanged
+from horovod_flowers.training.checks_before_mpi import check_before_mpi
 from horovod_flowers.training.elastic.hosts import HostNews, newest
+from horovod_flowers.training.elastic_commits import Commit, Commits, HostsChanged
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, with_name
 from horovod_flowers.training.trainer import Trainer
 

@@ -10,11 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
-from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
-from horovod_flowers.strategy.replicated import OneRank
 from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
+from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 
 class TensorParallel(OneRank):

@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.communication_volume import FP32_BYTES, DenseShape, volume_per_step
-from horovod_flowers.strategy.exchange import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
 from horovod_flowers.strategy.step_timer import StepTimer
 from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
+from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 
 class OneRank:
