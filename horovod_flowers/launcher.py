@@ -33,7 +33,8 @@ class LauncherConfig:
         "nodes and ranks on each, such as n1:2,n2:2 (default: $FLOWERS_HOSTS, else the scheduler's, else this one)",
     )
     oversubscribe: bool = option(
-        False, "allow more ranks than cores, such as for a test; runs are marked (default: $FLOWERS_OVERSUBSCRIBE=1)"
+        False,
+        "allow more ranks than cores, for example in a test; such runs are marked (default: $FLOWERS_OVERSUBSCRIBE=1)",
     )
     dry_run: bool = option(False, "print the command instead of running it")
 

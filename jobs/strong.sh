@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Strong scaling, the global batch fixed: what is missing of jobs/strong.yaml and fits on this machine, then the report.
+# Strong scaling, the global batch fixed: the missing points of jobs/strong.yaml that fit on this machine, then the report.
 # jobs/strong.sh [OPTION of python -m horovod_flowers.study...] [-- OPTION of train...]
 set -euo pipefail
 # shellcheck source=jobs/environment.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Weak scaling, each rank's batch fixed: what is missing of jobs/weak.yaml and fits on this machine, then the report.
+# Weak scaling, the batch per rank fixed: the missing points of jobs/weak.yaml that fit on this machine, then the report.
 # jobs/weak.sh [OPTION of python -m horovod_flowers.study...] [-- OPTION of train...]
 set -euo pipefail
 # shellcheck source=jobs/environment.sh

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by every *.sbatch here: the environment, and a way to run things that can be stopped and put back.
+# Sourced by every *.sbatch here: the environment, and a way to run commands that can be stopped and requeued.
 
 # shellcheck source=jobs/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 : "${MAX_RESTARTS:=10}"
 
 # When the time limit is near or the job is pre-empted (USR1 or TERM to this script): remember it, and pass it on to what
-# runs. Its ranks finish their step, write a checkpoint and end with status 75. Then the job goes back into the queue.
+# runs. Its ranks finish their step, write a checkpoint and end with status 75. Then the job is requeued.
 asked='' child=''
 asked_to_stop() {
   asked=$1
@@ -21,8 +21,8 @@ say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0}
 stoppable() {
   local status=0
   if [[ -n $asked ]]; then
-    say "asked to stop by $asked before $*"
-    put_back
+    say "asked to stop ($asked) before $*"
+    requeue
   fi
   "$@" &
   child=$!
@@ -32,9 +32,9 @@ stoppable() {
     kill -0 "$child" 2>/dev/null || break
   done
   child=''
-  if [[ -n $asked ]]; then say "asked to stop by $asked: ended with status $status"; fi
+  if [[ -n $asked ]]; then say "asked to stop ($asked): ended with status $status"; fi
   # 128 and more: the signal came before there was anything to save.
-  if ((status == 75)) || [[ -n $asked && $status -ge 128 ]]; then put_back; fi
+  if ((status == 75)) || [[ -n $asked && $status -ge 128 ]]; then requeue; fi
   return "$status"
 }
 
@@ -43,18 +43,18 @@ on_ranks() {
   stoppable python -m horovod_flowers.launcher --ranks "$SLURM_NTASKS" -- python -m "$@"
 }
 
-# Back into the queue, unless somebody cancelled the job, or it has been there often enough.
-put_back() {
+# Requeue the job, unless it was cancelled or has been requeued often enough.
+requeue() {
   local state
   state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
   if [[ $state != RUNNING ]]; then
-    say "the job is $state: not put back"
+    say "the job is $state: not requeued"
   elif ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
-    say "restarted $MAX_RESTARTS times, which is all that MAX_RESTARTS allows: not put back; sbatch it again to go on"
+    say "restarted $MAX_RESTARTS times, which is all that MAX_RESTARTS allows: not requeued; resubmit it to continue"
   else
-    say "putting the job back into the queue"
+    say "requeueing the job"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
-    say "the job could not be put back: sbatch it again to go on"
+    say "the job could not be requeued: resubmit it to continue"
   fi
   exit 75
 }

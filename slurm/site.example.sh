@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What differs from site to site: copy to slurm/site.sh and change. Every line may be left out; what stands here are the
-# defaults, or examples. Sourced by the job scripts on the nodes and by submit.sh on the login node.
+# What differs from site to site: copy to slurm/site.sh and change. Every line may be left out; the values here are
+# defaults or examples. Sourced by the job scripts on the nodes and by submit.sh on the login node.
 
 # Read by sbatch and salloc: 'source slurm/site.sh' before a plain 'sbatch slurm/scale.sbatch'; submit.sh does so itself.
 #export SBATCH_PARTITION=compute SALLOC_PARTITION=compute
@@ -17,15 +17,15 @@
 #export FLOWERS_SRUN_MPI=pmix
 #export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher
 
-# Ranks a node, for submit.sh (sbatch itself: --ntasks-per-node).
+# Ranks per node, for submit.sh (sbatch itself: --ntasks-per-node).
 #export FLOWERS_TASKS_PER_NODE=2
 
 # The network, where Open MPI does not find the fast one by itself; for NCCL too.
 #export OMPI_MCA_btl_tcp_if_include=ib0
 #export NCCL_SOCKET_IFNAME=ib0
 
-# What the preflight asks of it, in GB/s and milliseconds.
+# What the preflight requires of it, in GB/s and milliseconds.
 #export FLOWERS_LEAST_BANDWIDTH=0.1 FLOWERS_MOST_LATENCY_MS=20
 
-# How often a job that was stopped by its time limit or pre-empted may go back into the queue.
+# How often a job that was stopped by its time limit or pre-empted may be requeued.
 #export MAX_RESTARTS=10

@@ -16,7 +16,7 @@ for ((i = 1; i < ${#options[@]}; i++)); do # prepare takes the --data options al
   if [[ ${options[i]} == --data.* && ${options[i]} != *=* ]]; then data+=("${options[i]}" "${options[i + 1]}"); fi
 done
 
-# First: it tells mistakes.
+# First, since it reports mistakes.
 points=$(python -m horovod_flowers.study "${files[@]}" --list "${options[@]}" | awk -F '\t' '$4 != "finished"')
 python -m horovod_flowers.prepare "${data[@]}"
 jobs=()

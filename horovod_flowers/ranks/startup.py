@@ -160,7 +160,7 @@ def gpu_of(place: Ranks | JobEnvironment, gpus: Sequence[Any]) -> Any:
         return gpus[0]
     if place.local_rank >= len(gpus):
         raise UserError(
-            f"{place.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank a GPU"
+            f"{place.local_size} ranks on {os.uname().nodename}, which has {len(gpus)} GPUs: start one rank per GPU"
         )
     return gpus[place.local_rank]
 

@@ -187,7 +187,7 @@ def test_a_job_asked_to_stop_while_its_preflight_ends_starts_nothing_more(tmp_pa
     path = f"{tmp_path}:{clean_environment()['PATH']}"
     ended = run_command(["bash", "job"], tmp_path, variables=job | {"PATH": path})
     assert ended.status == 75, ended.output
-    assert "asked to stop by USR1: ended with status 0" in ended.stdout
-    assert "asked to stop by USR1 before touch second" in ended.stdout
-    assert "not put back; sbatch it again to go on" in ended.stdout
+    assert "asked to stop (USR1): ended with status 0" in ended.stdout
+    assert "asked to stop (USR1) before touch second" in ended.stdout
+    assert "not requeued; resubmit it to continue" in ended.stdout
     assert not (tmp_path / "second").exists()

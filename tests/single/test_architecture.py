@@ -76,6 +76,8 @@ def test_a_room_lists_its_files(room: Path) -> None:
 def test_every_file_of_the_package_that_a_document_names_is_there(document: Path) -> None:
     if document.name == "CHANGELOG.md":  # it tells of what was, too
         return
-    named = re.findall(r"(?<!\.)(?:horovod_flowers|tests|tools|jobs|slurm|benchmarks)/[\w/.-]*\w", document.read_text("utf-8"))
+    named = re.findall(
+        r"(?<!\.)(?:horovod_flowers|tests|tools|jobs|slurm|benchmarks)/[\w/.-]*\w", document.read_text("utf-8")
+    )
     missing = [name for name in named if not (PROJECT / name).exists() and name != "slurm/site.sh"]
     assert not missing

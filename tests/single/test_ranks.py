@@ -19,7 +19,7 @@ def test_each_local_rank_gets_its_own_gpu() -> None:
 
 
 def test_more_ranks_than_gpus_are_refused() -> None:
-    with pytest.raises(UserError, match="3 ranks on .*, which has 2 GPUs: start one rank a GPU"):
+    with pytest.raises(UserError, match="3 ranks on .*, which has 2 GPUs: start one rank per GPU"):
         gpu_of(rank(2, 3), ["gpu0", "gpu1"])
 
 

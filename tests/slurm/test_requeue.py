@@ -1,4 +1,4 @@
-"""A job at its time limit, or pre-empted, goes back into the queue and on to the weights of one that was left alone."""
+"""A job at its time limit, or pre-empted, is requeued and ends with the weights of one that was not interrupted."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def assert_it_went_on(cluster: Cluster, job: str, nodes: str, whole: Path, asked
         f"job {job} on {nodes}, restart 0 of at most 10",
         asked,
         "checkpoint written, --resume",
-        "putting the job back into the queue",
+        "requeueing the job",
         f"job {job} on {nodes}, restart 1 of at most 10",
         "resuming after epoch ",
         "finished: best validation accuracy",
@@ -63,7 +63,7 @@ def test_restarts_are_limited(cluster: Cluster, project: Path, prepared_folder: 
     cluster.run("scancel", "--batch", "--signal=TERM", job)
     assert cluster.wait(job) == "FAILED"
     assert cluster.show(job)["ExitCode"] == "75:0"
-    assert "not put back; sbatch it again to go on" in cluster.log(job)
+    assert "not requeued; resubmit it to continue" in cluster.log(job)
     assert cluster.processes() == []
 
 
@@ -72,5 +72,5 @@ def test_a_time_limit_puts_the_job_back_and_it_goes_on(time_limited: tuple[Clust
     cluster, job = time_limited
     cluster.wait_for_restart(job)
     assert cluster.wait(job) == "COMPLETED", cluster.log(job)
-    assert "asked to stop by USR1: ended with status 75" in cluster.log(job)
+    assert "asked to stop (USR1): ended with status 75" in cluster.log(job)
     assert_it_went_on(cluster, job, "n[3-4]", whole, "stopped on request (SIGUSR1)")

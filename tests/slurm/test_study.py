@@ -65,7 +65,7 @@ def test_a_cancelled_study_leaves_no_process_and_is_not_put_back(cluster: Cluste
     first, _ = study
     shown = cluster.show(first)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
-    assert "putting the job back" not in cluster.log(first)
+    assert "requeueing the job" not in cluster.log(first)
 
 
 def test_submitted_again_it_runs_what_was_missing(cluster: Cluster, study: tuple[str, str]) -> None:
