@@ -1,4 +1,4 @@
 """What will go wrong with a job, told before it starts.
 
-look (what each rank sees) -> link (what the ranks measure together) -> problems (rules, without MPI) -> table.
+rank_facts (what each rank sees) -> link (what the ranks measure together) -> problems (rules, without MPI) -> table.
 """
