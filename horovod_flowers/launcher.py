@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("no command is given: add it behind --, such as -- python -m horovod_flowers.train")
         launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
         launcher.check(config.ranks)
-        spelled = launcher.command(config.ranks, command)
+        whole_command = launcher.command(config.ranks, command)
         if config.dry_run:
-            print(shlex.join(spelled))
+            print(shlex.join(whole_command))
             return
-        ending = run_job(spelled)
+        ending = run_job(whole_command)
         if ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
             print(
                 "horovod_flowers.launcher: a rank was killed (SIGKILL: its node's memory ran out, or somebody ended "

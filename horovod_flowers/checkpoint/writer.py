@@ -1,5 +1,6 @@
 """Writes checkpoints beside the training, which waits while the state is copied and no longer."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ import numpy as np
 from horovod_flowers.checkpoint.format import SavedProgress, save_checkpoint
 
 NICENESS = 10
-"""Of the thread that writes, on Linux a thread's own: it takes little of the core that it shares with the training,
-unless that waits. At 19 it would hardly get on where all cores compute."""
+"""Of the thread that writes, above that of the process; on Linux a thread's own. It takes little of the core that it
+shares with the training, unless that waits. 19 more would hardly get on where all cores compute."""
+_HIGHEST_NICENESS = 19
 
 
 class CheckpointWriter:
@@ -50,7 +52,12 @@ class CheckpointWriter:
 
 
 def _step_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    # Only ever upwards, which needs no privilege: a job may be niced already. Where it is refused all the same, the
+    # checkpoint matters more than the time that it takes from the training.
+    with contextlib.suppress(OSError):
+        thread = threading.get_native_id()
+        inherited = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(inherited + NICENESS, _HIGHEST_NICENESS))
 
 
 def _allocate(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, np.ndarray]:

@@ -61,16 +61,16 @@ class PreflightConfig(RunConfig):
 
     def _limit(self, name: str, usual: float) -> float:
         """The option, else what the site's variable says, else what is usual (UserError)."""
-        said, where = getattr(self, name), name
-        if said is None:
+        given, where = getattr(self, name), name
+        if given is None:
             where = f"FLOWERS_{name.upper()}"
-            said = os.environ.get(where, usual)
+            given = os.environ.get(where, usual)
         try:
-            value = float(said)
+            value = float(given)
         except ValueError:
             value = -1.0
         if not 0 <= value < float("inf"):
-            raise UserError(f"{where} is {said}: give 0 or a positive number")
+            raise UserError(f"{where} is {given}: give 0 or a positive number")
         return value
 
     @property
@@ -128,11 +128,11 @@ def reaches_others(ranks: Ranks) -> bool:
 
 
 def look_at_data(config: RunConfig, ranks: Ranks) -> tuple[str | None, str | None]:
-    """Digest of the prepared images, and what is wrong with them here, as 'what: remedy'. Every rank calls it.
+    """Digest of the prepared images, and what is wrong with them on this node, as 'what: remedy'. Every rank calls it.
 
     Drawn flowers that are not there yet are nothing wrong: the first run draws them.
     """
-    found, told = None, None
+    found, problem = None, None
     root = Path(config.data.prepared_dir)
     if ranks.rank == 0:
         try:
@@ -140,12 +140,12 @@ def look_at_data(config: RunConfig, ranks: Ranks) -> tuple[str | None, str | Non
             if found is not None:
                 split_checked(found, config, ranks.size)
             elif config.data.source != "synthetic":
-                told = f"the photos are not prepared: run {command_for(config.data)} on the login node"
+                problem = f"the photos are not prepared: run {command_for(config.data)} on the login node"
         except UserError as error:
-            told = str(error)
-    digest, told = ranks.broadcast((found.digest if found is not None else None, told))
-    if told is not None or digest is None:
-        return digest, told
+            problem = str(error)
+    digest, problem = ranks.broadcast((found.digest if found is not None else None, problem))
+    if problem is not None or digest is None:
+        return digest, problem
     try:
         read_ends(open_prepared(root / "objects" / digest))
     except (OSError, ValueError, KeyError) as error:

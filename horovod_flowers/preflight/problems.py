@@ -76,19 +76,19 @@ def _unlike(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
 
 def _shared_cores(ranks: Sequence[RankFacts], limits: Limits) -> Iterator[Finding]:
     for machine in dict.fromkeys(rank.machine for rank in ranks):
-        here = [rank for rank in ranks if rank.machine == machine]
-        sharing = [rank for rank in here if rank.cores.oversubscribed]
+        on_machine = [rank for rank in ranks if rank.machine == machine]
+        sharing = [rank for rank in on_machine if rank.cores.oversubscribed]
         if not sharing:
             continue
-        hosts = list(dict.fromkeys(rank.host for rank in here))
+        hosts = list(dict.fromkeys(rank.host for rank in on_machine))
         where = hosts[0] if len(hosts) == 1 else f"{_names(hosts)}, which are one machine,"
         text = (
             f"oversubscribed: ranks {_numbers(sharing)} on {where} share cores; their times are not a measure of speed"
         )
-        cpus = len({cpu for rank in here for cpu in rank.bound_to})
-        bound = any(set(rank.bound_to) != set(here[0].bound_to) for rank in here) or cpus < len(here)
+        cpus = len({cpu for rank in on_machine for cpu in rank.bound_to})
+        bound = any(set(rank.bound_to) != set(on_machine[0].bound_to) for rank in on_machine) or cpus < len(on_machine)
         remedy = f"start fewer ranks there, or ask for more cores (these have {cpus} CPUs)"
-        if bound and cpus < len(here):
+        if bound and cpus < len(on_machine):
             remedy += "; if the node has more, the launcher binds ranks: mpirun --bind-to none, srun --cpu-bind=none"
         elif bound:
             remedy = "leave binding to the ranks: mpirun --bind-to none, srun --cpu-bind=none"
@@ -120,24 +120,24 @@ def _narrow(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
 
 def _quota(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
     for machine in dict.fromkeys(rank.machine for rank in ranks):
-        here = [rank for rank in ranks if rank.machine == machine]
-        cores = len({cpu for rank in here for cpu in rank.cores.cpus})
-        quotas = [rank.cpu_quota for rank in here if rank.cpu_quota is not None]
+        on_machine = [rank for rank in ranks if rank.machine == machine]
+        cores = len({cpu for rank in on_machine for cpu in rank.cores.cpus})
+        quotas = [rank.cpu_quota for rank in on_machine if rank.cpu_quota is not None]
         if quotas and min(quotas) + 0.01 < cores:
             yield Finding(
-                f"{here[0].host} may use {min(quotas):g} cores' worth of time, and its ranks take {cores} CPUs",
+                f"{on_machine[0].host} may use {min(quotas):g} cores' worth of time, and its ranks take {cores} CPUs",
                 "raise the container's CPU limit, or start fewer ranks or threads",
             )
 
 
 def _memory(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
     for machine in dict.fromkeys(rank.machine for rank in ranks):
-        here = [rank for rank in ranks if rank.machine == machine]
-        left = min(rank.memory_bytes for rank in here)
-        if left < LEAST_MEMORY_BYTES * len(here):
+        on_machine = [rank for rank in ranks if rank.machine == machine]
+        left = min(rank.memory_bytes for rank in on_machine)
+        if left < LEAST_MEMORY_BYTES * len(on_machine):
             yield Finding(
-                f"{here[0].host} has {left / 2**30:.1f} GiB of memory left for {_count(len(here), 'rank')}, and each "
-                f"needs about {LEAST_MEMORY_BYTES / 2**30:g}",
+                f"{on_machine[0].host} has {left / 2**30:.1f} GiB of memory left for "
+                f"{_count(len(on_machine), 'rank')}, and each needs about {LEAST_MEMORY_BYTES / 2**30:g}",
                 "start fewer ranks a node, or ask for more memory (sbatch --mem)",
             )
 

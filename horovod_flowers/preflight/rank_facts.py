@@ -55,7 +55,7 @@ class RankFacts:
 
 
 def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: int) -> dict[str, Any]:
-    """The fields of this rank's Look that need no TensorFlow. Every rank calls it: the clocks are compared."""
+    """The fields of this rank's RankFacts that need no TensorFlow. Every rank calls it: the clocks are compared."""
     return {
         "rank": ranks.rank,
         "local_rank": ranks.local_rank,

@@ -23,19 +23,21 @@ def print_nodes(ranks: Sequence[RankFacts]) -> None:
         table.add_column(name, justify="right" if name in ("ranks", "threads", "memory GiB", "clock s") else "left")
     hosts = list(dict.fromkeys(rank.host for rank in ranks))
     for host in hosts[:NODES_SHOWN]:
-        here = [rank for rank in ranks if rank.host == host]
-        more = f"; and {len(here) - RANKS_SHOWN} more" if len(here) > RANKS_SHOWN else ""
-        threads = sorted({rank.threads for rank in here})
-        data = "not readable" if any(rank.data for rank in here) else "readable" if here[0].digest else "not drawn yet"
+        on_host = [rank for rank in ranks if rank.host == host]
+        more = f"; and {len(on_host) - RANKS_SHOWN} more" if len(on_host) > RANKS_SHOWN else ""
+        threads = sorted({rank.threads for rank in on_host})
+        data = "readable" if on_host[0].digest else "not drawn yet"
+        if any(rank.data for rank in on_host):
+            data = "not readable"
         table.add_row(
             host,
-            str(len(here)),
-            "; ".join(f"{rank.rank}: {spans(rank.cores.cpus)}" for rank in here[:RANKS_SHOWN]) + more,
+            str(len(on_host)),
+            "; ".join(f"{rank.rank}: {spans(rank.cores.cpus)}" for rank in on_host[:RANKS_SHOWN]) + more,
             "/".join(map(str, threads)),
-            f"{min(rank.memory_bytes for rank in here) / 2**30:.1f}",
-            ", ".join(sorted({name for rank in here for name in rank.interfaces})) or "shared memory",
+            f"{min(rank.memory_bytes for rank in on_host) / 2**30:.1f}",
+            ", ".join(sorted({name for rank in on_host for name in rank.interfaces})) or "shared memory",
             data,
-            f"{max((look.clock_offset_seconds for look in here), key=abs):+.3f}",
+            f"{max((rank.clock_offset_seconds for rank in on_host), key=abs):+.3f}",
         )
     console.print(table)
     if len(hosts) > NODES_SHOWN:

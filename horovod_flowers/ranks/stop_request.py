@@ -63,8 +63,8 @@ class StopRequest:
         return _name(stop)
 
     @property
-    def told(self) -> str | None:
-        """The signal's name where this process was told to stop, whatever the others know."""
+    def received(self) -> str | None:
+        """The signal's name where this process has received one, whatever the others know."""
         return _name(self._own)
 
     def forget(self) -> None:
@@ -73,8 +73,8 @@ class StopRequest:
 
     def agreed_now(self, ranks: Ranks) -> str | None:
         """The same between two epochs, where the ranks wait for each other anyway."""
-        told = self._awaited()
-        return _name(int(ranks.allreduce_max(max(told, self._own))))
+        awaited = self._awaited()
+        return _name(int(ranks.allreduce_max(max(awaited, self._own))))
 
     def _awaited(self) -> int:
         """What the ranks told each other after the update before; 0 where they did not."""

@@ -35,7 +35,7 @@ class HostsChanged(Exception):
 class News(Protocol):
     """Whether the launcher has told this rank that there are other hosts."""
 
-    told: bool
+    hosts_changed: bool
 
 
 class Commits:
@@ -72,5 +72,5 @@ class Commits:
 
     def check_hosts(self, ranks: Ranks) -> None:
         """Raise HostsChanged on all ranks if horovodrun has found other hosts. Every rank calls it, after a commit."""
-        if ranks.allreduce_max(self._news.told):
+        if ranks.allreduce_max(self._news.hosts_changed):
             raise HostsChanged

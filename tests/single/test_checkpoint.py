@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from horovod_flowers.checkpoint.format import (
     forget_later,
     load_checkpoint,
     load_newest,
+    read_progress,
     save_checkpoint,
 )
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.checkpoint.writer import NICENESS, CheckpointWriter
 from horovod_flowers.model.registry import build_model
 from horovod_flowers.runtime.errors import UserError
+from tests.conftest import clean_environment
 
 
 def make(image_size: int = 32, seed: int = 0, optimizer: Any = None) -> tuple[Any, Any]:
@@ -206,6 +211,55 @@ def test_a_writer_writes_beside_and_tells_what_went_wrong(tmp_path: Path) -> Non
         writer.finish()
     with pytest.raises(OSError, match="checkpoints"):
         _ = writer.busy
+
+
+NICED = """
+import os, threading
+from pathlib import Path
+import numpy as np
+from horovod_flowers.checkpoint.format import SavedProgress
+from horovod_flowers.checkpoint.writer import CheckpointWriter
+from horovod_flowers.runlog.training_progress import BEGINNING
+
+def write(folder):
+    # Returns the niceness of the thread that wrote it.
+    before = threading.enumerate()
+    writer = CheckpointWriter(Path(folder), 2, {"weight.0000": ((3,), np.dtype(np.float32))})
+    reached = SavedProgress.of(BEGINNING.after_epoch(7, 1.5), model="m", class_names=("a",), data_digest="d")
+    writer.begin(writer.buffers(), reached)
+    writer.finish()
+    (thread,) = (thread for thread in threading.enumerate() if thread not in before)
+    return os.getpriority(os.PRIO_PROCESS, thread.native_id)
+
+if os.geteuid() == 0:  # who may lower a niceness: become somebody who may not
+    write("as-root")  # imports all that there is: this Python may lie where others cannot read
+    os.setgid(65534)
+    os.setuid(65534)
+os.nice(15)
+print(write("checkpoints"))
+"""
+
+
+def test_a_process_that_is_niced_already_writes_its_checkpoint() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path, which nobody else may enter
+        Path(folder).chmod(0o777)
+        words = [sys.executable, "-c", NICED]
+        ended = subprocess.run(
+            words, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (0, "19\n"), ended.stderr
+        assert read_progress(Path(folder) / "checkpoints" / "last.safetensors").epochs_done == 1
+
+
+def test_a_system_that_refuses_niceness_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: int) -> None:
+        raise PermissionError("refused")
+
+    monkeypatch.setattr(os, "setpriority", refused)
+    writer = CheckpointWriter(tmp_path, 2, {"weight.0000": ((3,), np.dtype(np.float32))})
+    writer.begin(writer.buffers(), progress(1, 1))
+    writer.finish()
+    assert read_progress(tmp_path / "last.safetensors").epochs_done == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\x80\x04pickle"])

@@ -18,11 +18,11 @@ class HostNews:
 
         notification_manager.init()
         notification_manager.register_listener(self)
-        self.told = False
+        self.hosts_changed = False
 
     def on_hosts_updated(self, timestamp: int, result: Any) -> None:
         """Called by Horovod's thread."""
-        self.told = True
+        self.hosts_changed = True
 
 
 def newest(world: Communicator, own: Commit | None, root: int) -> Commit:

@@ -34,9 +34,9 @@ def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) 
     news = HostNews()
     member = Member(config, job, rendezvous.slot, threads, gpu, news)
     while True:
-        news.told = False
+        news.hosts_changed = False
         try:
-            os.environ |= rendezvous.meet(lambda: member.stop_if_told(request)).variables()
+            os.environ |= rendezvous.meet(lambda: member.stop_if_requested(request)).variables()
         except LeftOut:
             say(f"{rendezvous.slot} is no longer one of the job's slots: its rank ends")
             return

@@ -89,11 +89,11 @@ class Member:
             self._trainer.leave()
         self._trainer = None
 
-    def stop_if_told(self, request: StopRequest) -> None:
-        """While no other ranks are there: write a checkpoint of the last commit and raise Stopped, where told to."""
-        if request.told is not None:
+    def stop_if_requested(self, request: StopRequest) -> None:
+        """While no other ranks are there: where this process was asked to stop, save its commit and raise Stopped."""
+        if request.received is not None:
             where = self.save_commit() or "without a checkpoint"
-            raise Stopped(f"stopped on request ({request.told}) while waiting for other ranks, {where}")
+            raise Stopped(f"stopped on request ({request.received}) while waiting for other ranks, {where}")
 
     def save_commit(self) -> str | None:
         """Write a checkpoint of this process' last commit, unless another rank has; where it stands.
@@ -135,11 +135,11 @@ class Member:
         )
         members: list[MemberInfo] = world.allgather(own)
         met, rank, machines = time.monotonic(), world.rank, [each.machine for each in members]
-        here = [number for number, machine in enumerate(machines) if machine == own.machine]
+        same_machine = [number for number, machine in enumerate(machines) if machine == own.machine]
         root = max(range(len(members)), key=lambda number: (members[number].committed, -number))
         continuing = members[root].committed >= 0
         ranks = (ContinuingRanks if continuing else Ranks)(
-            rank, len(members), here.index(rank), len(here), ELASTIC, world
+            rank, len(members), same_machine.index(rank), len(same_machine), ELASTIC, world
         )
         if continuing:
             commit = newest(world, self._commits.last, root)
@@ -147,8 +147,8 @@ class Member:
             config = commit.config
         else:
             config = self._config_of_first_ranks(ranks)
-        masks = [members[number].cpus for number in here]
-        cores = unbound(masks, {cpu: core_of(cpu) for mask in masks for cpu in mask}, here.index(rank))
+        masks = [members[number].cpus for number in same_machine]
+        cores = unbound(masks, {cpu: core_of(cpu) for mask in masks for cpu in mask}, same_machine.index(rank))
         trainer = self._set_up(config, ranks, cores, request, new=not continuing)
         if continuing and rank == 0:
             change = _change(members, root, first_step=trainer.reached, waited_seconds=time.monotonic() - met)
@@ -222,12 +222,12 @@ def _write(folder: RunFolder, change: Change) -> None:
     log = LineLog(folder.changes)
     log.write(change)
     log.close()
-    went = [f"lost {', '.join(change.left)}"] if change.left else []
-    went += [f"joined by {', '.join(change.joined)}"] if change.joined else []
-    again = f", {change.steps_lost} steps to repeat" if change.steps_lost else ""
+    who = [f"lost {', '.join(change.left)}"] if change.left else []
+    who += [f"joined by {', '.join(change.joined)}"] if change.joined else []
+    lost_steps = f", {change.steps_lost} steps to repeat" if change.steps_lost else ""
     say(
-        f"{change.ranks_before} -> {change.ranks_after} ranks ({'; '.join(went) or change.cause}): continuing with "
-        f"step {change.step}{again}, after {change.pause_seconds:.1f} s"
+        f"{change.ranks_before} -> {change.ranks_after} ranks ({'; '.join(who) or change.cause}): continuing with step "
+        f"{change.step}{lost_steps}, after {change.pause_seconds:.1f} s"
     )
 
 

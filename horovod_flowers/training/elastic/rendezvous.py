@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 
-HERE, VERDICT = "flowers.here", "flowers.verdict"
+ARRIVED, VERDICT = "flowers.arrived", "flowers.verdict"
 _GO, _AGAIN = b"go", b"again"
 _VARIABLES = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
 _REQUEST_SECONDS = 30.0
@@ -33,9 +33,9 @@ class Place:
 
     def variables(self) -> dict[str, str]:
         """What Horovod starts with."""
-        told = {f"HOROVOD_{name}": str(value) for name, value in zip(_VARIABLES, astuple(self), strict=True)}
+        variables = {f"HOROVOD_{name}": str(value) for name, value in zip(_VARIABLES, astuple(self), strict=True)}
         # Else it asks for a rank once more, which counts as being lost once more.
-        return told | {"HOROVOD_ELASTIC": "0"}
+        return variables | {"HOROVOD_ELASTIC": "0"}
 
 
 class LeftOut(Exception):
@@ -55,7 +55,7 @@ class Rendezvous:
         address, port = variables["HOROVOD_GLOO_RENDEZVOUS_ADDR"], variables["HOROVOD_GLOO_RENDEZVOUS_PORT"]
         self._server = f"http://{address}:{port}"
         self._patience = 4 * float(variables.get("HOROVOD_GLOO_TIMEOUT_SECONDS", "30"))
-        self._told: Place | None = Place(*(int(variables[f"HOROVOD_{name}"]) for name in _VARIABLES))
+        self._assigned: Place | None = Place(*(int(variables[f"HOROVOD_{name}"]) for name in _VARIABLES))
 
     def meet(self, while_waiting: Callable[[], None] = lambda: None) -> Place:
         """Wait until all processes of the next world are there; call `while_waiting` now and then.
@@ -82,8 +82,8 @@ class Rendezvous:
             found.put(error)
 
     def _place(self) -> Place:
-        place = self._told or self._ask()
-        self._told = None
+        place = self._assigned or self._ask()
+        self._assigned = None
         while not self._all_there(place):
             place = self._ask()
         return place
@@ -97,13 +97,13 @@ class Rendezvous:
         return place
 
     def _all_there(self, place: Place) -> bool:
-        self._put(HERE, str(place.rank), _GO)
+        self._put(ARRIVED, str(place.rank), _GO)
         pause = min(2.0, 0.05 + 0.001 * place.size)
         deadline = time.monotonic() + (1 if place.rank == 0 else 2) * self._patience
         missing = set(range(1, place.size))
         while time.monotonic() < deadline:
             if place.rank == 0:
-                missing = {rank for rank in missing if self._get(HERE, str(rank)) is None}
+                missing = {rank for rank in missing if self._get(ARRIVED, str(rank)) is None}
                 if not missing:
                     break
             elif (verdict := self._get(VERDICT, "world")) is not None:
