@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import jsonargparse
 import yaml
 
+from horovod_flowers.config.options import Option, flag_of, options_of
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError, first_line
 
@@ -119,7 +120,7 @@ def start_of(options: Config) -> Config:
 
 def _presets(kind: type) -> tuple[str, Path] | None:
     """The option that names a preset, and the folder of their files."""
-    found = ((item.name, item.metadata["presets"]) for item in dataclasses.fields(kind) if "presets" in item.metadata)
+    found = ((name, declared.presets) for name, declared in options_of(kind).items() if declared.presets is not None)
     return next(found, None)
 
 
@@ -146,8 +147,7 @@ def _preset_words(kind: type, name: str | None) -> list[str]:
 
 
 def _positionals(kind: type) -> str:
-    found = [item.name.upper() for item in dataclasses.fields(kind) if item.metadata.get("positional")]
-    return "".join(f" {name}..." for name in found)
+    return "".join(f" {name.upper()}..." for name, declared in options_of(kind).items() if declared.positional)
 
 
 def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "") -> None:
@@ -158,9 +158,9 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
     for item in dataclasses.fields(kind):
         if item in nested:
             continue
-        flag = f"--{prefix}{item.name.replace('_', '-')}"
-        text, hint = item.metadata["help"], hints[item.name]
-        if item.metadata.get("positional"):
+        declared: Option = item.metadata["option"]
+        flag, text, hint = flag_of(f"{prefix}{item.name}"), declared.help, hints[item.name]
+        if declared.positional:
             group.add_argument(item.name, nargs="+", type=str, help=text)
         elif hint is bool:
             group.add_argument(
@@ -169,8 +169,8 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
                 default=item.default,
                 help=text,
             )
-        elif item.metadata.get("words"):
-            group.add_argument(flag, nargs=item.metadata["words"], type=str, default=item.default, help=text)
+        elif declared.words:
+            group.add_argument(flag, nargs=declared.words, type=str, default=item.default, help=text)
         else:
             group.add_argument(flag, type=hint, default=item.default, help=text)
     for item in nested:

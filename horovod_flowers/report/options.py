@@ -24,7 +24,9 @@ class ReportConfig:
         None, "name, or pattern such as 'strong-2ranks-*', of the runs to take ratios against (default: one rank)"
     )
     compare: tuple[str, ...] | None = option(
-        None, "two names or patterns of runs to set side by side; a difference is claimed where intervals are apart", 2
+        None,
+        "two names or patterns of runs to set side by side; a difference is claimed where intervals are apart",
+        words=2,
     )
     allow_differences: bool = option(
         False, "take ratios of runs that differ in more than one factor, too; figures are marked"

@@ -148,5 +148,5 @@ def _ratio(point: Point) -> str:
         )
     return (
         f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}): its one-rank baseline "
-        f"is missing; run: {baseline_command(point)}"
+        f"is missing{point.nearest}; run: {baseline_command(point)}"
     )

@@ -63,8 +63,9 @@ def _check_types(kind: type, values: dict[Any, Any], prefix: str) -> None:
         if name not in hints:
             raise UserError(f"there is no option {prefix}{name}: the file is of another version")
     for item in dataclasses.fields(kind):
-        if item.name not in values and "before" in item.metadata:
-            values[item.name] = item.metadata["before"]  # what runs did when the option was not there yet
+        declared = item.metadata.get("option")
+        if item.name not in values and declared is not None and declared.came_later:
+            values[item.name] = declared.before  # what runs did when the option was not there yet
         if item.name not in values:
             raise UserError(f"{prefix}{item.name} is missing: the file is half-written or of another version")
         value, hint = values[item.name], hints[item.name]
