@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from horovod_flowers.config.choices import PrecisionChoice
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import option, positional
 from horovod_flowers.data.batches import Prefetcher
@@ -49,9 +50,7 @@ class PredictConfig:
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
     output: str = option("predictions.csv", "table to write, by its ending: .csv, .jsonl or .parquet")
     batch: int = option(32, "photos that a rank decodes and classifies at a time")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "as in training: bf16 where the CPU has instructions for it"
-    )
+    precision: PrecisionChoice = option("auto", "as in training: bf16 where the CPU has instructions for it")
     threads: int = option(
         0, "threads that decode and compute on each rank; 0: as many as its share of the node's cores"
     )

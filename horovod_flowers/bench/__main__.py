@@ -29,6 +29,7 @@ from horovod_flowers.bench.contenders import (
     our_contenders,
 )
 from horovod_flowers.bench.table import print_costs, print_ratios, print_table
+from horovod_flowers.config.choices import INDEPENDENT, PRECISION_CHOICES, STRATEGIES
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.config.options import option
@@ -46,7 +47,7 @@ from horovod_flowers.runtime.files import writable_folder, write_whole
 from horovod_flowers.runtime.machine import cpu_flags, own_command
 
 SCHEMA = 2
-STRATEGIES = ("none", "allreduce", "sharded", "tensor", "mesh")
+CEILING_FIRST = tuple(sorted(STRATEGIES, key=lambda name: name != INDEPENDENT))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class BenchConfig:
     """Options of the bench."""
 
     ranks: str = option("1,2", "numbers of ranks, separated by commas")
-    strategies: str = option(",".join(STRATEGIES), "strategies to measure, separated by commas (mesh from 4 ranks on)")
+    strategies: str = option(
+        ",".join(CEILING_FIRST), "strategies to measure, separated by commas (mesh from 4 ranks on)"
+    )
     precisions: str = option("auto", "of fp32, bf16, fp16, separated by commas; auto: fp32, and bf16 where there is it")
     per_rank_batch: int = option(32, "images a rank and step")
     repetitions: int = option(7, "runs of each contender")
@@ -76,7 +79,7 @@ class BenchConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: give a positive whole number")
         if not all(word.isdigit() and int(word) for word in self.ranks.split(",")):
             raise UserError(f"ranks is {self.ranks!r}: give positive whole numbers separated by commas, such as 1,2")
-        for name, allowed in (("strategies", STRATEGIES), ("precisions", ("auto", "fp32", "bf16", "fp16"))):
+        for name, allowed in (("strategies", CEILING_FIRST), ("precisions", PRECISION_CHOICES)):
             for word in getattr(self, name).split(","):
                 if word not in allowed:
                     raise UserError(f"{name} names {word!r}: allowed are {', '.join(allowed)}, separated by commas")

@@ -12,12 +12,11 @@ StrategyName = Literal["allreduce", "sharded", "tensor", "mesh", "none"]
 StrategyChoice = Literal[StrategyName, "auto"]
 """What may be asked for."""
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 STRATEGY_CHOICES: tuple[StrategyChoice, ...] = get_args(StrategyChoice)
 
-DIVIDE_LAYERS: tuple[StrategyName, ...] = ("tensor", "mesh")
-"""Strategies that divide large Dense layers over ranks."""
-NO_EXCHANGE: StrategyName = "none"
-"""The strategy whose ranks train independently: the ceiling, without a common model."""
+DIVIDING: tuple[StrategyName, ...] = ("tensor", "mesh")
+"""Those that divide large Dense layers over ranks."""
+INDEPENDENT: StrategyName = "none"
+"""The one whose ranks train independently: no communication, no common model. It measures the machine's ceiling."""

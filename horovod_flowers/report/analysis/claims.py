@@ -54,7 +54,7 @@ def before_and_after(series: Sequence[Series]) -> BeforeAfter | None:
         point
         for members in series
         for point in members.points
-        if point.strategy != "none" and point.speed_up is not None and point.baseline and point.baseline.ranks == 1
+        if not point.is_ceiling and point.speed_up is not None and point.baseline and point.baseline.ranks == 1
     ]
     if not candidates:
         return None
@@ -255,8 +255,7 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
     chosen = [
         point
         for point in points
-        if point.ranks == check.ranks
-        and (point.strategy == check.strategy if check.strategy else point.strategy != "none")
+        if point.ranks == check.ranks and (point.strategy == check.strategy if check.strategy else not point.is_ceiling)
     ]
     if not chosen:
         return Verdict(check, False, f"there is no run of {check.ranks} ranks" + _of(check.strategy))

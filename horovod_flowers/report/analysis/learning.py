@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import learned_from, strategy_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -87,4 +88,4 @@ def reached_by(points: Sequence[Point], accuracy: float | None) -> list[Reached]
 
 
 def _same_learning(one: RunSummary, other: RunSummary) -> bool:
-    return learned_from(one) == learned_from(other) and strategy_of(one) != "none"
+    return learned_from(one) == learned_from(other) and strategy_of(one) != INDEPENDENT

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
@@ -113,6 +114,11 @@ class Point:
         """Of all ranks together (strong), or of each (weak)."""
         work = dict(self.work)
         return int(work["global_batch"] if self.scaling == "strong" else work["per_rank_batch"])
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether nothing was communicated: no strategy to compare, but what the machine gives."""
+        return self.strategy == INDEPENDENT
 
     @property
     def precision(self) -> str:
@@ -239,6 +245,11 @@ class Series:
         """Such as 'allreduce, strong scaling, bf16'."""
         point = self.points[0]
         return f"{self.strategy}, {point.scaling} scaling, {point.precision}"
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether nothing was communicated."""
+        return self.strategy == INDEPENDENT
 
     @property
     def rated(self) -> list[Point]:

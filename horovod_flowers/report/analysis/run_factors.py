@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from horovod_flowers.config.choices import NO_EXCHANGE
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.options import Effect, flat_options, names_of, options_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -72,7 +72,7 @@ def strategy_of(run: RunSummary) -> str:
     words = [harmless(strategy)]
     if strategy == "mesh" and run.config["model_parallel_size"] is None:
         words.append("of nodes")
-    if strategy != NO_EXCHANGE:
+    if strategy != INDEPENDENT:
         for name, value in _options(run, Effect.STRATEGY).items():
             declared = options_of(RunConfig)[name]
             if value != declared.default and (not declared.strategies or strategy in declared.strategies):

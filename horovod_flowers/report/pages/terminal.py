@@ -132,7 +132,7 @@ def _note(point: Point) -> str:
 
 def _ratio(point: Point) -> str:
     if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
-        ceiling = " (the ceiling: nothing communicated, no common model)" if point.strategy == "none" else ""
+        ceiling = " (the ceiling: nothing communicated, no common model)" if point.is_ceiling else ""
         base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
         speed_up = figure(point.speed_up, 2)
         if not point.speed_up.has_interval and len(point.runs) > 1:
