@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.command_line import build, flags, start_of
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
@@ -75,10 +73,7 @@ class TrainingPoint(Point):
         folder = RunFolder(runs_dir / self.name)
         if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
             return False
-        try:
-            stored = build(RunConfig, load_yaml(folder.config))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
+        stored = build(RunConfig, options_in(folder.config))
         was, now = (flat_options(asdict(config)) for config in (stored, self.config))
         # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
         where = names_of(RunConfig, Effect.FOLDER, Effect.PLACE)

@@ -5,14 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from horovod_flowers.config.command_line import build, parse
 from horovod_flowers.config.options import flag_of, flat_options, options_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -34,7 +33,7 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     if not config.resume:
         return config
     folder.check(overwrite=False, resume=True)
-    stored = _stored_options(folder.config)
+    stored = options_in(folder.config)
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
         return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
     # Another strategy: what the one before was told says nothing about it.
@@ -52,19 +51,9 @@ def has_ended(config: RunConfig) -> bool:
     return config.resume and result.exists() and read_json(result, Result).ends(config.epochs)
 
 
-def _stored_options(path: Path) -> dict[str, Any]:
-    try:
-        options = load_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): start another run") from error
-    if not isinstance(options, dict):
-        raise UserError(f"{path} does not hold a run's options: start another run")
-    return options
-
-
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
     """Refuse options under which the resumed run would not be the same training (UserError)."""
-    earlier = build(RunConfig, _stored_options(folder.config))
+    earlier = build(RunConfig, options_in(folder.config))
     earlier_batch = read_json(folder.environment, Environment).global_batch
     batch = config.global_batch_for(size)
     if batch != earlier_batch:
