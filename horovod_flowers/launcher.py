@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option
+from horovod_flowers.config.options import check_limits, option
 from horovod_flowers.launch.job import run_job
 from horovod_flowers.launch.launchers import (
     choose_launcher,
@@ -27,7 +27,7 @@ from horovod_flowers.runtime.exit import error_boundary
 class LauncherConfig:
     """How to start ranks."""
 
-    ranks: int = option(1, "ranks to start")
+    ranks: int = option(1, "ranks to start", at_least=1)
     launcher: Literal["auto", "mpirun", "horovodrun", "srun"] = option(
         "auto", "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself"
     )
@@ -41,8 +41,7 @@ class LauncherConfig:
     dry_run: bool = option(False, "print the command instead of running it")
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise UserError(f"ranks is {self.ranks}: give a positive whole number")
+        check_limits(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

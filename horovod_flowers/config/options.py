@@ -4,6 +4,7 @@ What an option means is declared with it, once: its limits, which strategies use
 have different (`Effect`), from which follow whether it may change on resume and what the report compares.
 """
 
+import re
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -175,6 +176,13 @@ def check_limits(config: Any, prefix: str = "") -> None:
     for item in fields(config):
         if "option" in item.metadata:
             item.metadata["option"].check_limits(f"{prefix}{item.name}", getattr(config, item.name))
+
+
+def rank_counts(words: str) -> list[int]:
+    """The numbers of an option called ranks, such as '1,2'. Raises UserError."""
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", word, re.ASCII) for word in words.split(",")):
+        raise UserError(f"ranks is {words!r}: give positive whole numbers separated by commas, such as 1,2")
+    return [int(word) for word in words.split(",")]
 
 
 def check_strategy(config: Any, strategy: str) -> None:
