@@ -1,17 +1,13 @@
 """The config.yaml of a run, read back as what it was written from. No TensorFlow here."""
 
-import math
 import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from horovod_flowers.config.command_line import build
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.yaml_file import options_in
-from horovod_flowers.runlog.field_types import LARGEST
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import check_regular
 
@@ -35,7 +31,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _complete(kind: type, values: dict[Any, Any], prefix: str) -> None:
-    """Add the options that came later; refuse one that is unknown, missing or of another type (UserError)."""
+    """Add the options that came later; refuse one that is unknown or missing (UserError)."""
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -50,16 +46,3 @@ def _complete(kind: type, values: dict[Any, Any], prefix: str) -> None:
             if not isinstance(values[name], dict):
                 raise UserError(f"{prefix}{name} is not a group of options")
             _complete(typing.cast(type, hint), values[name], f"{prefix}{name}.")
-        elif not _fits(values[name], hint):
-            raise UserError(f"{prefix}{name} is {str(values[name])[:100]!r}, which is of another kind than that option")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, and a number one that 64 bits hold."""
-    try:
-        msgspec.convert(value, hint)
-    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: half of a character
-        return False
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or abs(value) <= LARGEST
