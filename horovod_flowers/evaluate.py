@@ -19,7 +19,7 @@ import numpy as np
 
 from horovod_flowers.checkpoint.format import SavedProgress, read_progress
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.options import check_limits, option, positional
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.data.opening import draw_where_missing
@@ -68,24 +68,22 @@ class EvaluateConfig:
     photos: str | None = option(
         None, "instead of the run's own images, photos that it has not seen: FOLDER/CLASS/*.jpg or *.png"
     )
-    top_k: int = option(TOP_K, "count an image where its class is among this many most probable (at most all)")
+    top_k: int = option(
+        TOP_K, "count an image where its class is among this many most probable (at most all)", at_least=1
+    )
     prepared_dir: str | None = option(None, "where the prepared images are (default: where the run had them)")
     output: str | None = option(
         None, "folder to write (default: RUN/evaluation, or RUN/evaluation-NAME for photos or training images)"
     )
-    batch: int = option(32, "images that a rank classifies at a time")
-    threads: int = option(0, "TensorFlow threads of each rank; 0: as many as its share of the node's cores")
+    batch: int = option(32, "images that a rank classifies at a time", at_least=1)
+    threads: int = option(0, "TensorFlow threads of each rank; 0: as many as its share of the node's cores", at_least=0)
 
     def __post_init__(self) -> None:
         if len(self.run) > 1:
             raise UserError(f"{len(self.run)} runs are given ({', '.join(self.run)}): give one")
         if self.photos is not None and self.split != "validation":
             raise UserError("--photos and --split are given: photos are taken as they are, leave out one of the two")
-        for name in ("batch", "top_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a positive whole number")
-        if self.threads < 0:
-            raise UserError(f"threads is {self.threads}: give 0 or a positive whole number")
+        check_limits(self)
 
     @property
     def images_of(self) -> ImagesOf:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.options import check_limits, option, positional
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.inference.export.exported import (
     FORMAT,
@@ -52,13 +52,12 @@ class ExportConfig:
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
     output: str | None = option(None, "folder to write, which must not be there (default: export in the run's folder)")
     overwrite: bool = option(False, "replace an earlier export")
-    threads: int = option(0, "TensorFlow threads; 0: as many as there are cores")
+    threads: int = option(0, "TensorFlow threads; 0: as many as there are cores", at_least=0)
 
     def __post_init__(self) -> None:
         if len(self.run) > 1:
             raise UserError(f"{len(self.run)} runs are given ({', '.join(self.run)}): give one")
-        if self.threads < 0:
-            raise UserError(f"threads is {self.threads}: give 0 or a positive whole number")
+        check_limits(self)
 
     @property
     def folder(self) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option
+from horovod_flowers.config.options import check_limits, option
 from horovod_flowers.launch.job import run_job
 from horovod_flowers.launch.launchers import LauncherChoice, choose_launcher
 from horovod_flowers.runtime.errors import UserError
@@ -24,8 +24,8 @@ from horovod_flowers.runtime.exit import error_boundary
 class LauncherConfig:
     """How to start ranks."""
 
-    ranks: int = option(1, "ranks to start")
-    launcher: LauncherChoice = option(  # noqa: RUF009 (a choice of names: it does not change)
+    ranks: int = option(1, "ranks to start", at_least=1)
+    launcher: LauncherChoice = option(
         "auto", "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself"
     )
     hosts: str | None = option(
@@ -39,8 +39,7 @@ class LauncherConfig:
     dry_run: bool = option(False, "print the command instead of running it")
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise UserError(f"ranks is {self.ranks}: give a positive whole number")
+        check_limits(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

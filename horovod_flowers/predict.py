@@ -19,8 +19,9 @@ from typing import Literal
 
 import numpy as np
 
+from horovod_flowers.config.choices import PrecisionChoice
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.options import check_limits, option, positional
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.inference.prediction.decoding import decoded
 from horovod_flowers.inference.prediction.parts import classify, merge, part_of, unreadable_list
@@ -48,12 +49,10 @@ class PredictConfig:
     model: str | None = option(None, "instead of --run: an exported model (python -m horovod_flowers.export)")
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
     output: str = option("predictions.csv", "table to write, by its ending: .csv, .jsonl or .parquet")
-    batch: int = option(32, "photos that a rank decodes and classifies at a time")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "as in training: bf16 where the CPU has instructions for it"
-    )
+    batch: int = option(32, "photos that a rank decodes and classifies at a time", at_least=1)
+    precision: PrecisionChoice = option("auto", "as in training: bf16 where the CPU has instructions for it")
     threads: int = option(
-        0, "threads that decode and compute on each rank; 0: as many as its share of the node's cores"
+        0, "threads that decode and compute on each rank; 0: as many as its share of the node's cores", at_least=0
     )
 
     def __post_init__(self) -> None:
@@ -61,10 +60,7 @@ class PredictConfig:
             given = "neither --run nor --model is" if self.run is None else "both --run and --model are"
             raise UserError(f"{given} given: give --run runs/NAME or --model EXPORTED")
         format_of(Path(self.output))
-        if self.batch < 1:
-            raise UserError(f"batch is {self.batch}: give a positive whole number")
-        if self.threads < 0:
-            raise UserError(f"threads is {self.threads}: give 0 or a positive whole number")
+        check_limits(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.config.options import option
+from horovod_flowers.config.options import check_limits, option
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.preparing import describe, prepare_with_progress
 from horovod_flowers.data.sources import open_source
 from horovod_flowers.runtime.console import say
-from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 
 
@@ -26,13 +25,12 @@ from horovod_flowers.runtime.exit import error_boundary
 class PrepareConfig:
     """Options of the prepare command."""
 
-    processes: int = option(0, "processes that decode; 0: one for each core that this process may use")
+    processes: int = option(0, "processes that decode; 0: one for each core that this process may use", at_least=0)
     strict: bool = option(False, "refuse a source with an unreadable image instead of skipping the image")
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        if self.processes < 0:
-            raise UserError(f"processes is {self.processes}: give 0 or a positive whole number")
+        check_limits(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,9 +29,10 @@ from horovod_flowers.bench.contenders import (
     our_contenders,
 )
 from horovod_flowers.bench.table import print_costs, print_ratios, print_table
+from horovod_flowers.config.choices import INDEPENDENT, PRECISION_CHOICES, STRATEGIES
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.config.options import option
+from horovod_flowers.config.options import check_limits, option, rank_counts
 from horovod_flowers.data.order import steps_per_epoch, validation_range
 from horovod_flowers.data.prepared import find
 from horovod_flowers.data.preparing import prepare_with_progress
@@ -46,7 +47,7 @@ from horovod_flowers.runtime.files import writable_folder, write_whole
 from horovod_flowers.runtime.machine import cpu_flags, own_command
 
 SCHEMA = 2
-STRATEGIES = ("none", "allreduce", "sharded", "tensor", "mesh")
+CEILING_FIRST = tuple(sorted(STRATEGIES, key=lambda name: name != INDEPENDENT))
 
 
 @dataclass(frozen=True)
@@ -54,37 +55,36 @@ class BenchConfig:
     """Options of the bench."""
 
     ranks: str = option("1,2", "numbers of ranks, separated by commas")
-    strategies: str = option(",".join(STRATEGIES), "strategies to measure, separated by commas (mesh from 4 ranks on)")
+    strategies: str = option(
+        ",".join(CEILING_FIRST), "strategies to measure, separated by commas (mesh from 4 ranks on)"
+    )
     precisions: str = option("auto", "of fp32, bf16, fp16, separated by commas; auto: fp32, and bf16 where there is it")
-    per_rank_batch: int = option(32, "images per rank and step")
-    repetitions: int = option(7, "runs of each contender")
-    steps: int = option(10, "timed steps per run")
-    warmup_steps: int = option(4, "steps before them")
+    per_rank_batch: int = option(32, "images per rank and step", at_least=1)
+    repetitions: int = option(7, "runs of each contender", at_least=1)
+    steps: int = option(10, "timed steps per run", at_least=1)
+    warmup_steps: int = option(4, "steps before them", at_least=1)
     peers: str = option(
         "all",
         "programs of the benchmarks folder to measure too: all, none, or words of names, separated by commas",
     )
     torch_python: str | None = option(None, "the Python of an environment with PyTorch (default: this one)")
     seed: int = option(0, "of the order of the contenders")
-    timeout_seconds: int = option(600, "after which a run is ended and counts as failed")
+    timeout_seconds: int = option(600, "after which a run is ended and counts as failed", at_least=1)
     output: str = option("bench", "folder to write bench.json and bench.csv into")
     prepared_dir: str = option("data/prepared", "where prepared images are kept")
 
     def __post_init__(self) -> None:
-        for name in ("per_rank_batch", "repetitions", "steps", "warmup_steps", "timeout_seconds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a positive whole number")
-        if not all(word.isdigit() and int(word) for word in self.ranks.split(",")):
-            raise UserError(f"ranks is {self.ranks!r}: give positive whole numbers separated by commas, such as 1,2")
-        for name, allowed in (("strategies", STRATEGIES), ("precisions", ("auto", "fp32", "bf16", "fp16"))):
+        check_limits(self)
+        _ = self.rank_counts
+        for name, allowed in (("strategies", CEILING_FIRST), ("precisions", PRECISION_CHOICES)):
             for word in getattr(self, name).split(","):
                 if word not in allowed:
                     raise UserError(f"{name} names {word!r}: allowed are {', '.join(allowed)}, separated by commas")
 
     @property
     def rank_counts(self) -> list[int]:
-        """In ascending order."""
-        return sorted({int(word) for word in self.ranks.split(",")})
+        """In ascending order. Raises UserError for a word that is none."""
+        return sorted(set(rank_counts(self.ranks)))
 
     @property
     def precision_names(self) -> list[str]:

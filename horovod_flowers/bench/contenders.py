@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.launch.launchers import Mpirun, Slots
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runtime.errors import UserError
@@ -179,7 +180,7 @@ def our_contenders(
     found = []
     for size in ranks:
         for precision in precisions:
-            for strategy in strategies if size > 1 else ("none",):
+            for strategy in strategies if size > 1 else (INDEPENDENT,):
                 if strategy == "mesh" and size < 4:
                     continue  # a mesh of groups that are neither one rank nor all of them
                 options = ("--model-parallel-size", str(size // 2)) if strategy == "mesh" else ()

@@ -3,9 +3,8 @@
 import argparse
 import contextlib
 import dataclasses
-import difflib
+import math
 import os
-import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
+import msgspec
 import yaml
 
+from horovod_flowers.config.options import Option, flag_of, options_of
+from horovod_flowers.config.parser_messages import in_one_sentence, nearest
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError, first_line
 
@@ -26,29 +28,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """A parser whose complaints are raised, so that one rank tells them in one sentence."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        folded = re.sub(r"\s+", " ", "; ".join(line.strip(" -\t") for line in message.splitlines() if line.strip()))
-        if unknown := re.match(r"[Uu]nrecognized arguments: (\S+)", folded):
-            word = unknown[1].split("=")[0]
-            raise UserError(f"there is no option {word}: {_nearest(word, self._option_string_actions)}")
-        if unknown := re.match(r"Option '(\S+)' is not accepted", folded):
-            raise UserError(f"there is no option {unknown[1]!r}: {_nearest(unknown[1], self._option_string_actions)}")
-        if wrong := re.match(r'Parser key "(\S+?)":[; ]*Expected a (.+?)\. Got value: (.+)', folded):
-            raise UserError(f"{wrong[1]} is {wrong[3]!r}: {_allowed(wrong[2])}")
-        raise UserError(f"{folded.rstrip('.')} (--help lists what is allowed)")
-
-
-def _allowed(hint: str) -> str:
-    """Say a type hint in words: 'a whole number', "one of 'adam', 'sgd'"."""
-    if choices := re.search(r"Literal\[(.+?)\]", hint):
-        return f"allowed is one of {choices[1]}"
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    kinds = [words for name, words in names.items() if re.search(rf"\b{name}\b", hint)]
-    return f"allowed is {' or '.join(kinds) or hint}"
-
-
-def _nearest(flag: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(flag.replace("_", "-"), list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "--help lists them"
+        raise UserError(in_one_sentence(message, self._option_string_actions))
 
 
 def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
@@ -119,7 +99,7 @@ def start_of(options: Config) -> Config:
 
 def _presets(kind: type) -> tuple[str, Path] | None:
     """The option that names a preset, and the folder of their files."""
-    found = ((item.name, item.metadata["presets"]) for item in dataclasses.fields(kind) if "presets" in item.metadata)
+    found = ((name, declared.presets) for name, declared in options_of(kind).items() if declared.presets is not None)
     return next(found, None)
 
 
@@ -146,8 +126,7 @@ def _preset_words(kind: type, name: str | None) -> list[str]:
 
 
 def _positionals(kind: type) -> str:
-    found = [item.name.upper() for item in dataclasses.fields(kind) if item.metadata.get("positional")]
-    return "".join(f" {name}..." for name in found)
+    return "".join(f" {name.upper()}..." for name, declared in options_of(kind).items() if declared.positional)
 
 
 def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "") -> None:
@@ -158,9 +137,9 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
     for item in dataclasses.fields(kind):
         if item in nested:
             continue
-        flag = f"--{prefix}{item.name.replace('_', '-')}"
-        text, hint = item.metadata["help"], hints[item.name]
-        if item.metadata.get("positional"):
+        declared: Option = item.metadata["option"]
+        flag, text, hint = flag_of(f"{prefix}{item.name}"), declared.help, hints[item.name]
+        if declared.positional:
             group.add_argument(item.name, nargs="+", type=str, help=text)
         elif hint is bool:
             group.add_argument(
@@ -169,8 +148,8 @@ def add_options(parser: jsonargparse.ArgumentParser, kind: type, prefix: str = "
                 default=item.default,
                 help=text,
             )
-        elif item.metadata.get("words"):
-            group.add_argument(flag, nargs=item.metadata["words"], type=str, default=item.default, help=text)
+        elif declared.words:
+            group.add_argument(flag, nargs=declared.words, type=str, default=item.default, help=text)
         else:
             group.add_argument(flag, type=hint, default=item.default, help=text)
     for item in nested:
@@ -190,21 +169,35 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def build(kind: type[Config], values: Any, name: str = "config") -> Config:
-    """Construct the dataclass tree from nested dictionaries; UserError for a key that does not exist."""
+def build(kind: type[Config], values: Any, prefix: str = "") -> Config:
+    """Construct the dataclass tree from nested dictionaries; what is not there has its default.
+
+    Raises UserError for a key that does not exist, a value of another type than its option, or one out of range.
+    """
     if not isinstance(values, dict):
+        name = prefix.rstrip(".") or "config"
         raise UserError(f"{name} is {str(values)[:100]!r}: allowed is a group of options, as --print-config shows it")
     hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
-        if key not in known:
-            raise UserError(f"there is no option {key!r}: {_nearest(str(key), known)}")
-        arguments[key] = build(hints[key], value, key) if dataclasses.is_dataclass(hints[key]) else value
+        if key not in hints:
+            raise UserError(f"there is no option {prefix}{key}: {nearest(str(key), hints)}")
+        group = dataclasses.is_dataclass(hints[key])
+        if not group and not _fits(value, hints[key]):
+            raise UserError(f"{prefix}{key} is {str(value)[:100]!r}, which is not of that option's type")
+        arguments[key] = build(hints[key], value, f"{prefix}{key}.") if group else value
+    return kind(**arguments)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, and a number one that 64 bits hold."""
     try:
-        return kind(**arguments)
-    except TypeError as error:  # of a file that no parser has checked
-        raise UserError(f"{name} holds a value of another kind than its option ({first_line(error)})") from error
+        msgspec.convert(value, hint)
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: half of a character
+        return False
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def to_yaml(config: Any) -> str:

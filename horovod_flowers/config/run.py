@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.config.options import later_option, not_negative, option, presets_option
+from horovod_flowers.config.options import Effect, check_limits, check_strategy, option
 from horovod_flowers.runtime.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -25,11 +26,13 @@ class ModelConfig:
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
         "returns a Keras model that takes pixels 0..255 and gives one logit per class; or keras.applications:NAME",
+        Effect.WORK,
     )
-    weights: str | None = later_option(
+    weights: str | None = option(
         None,
         "file of weights to start from, .weights.h5, .h5 or .keras: of this model, or of keras.applications:NAME "
         "without its top (default: random weights; nothing is downloaded)",
+        Effect.RECIPE,
         before=None,
     )
 
@@ -38,42 +41,59 @@ class ModelConfig:
 class OptimizerConfig:
     """How weights follow gradients, and how the learning rate follows the global batch."""
 
-    name: Literal["adam", "sgd"] = option("adam", "adam, or sgd with momentum")
-    learning_rate: float = option(0.001, "learning rate at a global batch of --optimizer.base-batch images")
-    base_batch: int = option(32, "global batch for which the learning rate is right without scaling")
+    name: Literal["adam", "sgd"] = option("adam", "adam, or sgd with momentum", Effect.WORK)
+    learning_rate: float = option(
+        0.001,
+        "learning rate at a global batch of --optimizer.base-batch images",
+        Effect.RECIPE,
+        above=0,
+        below=100,
+        limits="give a positive number, such as 0.001",
+    )
+    base_batch: int = option(
+        32,
+        "global batch for which the learning rate is right without scaling",
+        Effect.RECIPE,
+        at_least=1,
+        limits="give a positive number of images",
+    )
     scaling: Literal["auto", "linear", "sqrt", "none"] = option(
         "auto",
         "how the learning rate grows with global batch / base batch: linear (Goyal et al. 2017, for sgd) or sqrt "
         "(Malladi et al. 2022, for adam); auto chooses by optimizer",
+        Effect.RECIPE,
     )
     warmup_epochs: float = option(
-        0.5, "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off"
+        0.5,
+        "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off",
+        Effect.RECIPE,
+        at_least=0,
+        below=float("inf"),
+        limits="give 0 or more epochs",
     )
-    warmup_from_zero: bool = later_option(
+    warmup_from_zero: bool = option(
         False,
         "climb from zero, at any global batch, instead of from the unscaled rate where it is scaled",
+        Effect.RECIPE,
         before=False,
     )
-    decay: Literal["none", "cosine"] = option("none", "cosine: fall to zero over the epochs after warm-up")
-    momentum: float = option(0.9, "momentum of sgd")
-    weight_decay: float = later_option(
+    decay: Literal["none", "cosine"] = option(
+        "none", "cosine: fall to zero over the epochs after warm-up", Effect.RECIPE
+    )
+    momentum: float = option(0.9, "momentum of sgd", Effect.WORK, at_least=0, below=1)
+    weight_decay: float = option(
         0.0,
         "share of every kernel that an update takes away, times the learning rate (decoupled: Loshchilov and Hutter "
         "2019); biases and normalisation are left alone",
+        Effect.WORK,
         before=0.0,
+        at_least=0,
+        below=1,
+        limits="give 0 to below 1, such as 0.05",
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 100:
-            raise UserError(f"optimizer.learning_rate is {self.learning_rate}: give a positive number, such as 0.001")
-        if self.base_batch < 1:
-            raise UserError(f"optimizer.base_batch is {self.base_batch}: give a positive number of images")
-        if not 0 <= self.warmup_epochs < float("inf"):
-            raise UserError(f"optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more epochs")
-        if not 0 <= self.weight_decay < 1:
-            raise UserError(f"optimizer.weight_decay is {self.weight_decay}: give 0 to below 1, such as 0.05")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"optimizer.momentum is {self.momentum}: give a number from 0 to below 1")
+        check_limits(self, "optimizer.")
 
 
 @dataclass(frozen=True)
@@ -81,133 +101,205 @@ class HorovodConfig:
     """How Horovod schedules collective calls."""
 
     fusion_threshold_mb: float | None = option(
-        None, "collective calls that are ready together travel as one up to this many MB (default: Horovod's 128)"
+        None,
+        "collective calls that are ready together travel as one up to this many MB (default: Horovod's 128)",
+        Effect.SPEED,
+        at_least=0,
+        at_most=4096,
+        limits="give 0 (no fusion) to 4096, such as 128",
     )
     cycle_time_ms: float | None = option(
-        None, "milliseconds between two looks at what is ready to travel (default: Horovod's 1)"
+        None,
+        "milliseconds between two looks at what is ready to travel (default: Horovod's 1)",
+        Effect.SPEED,
+        above=0,
+        at_most=1000,
+        limits="give 0.1 to 1000, such as 1",
     )
 
     def __post_init__(self) -> None:
-        if self.fusion_threshold_mb is not None and not 0 <= self.fusion_threshold_mb <= 4096:
-            raise UserError(
-                f"horovod.fusion_threshold_mb is {self.fusion_threshold_mb}: give 0 (no fusion) to 4096, such as 128"
-            )
-        if self.cycle_time_ms is not None and not 0 < self.cycle_time_ms <= 1000:
-            raise UserError(f"horovod.cycle_time_ms is {self.cycle_time_ms}: give 0.1 to 1000, such as 1")
+        check_limits(self, "horovod.")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One training run."""
 
-    preset: Literal["plain", "accurate"] = presets_option(
-        PRESETS,
+    preset: Literal["plain", "accurate"] = option(
         "plain",
         "values that other options start from. plain: the notebook's training, their defaults; accurate: training that "
         "generalises (a residual network, augmentation, label smoothing, weight decay, averaged weights, 60 epochs)",
+        Effect.HARMLESS,
         before="plain",
+        presets=PRESETS,
     )
-    name: str | None = option(None, "name of the run, a folder in --runs-dir (default: date, time and rank count)")
-    runs_dir: str = option("runs", "folder that holds the runs")
-    overwrite: bool = option(False, "replace a run of the same name")
-    resume: bool = option(False, "continue the run of this --name from its last checkpoint, up to --epochs")
+    name: str | None = option(
+        None, "name of the run, a folder in --runs-dir (default: date, time and rank count)", Effect.FOLDER
+    )
+    runs_dir: str = option("runs", "folder that holds the runs", Effect.FOLDER)
+    overwrite: bool = option(False, "replace a run of the same name", Effect.FOLDER)
+    resume: bool = option(
+        False, "continue the run of this --name from its last checkpoint, up to --epochs", Effect.FOLDER
+    )
     resume_or_start: bool = option(
         False,
         "whatever brings the run of this --name to its end: nothing where it has ended, --resume where it has a "
         "checkpoint, else a fresh start (for job scripts that are put back in the queue)",
+        Effect.FOLDER,
     )
-    epochs: int = option(1, "passes over the training images")
-    steps: int | None = option(None, "end each epoch after this many steps (for timing studies)")
-    global_batch: int | None = option(None, "images a step over all ranks: strong scaling, the work stays the same")
+    epochs: int = option(1, "passes over the training images", Effect.RECIPE, resumable=True, at_least=1)
+    steps: int | None = option(
+        None, "end each epoch after this many steps (for timing studies)", Effect.RECIPE, at_least=1
+    )
+    global_batch: int | None = option(
+        None, "images a step over all ranks: strong scaling, the work stays the same", Effect.RESOLVED, at_least=1
+    )
     per_rank_batch: int | None = option(
-        None, "images a step on each rank: weak scaling, the work grows with the ranks (default 32)"
+        None,
+        "images a step on each rank: weak scaling, the work grows with the ranks (default 32)",
+        Effect.RESOLVED,
+        at_least=1,
     )
-    seed: int = option(0, "seed of weights, image order and augmentation")
-    label_smoothing: float = later_option(
-        0.0, "share of each label that is spread over all classes (Szegedy et al. 2016, section 7)", before=0.0
+    seed: int = option(0, "seed of weights, image order and augmentation", Effect.REPETITION, at_least=0)
+    label_smoothing: float = option(
+        0.0,
+        "share of each label that is spread over all classes (Szegedy et al. 2016, section 7)",
+        Effect.WORK,
+        before=0.0,
+        at_least=0,
+        below=1,
     )
-    average_decay: float = later_option(
+    average_decay: float = option(
         0.0,
         "evaluate and keep a running average of the weights: the share of it that a step of --optimizer.base-batch "
         "images leaves, such as 0.99 (Polyak and Juditsky 1992); 0: none",
+        Effect.WORK,
         before=0.0,
+        at_least=0,
+        below=1,
     )
-    early_stopping: int | None = later_option(
-        None, "end the run after this many epochs without a better validation accuracy", before=None
+    early_stopping: int | None = option(
+        None,
+        "end the run after this many epochs without a better validation accuracy",
+        Effect.RECIPE,
+        resumable=True,
+        before=None,
+        at_least=1,
     )
-    strategy: Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"] = option(
+    strategy: StrategyChoice = option(
         "allreduce",
         "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
         "but each rank updates and keeps optimizer state for its part of the weights only (ZeRO); tensor: large Dense "
         "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train "
         "independently, which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
+        Effect.RESOLVED,
     )
     model_parallel_size: int | None = option(
-        None, "mesh: ranks that divide one copy of the large Dense layers (default: the ranks of a node)"
+        None,
+        "mesh: ranks that divide one copy of the large Dense layers (default: the ranks of a node)",
+        Effect.STRATEGY,
+        strategies=("mesh", "auto"),
+        label="of {}",
+        at_least=1,
     )
     shard_layers: str | None = option(
-        None, "tensor and mesh: the Dense layers to divide, names separated by commas (default: by --shard-above)"
+        None,
+        "tensor and mesh: the Dense layers to divide, names separated by commas (default: by --shard-above)",
+        Effect.STRATEGY,
+        strategies=("tensor", "mesh", "auto"),
     )
-    shard_above: int = option(1_000_000, "a Dense layer with at least this many weights counts as large")
+    shard_above: int = option(
+        1_000_000,
+        "a Dense layer with at least this many weights counts as large",
+        Effect.STRATEGY,
+        label="above {}",
+        at_least=1,
+    )
     dense_gradients: Literal["auto", "reduced", "factors"] = option(
         "auto",
         "allreduce and sharded: how the gradient of a large Dense layer is combined: reduced, as it is; factors: its "
         "inputs and output gradients are gathered and multiplied on arrival; auto: whichever sends fewer bytes",
+        Effect.STRATEGY,
+        strategies=("allreduce", "sharded", "auto"),
     )
-    compression: Literal["none", "fp16"] = option("none", "allreduce: send gradients in half precision")
-    accumulate: int = option(1, "steps whose gradients are added up before they are combined and the weights updated")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+    compression: Literal["none", "fp16"] = option(
+        "none", "allreduce: send gradients in half precision", Effect.STRATEGY, strategies=("allreduce",)
+    )
+    accumulate: int = option(
+        1,
+        "steps whose gradients are added up before they are combined and the weights updated",
+        Effect.WORK,
+        at_least=1,
+    )
+    precision: PrecisionChoice = option(
         "auto",
         "of convolutions and products: bf16 where the CPU has instructions for it (auto chooses it there), fp16 on a "
         "GPU; weights, loss and sums over ranks stay in fp32",
+        Effect.RESOLVED,
     )
-    warmup_steps: int = option(3, "first steps of a run that timings leave out")
+    warmup_steps: int = option(3, "first steps of a run that timings leave out", Effect.SPEED, at_least=0)
     threads: int = option(
-        0, "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores"
+        0,
+        "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores",
+        Effect.RESOLVED,
+        at_least=0,
     )
-    bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
-    stall_seconds: int = later_option(
+    bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores", Effect.SPEED)
+    stall_seconds: int = option(
         120,
         "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (for five times as "
         "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
+        Effect.HARMLESS,
         before=120,
+        at_least=0,
     )
-    elastic: bool = later_option(
+    elastic: bool = option(
         False,
         "go on when ranks die, and take in others that come, at the same global batch (needs horovodrun with "
         "--host-discovery-script: docs/elastic.md)",
+        Effect.SPEED,
         before=False,
     )
-    commit_steps: int = later_option(
+    commit_steps: int = option(
         10,
         "elastic: updates between two copies of weights and optimizer that ranks keep in memory; a lost rank costs no "
         "more than these",
+        Effect.SPEED,
         before=10,
+        at_least=1,
     )
-    checkpoint: bool = option(True, "write the last and the best checkpoint at every epoch (--no-checkpoint)")
-    checkpoint_steps: int | None = later_option(
+    checkpoint: bool = option(
+        True, "write the last and the best checkpoint at every epoch (--no-checkpoint)", Effect.HARMLESS
+    )
+    checkpoint_steps: int | None = option(
         None,
         "write a checkpoint every so many steps, too, so that a job that dies loses no more than these",
+        Effect.HARMLESS,
         before=None,
+        at_least=1,
     )
-    keep_checkpoints: int = later_option(
+    keep_checkpoints: int = option(
         2,
         "how many of the last checkpoints are kept: where the newest is damaged, --resume takes the one before",
+        Effect.HARMLESS,
         before=1,
+        at_least=1,
     )
-    check_weights: bool = later_option(
+    check_weights: bool = option(
         True,
         "compare the weights of all ranks by a checksum before each checkpoint, and at every epoch's end",
+        Effect.HARMLESS,
         before=False,
     )
-    replay_step: int | None = later_option(
+    replay_step: int | None = option(
         None,
         "with --resume: train again from the checkpoint before this step of the run (counted from 0) up to it, and "
         "tell the loss of each of its images, instead of going on; changes no file",
+        Effect.HARMLESS,
         before=None,
     )
-    validate: bool = option(True, "evaluate the validation images after every epoch (--no-validate)")
-    tensorboard: bool = option(False, "write TensorBoard logs into the run")
+    validate: bool = option(True, "evaluate the validation images after every epoch (--no-validate)", Effect.HARMLESS)
+    tensorboard: bool = option(False, "write TensorBoard logs into the run", Effect.OUTPUT)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -223,19 +315,10 @@ class RunConfig:
                 f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: "
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
-        positive = ("epochs", "steps", "global_batch", "per_rank_batch", "accumulate", "shard_above", "commit_steps")
-        for name in (*positive, "model_parallel_size", "early_stopping", "checkpoint_steps", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}: give a positive whole number")
-        for name in ("seed", "warmup_steps", "threads", "stall_seconds"):
-            not_negative(name, getattr(self, name))
+        check_limits(self)
         for name in ("resume", "resume_or_start"):
             if getattr(self, name) and self.name is None:
                 raise UserError(f"{name} needs to know which run: add --name RUN")
-        for name in ("label_smoothing", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a number from 0 to below 1")
         if self.early_stopping is not None and not self.validate:
             raise UserError("early_stopping looks at the validation accuracy: leave out --no-validate or it")
         if self.overwrite and (self.resume or self.resume_or_start):
@@ -251,18 +334,7 @@ class RunConfig:
                 f"strategy is {self.strategy!r} but elastic training keeps all weights on every rank: choose "
                 "--strategy allreduce, or leave out --elastic"
             )
-        for name, value, users in (
-            ("compression", self.compression != "none", ("allreduce",)),
-            ("dense_gradients", self.dense_gradients != "auto", ("allreduce", "sharded", "auto")),
-            ("model_parallel_size", self.model_parallel_size is not None, ("mesh", "auto")),
-            ("shard_layers", self.shard_layers is not None, ("tensor", "mesh", "auto")),
-        ):
-            if value and self.strategy not in users:
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(
-                    f"{name} is {getattr(self, name)!r} but strategy {self.strategy} cannot use it: leave out {flag}, "
-                    f"or choose --strategy {' or '.join(users)}"
-                )
+        check_strategy(self, self.strategy)
         if self.dense_gradients == "factors" and self.compression != "none":
             raise UserError(
                 "dense_gradients 'factors' and compression are both given: factors are not compressed, leave out one"

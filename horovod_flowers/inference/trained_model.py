@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from horovod_flowers.config.command_line import build
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 
@@ -33,12 +32,9 @@ class TrainedModel:
 
 def read_run_config(folder: RunFolder) -> RunConfig:
     """The options of a run. Raises UserError where there is none."""
-    try:
-        return build(RunConfig, load_yaml(folder.config))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no run {folder.path}: train one, or give the folder of one") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
+    if not folder.config.exists():
+        raise UserError(f"there is no run {folder.path}: train one, or give the folder of one")
+    return build(RunConfig, options_in(folder.config))
 
 
 def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> TrainedModel:

@@ -5,16 +5,15 @@ arXiv 1710.03740, section 3.1; for bfloat16 Kalamkar et al. 2019, arXiv 1905.123
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
-from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.choices import Precision, PrecisionChoice
 from horovod_flowers.runtime.errors import UserError
 
 # Instructions that multiply bfloat16 numbers. Without them oneDNN emulates, which is slower than fp32.
 BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
 
-def choose(asked: Literal["auto", "fp32", "bf16", "fp16"], flags: Iterable[str], gpu: bool) -> Precision:
+def choose(asked: PrecisionChoice, flags: Iterable[str], gpu: bool) -> Precision:
     """The precision to compute in. Raises UserError where what was asked for is not there.
 
     On a GPU 'auto' is fp32: fp16 changes the range of gradients, which is the user's decision.

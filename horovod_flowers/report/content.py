@@ -95,7 +95,7 @@ def gather(
     bounds = {point: bounds_of(point, ceilings[point], collectives) for point in points}
     drawn = shown_in_detail(series)
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
-    proposals = [proposal_of(members, config.min_efficiency) for members in series if members.strategy != "none"]
+    proposals = [proposal_of(members, config.min_efficiency) for members in series if not members.is_ceiling]
     return Content(
         command=own_command(),
         points=points,

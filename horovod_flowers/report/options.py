@@ -26,7 +26,7 @@ class ReportConfig:
     compare: tuple[str, ...] | None = option(
         None,
         "two names or patterns of runs to set side by side; a difference is claimed where the intervals do not overlap",
-        2,
+        words=2,
     )
     allow_differences: bool = option(
         False, "take ratios of runs that differ in more than one factor, too; figures are marked"

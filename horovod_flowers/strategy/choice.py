@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import per_rank_batch
 from horovod_flowers.ranks.communicator import Ranks
@@ -25,8 +25,8 @@ def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precisi
     if ranks.size == 1:
         return OneRank(Groups())
     group = {"tensor": ranks.size, "mesh": ranks.model_parallel_size}.get(name, 1)
-    layers = layers_to_divide(config, model, group) if name in ("tensor", "mesh") else []
-    if name == "none":
+    layers = layers_to_divide(config, model, group) if name in DIVIDING else []
+    if name == INDEPENDENT:
         return Independent(Groups.of(ranks, ranks.size))
     bf16 = precision == "bf16"
     if name == "sharded":

@@ -7,13 +7,12 @@ alltoall.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, StrategyName
 from horovod_flowers.runlog.records import CommunicationVolume, Operation
 
 FP32_BYTES = 4
-
-StrategyName: TypeAlias = Literal["allreduce", "sharded", "tensor", "mesh", "none"]
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,11 @@ def volume_per_step(
     images: of one rank. small: elements of each weight outside `layers` that stays whole; divided: of those that
     'sharded' divides. group: ranks that divide one copy of the layers (mesh; all of them for tensor).
     """
-    if strategy == "none":
+    if strategy == INDEPENDENT:
         return []
     sent = [allreduce(small, ranks, gradient_value_bytes), *divided_update(list(divided), ranks)]
     for layer in layers:
-        if strategy in ("tensor", "mesh"):
+        if strategy in DIVIDING:
             size = ranks if group is None else group
             sent += row_parallel(layer, images, size, factor_value_bytes)
             sent.append(allreduce([layer.elements / size], ranks // size))

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from horovod_flowers.config.choices import INDEPENDENT, STRATEGIES, StrategyName
 from horovod_flowers.runlog.records import Trial
 from horovod_flowers.runtime.errors import UserError
 
@@ -20,12 +21,13 @@ class Timed(Protocol):
         ...
 
 
-def candidates(world_size: int, group: int) -> list[str]:
+def candidates(world_size: int, group: int) -> list[StrategyName]:
     """Strategies to try at this world size, where a mesh would have groups of `group` ranks."""
-    return ["allreduce", "sharded", "tensor", *(["mesh"] if 1 < group < world_size else [])]
+    divisible = 1 < group < world_size
+    return [name for name in STRATEGIES if name != INDEPENDENT and (name != "mesh" or divisible)]
 
 
-def try_out(names: Sequence[str], start: Callable[[str], Timed]) -> list[Trial]:
+def try_out(names: Sequence[StrategyName], start: Callable[[StrategyName], Timed]) -> list[Trial]:
     """Time each strategy on a training of its own, made by `start` and thrown away: nothing of it reaches the run.
 
     A strategy that finds nothing to divide in the model is left out. Every rank calls it and gets the same answer.

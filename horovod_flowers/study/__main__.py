@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import option, positional
+from horovod_flowers.config.options import check_limits, option, positional, rank_counts
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles
@@ -44,12 +44,10 @@ class StudyConfig:
     point: int | None = option(None, "run only the point of this number, as --list gives it (for job arrays)")
     ranks: str | None = option(None, "numbers of ranks, separated by commas, instead of the job files'")
     fit: bool = option(False, "leave out points of more ranks than there is room for")
-    repetitions: int | None = option(None, "runs of each combination, instead of the job files'")
+    repetitions: int | None = option(None, "runs of each combination, instead of the job files'", at_least=1)
     runs_dir: str = option("runs", "folder that holds the runs")
     preflight: bool = option(True, "look at the machine first, at the largest number of ranks (--no-preflight)")
-    launcher: LauncherChoice = option(  # noqa: RUF009 (a choice of names: it does not change)
-        "auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)"
-    )
+    launcher: LauncherChoice = option("auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)")
     hosts: str | None = option(
         None,
         "nodes and ranks on each, such as n1:2,n2:2 (default: $FLOWERS_HOSTS, else the scheduler's, else this one)",
@@ -57,10 +55,9 @@ class StudyConfig:
     oversubscribe: bool = option(False, "allow more ranks than cores; runs are marked (or FLOWERS_OVERSUBSCRIBE=1)")
 
     def __post_init__(self) -> None:
-        if self.ranks is not None and not all(word.isdigit() and int(word) for word in self.ranks.split(",")):
-            raise UserError(f"ranks is {self.ranks!r}: give positive whole numbers separated by commas, such as 1,2")
-        if self.repetitions is not None and self.repetitions < 1:
-            raise UserError(f"repetitions is {self.repetitions}: give a positive whole number")
+        if self.ranks is not None:
+            rank_counts(self.ranks)
+        check_limits(self)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +95,7 @@ def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]
     for file in config.files:
         study = read_study(Path(file))
         if config.ranks is not None:
-            study = msgspec.structs.replace(study, ranks=tuple(int(word) for word in config.ranks.split(",")))
+            study = msgspec.structs.replace(study, ranks=tuple(rank_counts(config.ranks)))
         if config.repetitions is not None:
             study = msgspec.structs.replace(study, repetitions=config.repetitions)
         order_seed += study.order_seed

@@ -4,13 +4,14 @@ import random
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import yaml
 
+from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
 from horovod_flowers.config.command_line import flags, parse
-from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
@@ -20,14 +21,11 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0)]
 SomeRanks = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 SomeSeeds = Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
-SomeStrategies = Annotated[
-    tuple[Literal["allreduce", "sharded", "tensor", "mesh", "none", "auto"], ...], msgspec.Meta(min_length=1)
-]
-SomePrecisions = Annotated[tuple[Literal["auto", "fp32", "bf16", "fp16"], ...], msgspec.Meta(min_length=1)]
+SomeStrategies = Annotated[tuple[StrategyChoice, ...], msgspec.Meta(min_length=1)]
+SomePrecisions = Annotated[tuple[PrecisionChoice, ...], msgspec.Meta(min_length=1)]
 
-# A study sets these itself, for each of its points.
-SET_BY_STUDY = ("name", "runs_dir", "overwrite", "resume", "resume_or_start", "strategy", "precision", "seed")
-
+SET_BY_STUDY = ("strategy", "precision", "seed", *names_of(RunConfig, Effect.FOLDER))
+"""A study sets these itself, for each of its points."""
 NO_OPTIONS_OF_A_RUN = ("config", "help", "print_config")
 
 

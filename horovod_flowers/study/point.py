@@ -6,30 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.command_line import build, flags, start_of
-from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 
-# Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
-WHERE = (
-    "name",
-    "runs_dir",
-    "overwrite",
-    "resume",
-    "resume_or_start",
-    "data.path",
-    "data.tfds_dir",
-    "data.prepared_dir",
-)
 TIMED_CALLS = 7
 """Of each size in a point: with the repetitions of the study there are more, and a point stays short."""
 
@@ -86,12 +73,11 @@ class TrainingPoint(Point):
         folder = RunFolder(runs_dir / self.name)
         if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
             return False
-        try:
-            stored = build(RunConfig, load_yaml(folder.config))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{folder.config} cannot be read ({' '.join(str(error).split())})") from error
+        stored = build(RunConfig, options_in(folder.config))
         was, now = (flat_options(asdict(config)) for config in (stored, self.config))
-        compared = ((name, was[name], now[name]) for name in now if name not in WHERE)
+        # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
+        where = names_of(RunConfig, Effect.FOLDER, Effect.PLACE)
+        compared = ((name, was[name], now[name]) for name in now if name not in where)
         size = read_json(folder.environment, Environment).world_size
         _refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])
         return True

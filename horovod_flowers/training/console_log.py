@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import Split, per_rank_batch
 from horovod_flowers.model.precision import reason
@@ -64,7 +65,7 @@ def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
     gpu = environment.ranks[0].gpu is not None
     chosen = f"precision {environment.precision} ({reason(config.precision, environment.precision, flags, gpu)})"
     if environment.world_size == 1:
-        same = "" if config.strategy == "none" else f", strategy {config.strategy} is the same as none"
+        same = "" if config.strategy == INDEPENDENT else f", strategy {config.strategy} is the same as none"
         yield f"one rank: nothing to divide{same}; {chosen}"
         return
     notes = "".join(f", {note}" for note in environment.strategy_notes)

@@ -5,14 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from horovod_flowers.config.command_line import build, parse
-from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.options import flag_of, flat_options, options_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.yaml_file import load_yaml
+from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -34,11 +33,12 @@ def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
     if not config.resume:
         return config
     folder.check(overwrite=False, resume=True)
-    stored = _stored_options(folder.config)
+    stored = options_in(folder.config)
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
         return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
     # Another strategy: what the one before was told says nothing about it.
-    kept = {name: value for name, value in stored.items() if name not in OPTIONS_OF_A_STRATEGY}
+    options = options_of(RunConfig)
+    kept = {name: value for name, value in stored.items() if name not in options or not options[name].strategies}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(yaml.safe_dump(kept))
         file.flush()
@@ -51,35 +51,9 @@ def has_ended(config: RunConfig) -> bool:
     return config.resume and result.exists() and read_json(result, Result).ends(config.epochs)
 
 
-def _stored_options(path: Path) -> dict[str, Any]:
-    try:
-        options = load_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): start another run") from error
-    if not isinstance(options, dict):
-        raise UserError(f"{path} does not hold a run's options: start another run")
-    return options
-
-
-OPTIONS_OF_A_STRATEGY = ("compression", "dense_gradients", "model_parallel_size", "shard_layers")
-
-
-# What may differ between a run and its continuation, without making it another training.
-CHANGEABLE_OPTIONS = (
-    *("name", "runs_dir", "overwrite", "resume", "resume_or_start"),
-    *("epochs", "checkpoint", "checkpoint_steps", "keep_checkpoints", "check_weights", "replay_step"),
-    *("tensorboard", "warmup_steps", "stall_seconds", "elastic", "commit_steps"),
-    *("preset", "early_stopping"),
-    *("threads", "bind", "global_batch", "per_rank_batch", "validate", "precision"),
-    *("strategy", "shard_above", *OPTIONS_OF_A_STRATEGY),
-    *("horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),
-    *("data.path", "data.tfds_dir", "data.prepared_dir"),
-)
-
-
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
     """Refuse options under which the resumed run would not be the same training (UserError)."""
-    earlier = build(RunConfig, _stored_options(folder.config))
+    earlier = build(RunConfig, options_in(folder.config))
     earlier_batch = read_json(folder.environment, Environment).global_batch
     batch = config.global_batch_for(size)
     if batch != earlier_batch:
@@ -91,12 +65,11 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
             f"{value}"
         )
     was, now = flat_options(asdict(earlier)), flat_options(asdict(config))
-    changed = [name for name in was if was[name] != now[name] and name not in CHANGEABLE_OPTIONS]
+    changed = [name for name, found in options_of(RunConfig).items() if was[name] != now[name] and not found.resumable]
     if earlier.optimizer.decay == "cosine" and earlier.epochs != config.epochs:
         changed.append("epochs")  # the curve that the learning rate has followed so far ends there
     for name in changed:
-        flag = f"--{name.replace('_', '-')}"
         raise UserError(
-            f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag} to resume it, "
-            "or start another run"
+            f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag_of(name)} to "
+            "resume it, or start another run"
         )

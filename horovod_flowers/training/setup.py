@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.choices import INDEPENDENT, Precision
 from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import Split, per_rank_batch
@@ -41,7 +41,7 @@ def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
 
 def start_horovod_if_needed(config: RunConfig, ranks: Ranks) -> Ranks:
     """Start Horovod where the strategy sends anything: its background thread takes time from the cores."""
-    if ranks.size == 1 or config.strategy == "none":
+    if ranks.size == 1 or config.strategy == INDEPENDENT:
         return ranks
     group = 1
     if config.strategy in ("mesh", "auto"):
@@ -114,7 +114,7 @@ def choose_strategy(
     from horovod_flowers.training.engine import TrainingEngine
 
     if ranks.size == 1:
-        return "none", []
+        return INDEPENDENT, []
 
     def start(name: str) -> TrainingEngine:
         engine = TrainingEngine(config, ranks, prepared, images, name, precision)

@@ -24,6 +24,7 @@ from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.file import points_of, read_study
 from horovod_flowers.train import main as train
+from horovod_flowers.training.resume import read_config
 from tests.single.recorded_runs import write_run
 
 pytestmark = pytest.mark.timeout(120)
@@ -148,6 +149,45 @@ def test_any_config_and_evaluation_of_a_run_are_read_or_refused(tmp_path: Path, 
     for read in (lambda: read_run_config(RunFolder(tmp_path)), lambda: read_evaluation(tmp_path / "config.yaml")):
         with suppress(UserError):
             read()
+
+
+@pytest.mark.parametrize(
+    ("contents", "sentence"),
+    [
+        (b"seed: [", "config.yaml cannot be read (expected the node content, but found '<stream end>'): restore it"),
+        (b"seed: 1\nseed: 2\n", "config.yaml cannot be read (an option given twice): restore it"),
+        (b"a: &a 1\nb: *a\n", "config.yaml cannot be read (an alias): restore it"),
+        (b"\xff\xfe\x00", "config.yaml cannot be read ("),
+        (b"- 1\n", "config.yaml does not hold options: restore it, or start another run"),
+        (None, None),
+    ],
+)
+def test_every_reader_of_a_runs_options_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: bytes | None, sentence: str | None
+) -> None:
+    """Where a run is resumed, stands for a point of a study, or is evaluated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("name: s\nranks: [2]\nrepetitions: 1\noptions: {global_batch: 64}\n")
+    (point,) = as_study(tmp_path / "s.yaml")
+    folder = write_run(tmp_path / "runs" / point.name, 2, [[9, 9], [100, 300]])
+    (folder.checkpoints / "last.safetensors").parent.mkdir(exist_ok=True)
+    (folder.checkpoints / "last.safetensors").touch()
+    if contents is None:
+        folder.config.unlink()
+    else:
+        folder.config.write_bytes(contents)
+    readers = (
+        lambda: read_config(["--resume", "--name", point.name], 0),
+        lambda: point.finished(tmp_path / "runs"),
+        lambda: read_run_config(folder),
+    )
+    told = []
+    for read in readers:
+        with pytest.raises(UserError) as refused:
+            read()
+        told.append(str(refused.value))
+        assert "\n" not in told[-1]
+    assert sentence is None or all(sentence in each for each in told)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from horovod_flowers.config.options import Effect, names_of
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.analysis.run_factors import recipe_of, values_of
@@ -15,8 +17,8 @@ from horovod_flowers.runtime.errors import UserError
 
 # Factors that follow from others, or are what a comparison of two numbers of ranks is about.
 _FOLLOWS = (
-    *("ranks", "strategy", "hosts", "batch per rank", "MPI yields when idle", "oversubscribed", "compression"),
-    *("dense_gradients", "model_parallel_size", "shard_layers", "shard_above"),
+    *("ranks", "strategy", "hosts", "batch per rank", "MPI yields when idle", "oversubscribed"),
+    *names_of(RunConfig, Effect.STRATEGY),
 )
 
 
@@ -52,7 +54,7 @@ def before_and_after(series: Sequence[Series]) -> BeforeAfter | None:
         point
         for members in series
         for point in members.points
-        if point.strategy != "none" and point.speed_up is not None and point.baseline and point.baseline.ranks == 1
+        if not point.is_ceiling and point.speed_up is not None and point.baseline and point.baseline.ranks == 1
     ]
     if not candidates:
         return None
@@ -254,8 +256,7 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
     chosen = [
         point
         for point in points
-        if point.ranks == check.ranks
-        and (point.strategy == check.strategy if check.strategy else point.strategy != "none")
+        if point.ranks == check.ranks and (point.strategy == check.strategy if check.strategy else not point.is_ceiling)
     ]
     if not chosen:
         return Verdict(check, False, f"there is no run of {check.ranks} ranks" + _of(check.strategy))
@@ -267,7 +268,10 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
             "min-efficiency": point.efficiency, "min-speed-up": point.speed_up, "max-step-seconds": point.step_seconds,
         }[check.figure]  # fmt: skip
         if found is None:
-            kept, words = False, f"{label}: there is no ratio ({point.refusal or 'its baseline is missing'})"
+            kept, words = (
+                False,
+                f"{label}: there is no ratio ({point.refusal or f'its baseline is missing{point.nearest}'})",
+            )
         elif point.oversubscribed:
             kept, words = False, f"{label}: {found.value:.3g}, oversubscribed: not a measure of speed"
         else:

@@ -70,7 +70,7 @@ def ceiling_of(point: Point, points: Sequence[Point]) -> Point | None:
     """The runs of strategy none beside a point: the same work, ranks and baseline, and no communication."""
     for other in points:
         same = (other.work, other.ranks, other.oversubscribed) == (point.work, point.ranks, point.oversubscribed)
-        if same and other.strategy == "none" and other.baseline is point.baseline:
+        if same and other.is_ceiling and other.baseline is point.baseline:
             return other
     return None
 

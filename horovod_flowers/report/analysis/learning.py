@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.report.analysis.points import Point
-from horovod_flowers.report.analysis.run_factors import recipe_of, strategy_of, work_of
+from horovod_flowers.report.analysis.run_factors import learned_from, strategy_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
 
 ACCURACY_STEP = 0.05
@@ -87,5 +88,4 @@ def reached_by(points: Sequence[Point], accuracy: float | None) -> list[Reached]
 
 
 def _same_learning(one: RunSummary, other: RunSummary) -> bool:
-    same_recipe = recipe_of(one) == recipe_of(other) and work_of(one)[2:4] == work_of(other)[2:4]
-    return same_recipe and strategy_of(one) != "none"
+    return learned_from(one) == learned_from(other) and strategy_of(one) != INDEPENDENT

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
@@ -18,6 +19,7 @@ from horovod_flowers.report.analysis.run_factors import (
     strategy_of,
     unlike,
     values_of,
+    work_apart,
     work_of,
 )
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -37,10 +39,17 @@ class Point:
     """The runs that ratios are taken against, whatever the recipe: it does not change what a step costs."""
     refusal: str | None = None
     """Why there is no ratio though there is a baseline."""
+    other_work: tuple[str, ...] = ()
+    """Where there is none: what differs between this work and that of the runs that come nearest to it, in words."""
     unlike: tuple[str, ...] = ()
     """What differs among these runs, or between them and the baseline, though it may change the time of a step."""
     which: str = ""
     """What tells this point from others of the same work, strategy and ranks."""
+
+    @property
+    def nearest(self) -> str:
+        """What to say after 'its baseline is missing'; empty where no other work comes near."""
+        return f" (the nearest did other work: {'; '.join(self.other_work)})" if self.other_work else ""
 
     @cached_property
     def totals(self) -> np.ndarray:
@@ -105,6 +114,11 @@ class Point:
         """Of all ranks together (strong), or of each (weak)."""
         work = dict(self.work)
         return int(work["global_batch"] if self.scaling == "strong" else work["per_rank_batch"])
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether nothing was communicated: no strategy to compare, but what the machine gives."""
+        return self.strategy == INDEPENDENT
 
     @property
     def precision(self) -> str:
@@ -194,7 +208,8 @@ def _against(runs: tuple[RunSummary, ...], bases: Mapping[tuple[Work, object], P
         if work == point.work:
             apart = differences(runs, other.runs)
             return replace(point, refusal=f"they differ in more than the ranks ({'; '.join(apart)})")
-    return point
+    every = [work_apart(point.work, work) for work, _ in bases]
+    return replace(point, other_work=min(every, key=len, default=()))
 
 
 def _told_apart(points: Sequence[Point]) -> list[Point]:
@@ -230,6 +245,11 @@ class Series:
         """Such as 'allreduce, strong scaling, bf16'."""
         point = self.points[0]
         return f"{self.strategy}, {point.scaling} scaling, {point.precision}"
+
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether nothing was communicated."""
+        return self.strategy == INDEPENDENT
 
     @property
     def rated(self) -> list[Point]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from horovod_flowers.config.command_line import flags
-from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import values_of
@@ -60,7 +60,7 @@ def commands_of(runs: Sequence[RunSummary]) -> list[tuple[str, int]]:
 def train_command(run: RunSummary) -> list[str]:
     """The command that makes a run like this one: its options, as far as they differ from the defaults."""
     defaults = flat_options(asdict(RunConfig()))
-    left_out = ("name", "runs_dir", "overwrite", "resume", "resume_or_start")
+    left_out = names_of(RunConfig, Effect.FOLDER)
     differing = {
         name: value
         for name, value in flat_options(run.config).items()
@@ -70,13 +70,6 @@ def train_command(run: RunSummary) -> list[str]:
     return [*words, *flags(differing)]
 
 
-# Options that the command below sets itself, or that belong to another number of ranks.
-_NOT_REPEATED = (
-    *("name", "global_batch", "per_rank_batch", "threads", "precision", "strategy", "compression", "dense_gradients"),
-    *("model_parallel_size", "shard_layers", "shard_above", "runs_dir", "resume", "resume_or_start", "overwrite"),
-)
-
-
 def baseline_command(point: Point) -> str:
     """The command that makes a point's one-rank baseline, beside the run that lacks it."""
     work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
@@ -84,9 +77,11 @@ def baseline_command(point: Point) -> str:
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
     words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
     words += ["--precision", work["precision"]]
+    # What the words above say, or belongs to another number of ranks.
+    left_out = names_of(RunConfig, Effect.FOLDER, Effect.RESOLVED, Effect.STRATEGY)
     differing = {
         name: value
         for name, value in flat_options(point.runs[0].config).items()
-        if name not in _NOT_REPEATED and value != defaults.get(name)
+        if name not in left_out and value != defaults.get(name)
     }
     return shlex.join([*words, *flags(differing)])

@@ -5,42 +5,55 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from horovod_flowers.config.options import flat_options
+from horovod_flowers.config.choices import INDEPENDENT
+from horovod_flowers.config.options import Effect, flat_options, names_of, options_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runtime.errors import harmless
 
 Work = tuple[tuple[str, Any], ...]
+_DEFAULTS: dict[str, Any] = flat_options(asdict(RunConfig()))
 
-# Options that say where a run's files are or what it is called: nothing that a figure depends on.
-_WHERE = (
-    *("name", "runs_dir", "overwrite", "resume", "resume_or_start", "tensorboard"),
-    *("data.path", "data.tfds_dir", "data.prepared_dir"),
-)
-# Options whose outcome is recorded, and compared, as what they came to on the machine.
-_RESOLVED = ("strategy", "precision", "global_batch", "per_rank_batch", "threads")
-# What may change the seconds of a step though the work is the same, beside the number of ranks and the strategy.
-_SPEED = ("commit", "launcher", "MPI library", "bind", "horovod.", "HOROVOD_", "version of ")
+# What may change the seconds of a step though the work is the same, beside the number of ranks, the strategy and the
+# options that say so of themselves.
+_SPEED = ("commit", "launcher", "MPI library", "HOROVOD_", "version of ")
 
 
 @cache
 def work_of(run: RunSummary) -> Work:
-    """What must be equal for two runs to be compared; the number of ranks and the strategy are what may differ."""
-    config, environment = run.config, run.environment
-    strong = config["global_batch"] is not None
+    """What must be equal for two runs to be compared; the number of ranks and the strategy are what may differ.
+
+    An option is in it that says so where it is declared, or of which nobody has said what it means.
+    """
+    environment = run.environment
+    strong = run.config["global_batch"] is not None
     batch = environment.global_batch if strong else environment.global_batch // environment.world_size
     return (
         ("scaling", "strong" if strong else "weak"),
         ("global_batch" if strong else "per_rank_batch", batch),
-        ("model", config["model"]["name"]),
+        ("model", run.config["model"]["name"]),
         ("data", run.result.data_digest),
-        ("augment", config["data"]["augment"]),
-        ("optimizer", config["optimizer"]["name"]),
         ("precision", harmless(environment.precision)),
-        ("accumulate", config["accumulate"]),
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
         ("cpu_model", tuple(sorted({host.cpu_model or "" for host in environment.hosts}))),
+        *((name, value) for name, value in _options(run, Effect.WORK).items() if name != "model.name"),
     )
+
+
+def work_apart(one: Work, other: Work) -> tuple[str, ...]:
+    """What differs between two runs' work, in words such as 'data.crop_size: 64 against not set'."""
+    first, second = dict(one), dict(other)
+    return tuple(
+        f"{name}: {_in_words(first.get(name))} against {_in_words(second.get(name))}"
+        for name in dict.fromkeys((*first, *second))
+        if first.get(name) != second.get(name)
+    )
+
+
+def _options(run: RunSummary, *effects: Effect) -> dict[str, Any]:
+    """The run's options with one of these effects, by their dotted names."""
+    values = _DEFAULTS | flat_options(run.config)
+    return {name: values[name] for name in names_of(RunConfig, *effects)}
 
 
 def other_scaling(work: Work) -> Work:
@@ -55,26 +68,28 @@ def strategy_of(run: RunSummary) -> str:
     """How the ranks divided the work, with whatever options change its times."""
     if run.ranks == 1:
         return "one rank"
-    words = [harmless(run.environment.strategy)]
-    if run.environment.strategy == "mesh":
-        words.append(f"of {run.config['model_parallel_size'] or 'nodes'}")
-    if run.config["compression"] != "none":
-        words.append(run.config["compression"])
-    if run.config["dense_gradients"] != "auto":
-        words.append(run.config["dense_gradients"])
+    strategy = run.environment.strategy
+    words = [harmless(strategy)]
+    if strategy == "mesh" and run.config["model_parallel_size"] is None:
+        words.append("of nodes")
+    if strategy != INDEPENDENT:
+        for name, value in _options(run, Effect.STRATEGY).items():
+            declared = options_of(RunConfig)[name]
+            if value != declared.default and (not declared.strategies or strategy in declared.strategies):
+                words.append(harmless(declared.label.format(value)))
     return " ".join(words)
 
 
 @cache
 def recipe_of(run: RunSummary) -> str:
     """What changes the accuracy but not the time of a step: runs that differ in it do not share a row."""
-    config = run.config
-    return repr([config["epochs"], config["steps"], config["data"]["augment"], sorted(config["optimizer"].items())])
+    return repr(list(_options(run, Effect.RECIPE).items()))
 
 
 @cache
-def _defaults() -> dict[str, Any]:
-    return flat_options(asdict(RunConfig()))
+def learned_from(run: RunSummary) -> str:
+    """What decides what a run learns, but for its batch, its precision and its seed."""
+    return repr([run.result.data_digest, *_options(run, Effect.RECIPE, Effect.WORK).items()])
 
 
 @cache
@@ -104,14 +119,16 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
         **environment.horovod_settings,
         **{f"version of {package}": version for package, version in environment.versions.items()},
     }
-    options = {**_defaults(), **flat_options(run.config)}
-    found |= {name: value for name, value in options.items() if name not in (*_WHERE, *_RESOLVED)}
+    untold = (Effect.RESOLVED, Effect.OUTPUT, Effect.FOLDER, Effect.PLACE)
+    found |= _options(run, *(effect for effect in Effect if effect not in untold))
     return {name: _in_words(value) for name, value in found.items()}
 
 
 def _in_words(value: Any) -> str:
     if value is None:
         return "not set"
+    if isinstance(value, tuple):
+        return "/".join(_in_words(each) for each in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else harmless(str(value))
@@ -131,13 +148,16 @@ def values_of(runs: Iterable[RunSummary]) -> dict[str, set[str]]:
 
 def speed_factors(values: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Of these factors, those that change a step's seconds while the work stays the same."""
-    return {name: found for name, found in values.items() if name.startswith(_SPEED)}
+    options = set(names_of(RunConfig, Effect.SPEED))
+    return {name: found for name, found in values.items() if name in options or name.startswith(_SPEED)}
 
 
 @cache
 def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     """The factors that may change a step's seconds, to tell runs apart by."""
-    return tuple(sorted((name, value) for name, value in run_factors_of(run).items() if name.startswith(_SPEED)))
+    options = set(names_of(RunConfig, Effect.SPEED))
+    factors = run_factors_of(run).items()
+    return tuple(sorted((name, value) for name, value in factors if name in options or name.startswith(_SPEED)))
 
 
 def differences(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> list[str]:

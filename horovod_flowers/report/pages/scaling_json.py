@@ -97,7 +97,8 @@ def scaling_json(content: Content) -> dict[str, Any]:
             }
             for run in point.runs
         ]
-        points.append({**row(content, point), "refusal": point.refusal, "of_runs": runs})
+        refusal = point.refusal or (f"its baseline is missing{point.nearest}" if point.other_work else None)
+        points.append({**row(content, point), "refusal": refusal, "of_runs": runs})
     return {
         "schema": SCHEMA,
         "command": shlex.join(content.command),

@@ -133,7 +133,7 @@ def _note(point: Point) -> str:
 
 def _ratio(point: Point) -> str:
     if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
-        ceiling = " (ceiling: ranks train independently, without communication)" if point.strategy == "none" else ""
+        ceiling = " (ceiling: ranks train independently, without communication)" if point.is_ceiling else ""
         base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
         speed_up = number(point.speed_up, 2)
         if not point.speed_up.has_interval and len(point.runs) > 1:
@@ -149,5 +149,5 @@ def _ratio(point: Point) -> str:
         )
     return (
         f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}): its one-rank baseline "
-        f"is missing; run: {baseline_command(point)}"
+        f"is missing{point.nearest}; run: {baseline_command(point)}"
     )

@@ -35,11 +35,11 @@ def draw(content: Content) -> Iterator[Drawn]:
 def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
     # The ceiling is a bound, not a competitor: grey, and beneath.
-    ordered = sorted(chosen, key=lambda members: members.strategy != "none")
+    ordered = sorted(chosen, key=lambda members: not members.is_ceiling)
     colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
     for number, members in enumerate(ordered):
         aside = 2 ** (ASIDE * (number - (len(ordered) - 1) / 2))
-        ceiling = members.strategy == "none"
+        ceiling = members.is_ceiling
         colour = "#888888" if ceiling else next(colours)
         label = "ceiling: strategy none, no communication" if ceiling else members.label
         label += f" ({members.points[0].which})" if members.points[0].which else ""
