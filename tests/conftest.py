@@ -1,5 +1,6 @@
 """What the tests share: a way to start commands and ranks that cannot hang, and small data prepared once."""
 
+import importlib
 import json
 import math
 import os
@@ -114,10 +115,13 @@ class Ended:
         return self.stdout + self.stderr
 
 
+FOREIGN = ("OMPI_", "PMIX_", "PMI_", "SLURM_", "HOROVOD_")
+"""How variables of launchers and schedulers begin."""
+
+
 def clean_environment() -> dict[str, str]:
     """This environment without what a launcher or scheduler left in it, and with root allowed where we are root."""
-    foreign = ("OMPI_", "PMIX_", "PMI_", "SLURM_", "HOROVOD_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     python_path = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
@@ -166,9 +170,12 @@ class Workplace:
 
     def train(self, *options: str | Path, ranks: int | None = None, variables: dict[str, str] | None = None) -> Ended:
         """Run the train command, with tiny data unless told otherwise; under mpirun where ranks are given."""
-        words: list[str | Path] = ["python", "-m", "horovod_flowers.train", "--data.prepared-dir", self.prepared]
-        words += [*TINY, *options]
+        words = ["python", "-m", "horovod_flowers.train", *self.tiny(*options)]
         return run_command(words if ranks is None else mpirun(ranks, *words), self.folder, variables=variables)
+
+    def tiny(self, *options: str | Path) -> list[str | Path]:
+        """The train command's options, with tiny data unless told otherwise."""
+        return ["--data.prepared-dir", self.prepared, *TINY, *options]
 
     def run(self, *words: str | Path) -> Ended:
         """Run any command here."""
@@ -176,8 +183,7 @@ class Workplace:
 
     def training(self, *options: str | Path, variables: dict[str, str] | None = None) -> Command:
         """A training for `run_in_one_job`, with tiny data unless told otherwise."""
-        words = ("--data.prepared-dir", self.prepared, *TINY, *options)
-        return Command.of("horovod_flowers.train", *words, variables=variables)
+        return Command.of("horovod_flowers.train", *self.tiny(*options), variables=variables)
 
     def run_in_one_job(self, *commands: Command, ranks: int | None = None) -> list[str]:
         """Run commands one after the other in one job, all of which have to succeed: what each printed.
@@ -203,6 +209,33 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workplace(tmp_path: Path, prepared_folder: Path) -> Workplace:
     return Workplace(tmp_path, prepared_folder)
+
+
+@pytest.fixture
+def refused_here(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """refused_here("train", *words, ranks=2): a command that ends with a mistake before it starts MPI or TensorFlow, as
+    rank 0 of that many, in this process and the test's workplace; `variables` for more of a launcher's."""
+
+    def call(
+        command: str, *words: str | Path, ranks: int | None = None, variables: dict[str, str] | None = None
+    ) -> Ended:
+        with monkeypatch.context() as patch:
+            patch.chdir(workplace.folder)
+            for name in filter(lambda name: name.startswith(FOREIGN), list(os.environ)):
+                patch.delenv(name)
+            of_mpirun = {} if ranks is None else {"SIZE": ranks, "LOCAL_SIZE": ranks, "RANK": 0, "LOCAL_RANK": 0}
+            told = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in of_mpirun.items()}
+            for name, value in (told | (variables or {})).items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as end:
+                importlib.import_module(f"horovod_flowers.{command}").main([str(word) for word in words])
+        said = capsys.readouterr()
+        return Ended(int(end.value.code or 0), said.out, said.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runtime.errors import UserError
-from tests.conftest import Workplace
+from tests.conftest import Ended, Workplace
 from tests.parallel.commands_in_one_job import Command
 
 # One thread a rank: sums in the same order, so that the weights can be compared bit by bit.
@@ -52,9 +53,12 @@ def resumed(shared_workplace: Workplace) -> Resumed:
         "nearly": training(*OPTIONS, "--name", "nearly", "--epochs", "3", "--resume-or-start"),
     }
     printed = dict(zip(on_two, shared_workplace.run_in_one_job(*on_two.values(), ranks=2), strict=True))
-    on_one = shared_workplace.train(*OPTIONS, "--name", "resumed-on-1", "--epochs", "3", "--resume", ranks=1)
-    assert on_one.status == 0, on_one.output
-    return Resumed(runs, printed | {"resumed-on-1": on_one.stdout})
+    printed["resumed-on-1"], _ = shared_workplace.run_in_one_job(
+        training(*OPTIONS, "--name", "resumed-on-1", "--epochs", "3", "--resume"),
+        training(*OPTIONS, "--name", "a"),
+        ranks=1,
+    )
+    return Resumed(runs, printed)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +105,10 @@ def test_dropout_and_statistics_resume_too(runs: Path) -> None:
     assert all(np.array_equal(value, found[key]) for key, value in expected.items())
 
 
-def test_what_does_not_continue_the_run_is_refused(workplace: Workplace) -> None:
-    assert workplace.train(*OPTIONS, "--name", "a").status == 0
+def test_what_does_not_continue_the_run_is_refused(
+    workplace: Workplace, refused_here: Callable[..., Ended], runs: Path
+) -> None:
+    shutil.copytree(runs / "a", workplace.folder / "runs" / "a")
     before = {path: path.read_bytes() for path in (workplace.folder / "runs").rglob("*") if path.is_file()}
     for change, sentence in (
         (("--epochs", "1"), "has trained 1 epochs already: give --epochs above that"),
@@ -112,7 +118,7 @@ def test_what_does_not_continue_the_run_is_refused(workplace: Workplace) -> None
         (("--epochs", "2", "--optimizer.learning-rate", "0.1"), "was trained with optimizer.learning_rate 0.001"),
         (("--epochs", "2", "--data.synthetic-images", "80"), "was trained with data.synthetic_images 120, not 80"),
     ):
-        ended = workplace.run("python", "-m", "horovod_flowers.train", "--name", "a", "--resume", *change)
+        ended = refused_here("train", "--name", "a", "--resume", *change)
         assert ended.status == 2, ended.output
         assert sentence in ended.stderr
         assert ended.stderr.count("\n") == 1
