@@ -39,7 +39,7 @@ SECONDS = Path(__file__).with_name("seconds.json")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="only what is marked quick: less than two minutes")
+    parser.addoption("--quick", action="store_true", help="tests/single but for what is slow, and what is marked quick")
     parser.addoption("--record-seconds", action="store_true", help=f"write what each file took into {SECONDS.name}")
 
 
@@ -64,8 +64,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items.sort(key=place)
     if config.getoption("--quick"):
-        quick = [item for item in items if item.get_closest_marker("quick")]
-        config.hook.pytest_deselected(items=[item for item in items if item not in quick])
+        quick: list[pytest.Item] = []
+        rest: list[pytest.Item] = []
+        for item in items:
+            single = item.nodeid.startswith("tests/single/") and not item.get_closest_marker("slow")
+            (quick if single or item.get_closest_marker("quick") else rest).append(item)
+        config.hook.pytest_deselected(items=rest)
         items[:] = quick
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 
+pytestmark = pytest.mark.quick
 SGD = ("--optimizer.name", "sgd", "--optimizer.decay", "cosine", "--optimizer.learning-rate", "0.01")
 
 

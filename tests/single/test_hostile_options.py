@@ -26,7 +26,7 @@ from horovod_flowers.study.file import points_of, read_study
 from horovod_flowers.train import main as train
 from tests.single.recorded_runs import write_run
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 SAME_EVERY_TIME = settings(
     derandomize=True,
     database=None,
