@@ -33,7 +33,6 @@ TINY = (
     *("--precision", "fp32", "--shard-above", "100000"),
 )
 
-
 # Of each file's tests one after the other. Only the order depends on them: `pytest --record-seconds` writes them anew.
 SECONDS = Path(__file__).with_name("seconds.json")
 
@@ -55,14 +54,11 @@ def scope_of(nodeid: str) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slurm's tests first, since they wait more than they work; then the longest files, so that processes end together.
 
-    A file whose seconds are not known counts as long.
+    A file whose seconds are not known counts as long. Slurm's stay in their order: some wait for what others began.
     """
     seconds = json.loads(SECONDS.read_text(encoding="utf-8"))
-
-    def place(item: pytest.Item) -> tuple[bool, float]:
-        return scope_of(item.nodeid) != "tests/slurm", -seconds.get(file_of(item.nodeid), math.inf)
-
-    items.sort(key=place)
+    seconds["tests/slurm"] = math.inf
+    items.sort(key=lambda item: -seconds.get(scope_of(item.nodeid), sys.float_info.max))
     if config.getoption("--quick"):
         quick: list[pytest.Item] = []
         rest: list[pytest.Item] = []
