@@ -5,5 +5,5 @@ data.py          those of the images
 choices.py       the values that options, records and reports share
 options.py       how an option is declared
 command_line.py  from words and YAML to options, and back
-yaml_file.py     YAML from strangers, read within limits
+yaml_file.py     YAML from strangers, read within limits; parser_messages.py: what jsonargparse says, in our sentences
 """

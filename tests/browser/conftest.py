@@ -1,5 +1,6 @@
 """A real browser: Debian's chromium, headless; installed where it is missing and this is root, else skipped."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,7 +26,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> str:
         log = tmp_path_factory.mktemp("apt") / "log"
         install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        with open(log, "wb") as output:
+        with open(log, "wb") as output, open("/var/lock/flowers-apt", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: tests/slurm/cluster.sh may be installing, too
             for words in (install, ["apt-get", "update"], install):
                 ended = subprocess.run(words, env=environment, stdout=output, stderr=output, timeout=900, check=False)
                 if ended.returncode == 0 and words is install:

@@ -49,4 +49,5 @@ def test_unknown_commands_are_refused_and_help_is_given(fresh_copy: Path, tmp_pa
     assert "no command 'studdy', only study, test and run" in ended.stderr
     helped = run_command([fresh_copy / "flowers", "--help"], tmp_path)
     assert helped.status == 0
-    assert "./flowers study" in helped.stdout
+    for command in ("./flowers study", "./flowers test", "./flowers test --quick", "./flowers run COMMAND..."):
+        assert f"{command} " in helped.stdout, command

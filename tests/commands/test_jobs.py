@@ -65,8 +65,8 @@ def test_train_then_predict_in_parallel(workplace: Workplace, write_photos: Call
         (("--run", "a"), "photos"),
     ],
 )
-def test_mistakes_of_predict(workplace: Workplace, words: tuple[str, ...], sentence: str) -> None:
-    ended = workplace.run("python", "-m", "horovod_flowers.predict", *words)
+def test_mistakes_of_predict(refused_here: Callable[..., Ended], words: tuple[str, ...], sentence: str) -> None:
+    ended = refused_here("predict", *words)
     assert ended.status == 2
     assert sentence in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -1,11 +1,14 @@
 """Wrong use: one sentence, exit status 2, on one rank only, within seconds, no traceback, earlier results untouched."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Ended, Workplace, mpirun
+
+Refused = Callable[..., Ended]
 
 
 def assert_one_sentence(ended: Ended, sentence: str) -> None:
@@ -36,11 +39,25 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
             ["--strategy", "mesh", "--model-parallel-size", "3"],
             "model_parallel_size 3 does not divide 2 ranks: try 1, 2",
         ),
-        (
+        (["--strategy", "sharded", "--compression", "fp16"], "strategy sharded cannot use it: leave out --compression"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    workplace: Workplace, refused_here: Refused, options: list[str], sentence: str
+) -> None:
+    assert_one_sentence(refused_here("train", *workplace.tiny(*options), ranks=2), sentence)
+    assert not (workplace.folder / "runs").exists() or list((workplace.folder / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--epoks", "3"], "there is no option --epoks: did you mean --epochs?"),  # before MPI starts
+        (["--runs-dir", "/proc/runs"], "cannot write in /proc/runs"),  # the same, where rank 0 alone looks
+        (  # when the model has been built
             ["--strategy", "tensor", "--shard-layers", "dense_9"],
             "shard_layers names 'dense_9': Dense layers of the model",
         ),
-        (["--strategy", "sharded", "--compression", "fp16"], "strategy sharded cannot use it: leave out --compression"),
         (
             ["--strategy", "tensor", "--model.name", "tests.parallel.model_zoo:without_dense"],
             "the model has no Dense layer of at least 100,000 weights to divide (it has none): use",
@@ -53,10 +70,10 @@ def test_every_rank_makes_the_mistake_and_one_tells(workplace: Workplace, option
 
 
 def test_a_strategy_of_several_ranks_works_on_one_and_says_what_it_is(workplace: Workplace) -> None:
-    for strategy in ("tensor", "auto"):
-        ended = workplace.train("--strategy", strategy, "--name", strategy, ranks=1)
-        assert ended.status == 0, ended.output
-        assert f"one rank: nothing to divide, strategy {strategy} is the same as none" in ended.stdout
+    strategies = ("tensor", "auto")
+    trainings = [workplace.training("--strategy", strategy, "--name", strategy) for strategy in strategies]
+    for strategy, said in zip(strategies, workplace.run_in_one_job(*trainings, ranks=1), strict=True):
+        assert f"one rank: nothing to divide, strategy {strategy} is the same as none" in said
 
 
 def test_a_mistake_under_horovodrun_is_told_once_too(workplace: Workplace) -> None:
@@ -64,12 +81,25 @@ def test_a_mistake_under_horovodrun_is_told_once_too(workplace: Workplace) -> No
     assert_one_sentence(ended, "there is no option --epoks: did you mean --epochs?")
 
 
-def test_a_run_name_that_exists_is_refused_and_its_run_untouched(workplace: Workplace) -> None:
-    assert workplace.train("--name", "mine").status == 0
-    before = snapshot(workplace.folder)
-    assert_one_sentence(
-        workplace.train("--name", "mine", ranks=2), "run runs/mine exists already: choose another --name"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Path:
+    """A run, and one of another network under the same name of the model, as where the function was changed since."""
+    workplace = Workplace(tmp_path_factory.mktemp("trained"), prepared_folder)
+    small, large = (
+        workplace.training("--global-batch", "16", "--name", f"of-{size}", "--data.image-size", size)
+        for size in ("32", "48")
     )
+    workplace.run_in_one_job(small, large)
+    return workplace.folder / "runs"
+
+
+def test_a_run_name_that_exists_is_refused_and_its_run_untouched(
+    workplace: Workplace, refused_here: Refused, trained: Path
+) -> None:
+    shutil.copytree(trained / "of-32", workplace.folder / "runs" / "mine")
+    before = snapshot(workplace.folder)
+    ended = refused_here("train", *workplace.tiny("--name", "mine"), ranks=2)
+    assert_one_sentence(ended, "run runs/mine exists already: choose another --name")
     assert snapshot(workplace.folder) == before
     replaced = workplace.train("--name", "mine", "--overwrite", "--seed", "3")
     assert replaced.status == 0, replaced.output
@@ -77,22 +107,19 @@ def test_a_run_name_that_exists_is_refused_and_its_run_untouched(workplace: Work
     assert [path.name for path in (workplace.folder / "runs").iterdir()] == ["mine"]
 
 
-def test_a_folder_that_is_no_run_is_not_overwritten(workplace: Workplace) -> None:
+def test_a_folder_that_is_no_run_is_not_overwritten(workplace: Workplace, refused_here: Refused) -> None:
     thesis = workplace.folder / "runs" / "thesis"
     thesis.mkdir(parents=True)
     (thesis / "chapter1.tex").write_text("years of work")
-    assert_one_sentence(workplace.train("--name", "thesis", "--overwrite"), "is not a run (no config.yaml)")
+    ended = refused_here("train", *workplace.tiny("--name", "thesis", "--overwrite"))
+    assert_one_sentence(ended, "is not a run (no config.yaml)")
     assert (thesis / "chapter1.tex").read_text() == "years of work"
 
 
-def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
-    assert workplace.train("--global-batch", "16", "--name", "a").status == 0
-    # The same name, another network: the function was changed since.
-    assert workplace.train("--global-batch", "16", "--name", "b", "--data.image-size", "48").status == 0
+def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace, trained: Path) -> None:
     runs = workplace.folder / "runs"
-    (runs / "a" / "checkpoints" / "last.safetensors").write_bytes(
-        (runs / "b" / "checkpoints" / "last.safetensors").read_bytes()
-    )
+    shutil.copytree(trained / "of-32", runs / "a")
+    shutil.copy(trained / "of-48" / "checkpoints" / "last.safetensors", runs / "a" / "checkpoints")
     before = snapshot(runs)
     ended = workplace.train("--name", "a", "--resume", "--epochs", "2", ranks=2)
     assert_one_sentence(ended, "belongs to another model")
@@ -100,27 +127,30 @@ def test_a_checkpoint_of_another_model_is_refused(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize("contents", ["epochs: [", "nothing", "epocks: 3\n", "epochs: many\n"])
-def test_a_run_whose_configuration_is_damaged_is_not_resumed(workplace: Workplace, contents: str) -> None:
+def test_a_run_whose_configuration_is_damaged_is_not_resumed(
+    workplace: Workplace, refused_here: Refused, contents: str
+) -> None:
     run = workplace.folder / "runs" / "d"
     run.mkdir(parents=True)
     (run / "environment.json").write_text("{}")
     (run / "config.yaml").write_text(contents)
-    ended = workplace.run("python", "-m", "horovod_flowers.train", "--name", "d", "--resume", "--epochs", "2")
+    ended = refused_here("train", "--name", "d", "--resume", "--epochs", "2")
     assert_one_sentence(ended, "horovod_flowers.train: error: ")
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "environment.json"]
 
 
-def test_more_ranks_than_images_are_refused(workplace: Workplace) -> None:
-    ended = workplace.train("--data.synthetic-images", "10", "--data.validation-fraction", "0.75", ranks=4)
+def test_more_ranks_than_images_are_refused(workplace: Workplace, refused_here: Refused) -> None:
+    options = ("--data.synthetic-images", "10", "--data.validation-fraction", "0.75")
+    ended = refused_here("train", *workplace.tiny(*options), ranks=4)
     assert_one_sentence(ended, "4 ranks are more than the 2 training images: start fewer ranks")
 
 
 def test_photos_that_were_not_prepared_name_the_command_that_does_it(
-    workplace: Workplace, write_photos: Callable[..., Path]
+    workplace: Workplace, refused_here: Refused, write_photos: Callable[..., Path]
 ) -> None:
     photos = write_photos(red=8, blue=8)
     options = ["--data.source", "folder", "--data.path", str(photos), "--data.prepared-dir", "here"]
-    ended = workplace.train(*options, ranks=2)
+    ended = refused_here("train", *workplace.tiny(*options), ranks=2)
     assert_one_sentence(
         ended, "the photos are not prepared: run 'python -m horovod_flowers.prepare --data.source folder"
     )
@@ -131,17 +161,17 @@ def test_photos_that_were_not_prepared_name_the_command_that_does_it(
     assert trained.status == 0, trained.output
 
 
-def test_missing_tf_flowers_name_the_prepare_command(workplace: Workplace) -> None:
-    ended = workplace.train("--data.source", "tf_flowers", "--data.tfds-dir", "nowhere", ranks=2)
+def test_missing_tf_flowers_name_the_prepare_command(workplace: Workplace, refused_here: Refused) -> None:
+    options = ("--data.source", "tf_flowers", "--data.tfds-dir", "nowhere")
+    ended = refused_here("train", *workplace.tiny(*options), ranks=2)
     assert_one_sentence(ended, "python -m horovod_flowers.prepare --data.source tf_flowers --data.tfds-dir nowhere")
 
 
-def test_srun_without_pmi_is_refused_on_one_task(workplace: Workplace) -> None:
+def test_srun_without_pmi_is_refused_on_one_task(workplace: Workplace, refused_here: Refused) -> None:
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}
-    assert_one_sentence(
-        workplace.train(variables={"SLURM_PROCID": "0", **slurm}), "Slurm started 4 tasks (SLURM_NTASKS=4)"
-    )
-    other = workplace.train(variables={"SLURM_PROCID": "3", **slurm})
+    first = refused_here("train", *workplace.tiny(), variables={"SLURM_PROCID": "0", **slurm})
+    assert_one_sentence(first, "Slurm started 4 tasks (SLURM_NTASKS=4)")
+    other = refused_here("train", *workplace.tiny(), variables={"SLURM_PROCID": "3", **slurm})
     assert (other.status, other.output) == (2, "")
 
 

@@ -6,6 +6,7 @@ and writes all of it from rank 0.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.setup import start_horovod_if_needed
 
 
-def main() -> None:
-    checkpoint_path, output, *options = sys.argv[1:]
+def main(words: Sequence[str]) -> None:
+    checkpoint_path, output, *options = words
     with error_boundary("numbers"):
         config = parse(RunConfig, "numbers", "", options)
         ranks = connect(JobEnvironment.from_environment(os.environ), 1, "auto")
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

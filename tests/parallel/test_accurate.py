@@ -1,5 +1,6 @@
 """The preset that generalises: what only shows over ranks and epochs (its accuracy is in docs/accuracy.md)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,39 @@ OPTIONS = ("--preset", "accurate", "--data.crop-size", "24", "--global-batch", "
 GOES_ON = ("--optimizer.decay", "none")  # a cosine ends with the epochs that a run began with
 
 
+# At this rate no weight moves, so the first epoch stays the best.
+STILL = (
+    *("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2"),
+    *("--optimizer.learning-rate", "1e-30", "--average-decay", "0", "--model.name", "flower_cnn"),
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The runs of this module, and what the one that stops early printed."""
+
+    runs: Path
+    still: str
+
+
 @pytest.fixture(scope="module")
-def runs(shared_workplace: Workplace) -> Path:
-    """Two epochs in one go, and in two."""
-    for name, *more in (
-        ("accurate-whole", "--epochs", "2"),
-        ("accurate-parts", "--epochs", "1"),
-        ("accurate-parts", "--epochs", "2", "--resume"),
-    ):
-        ended = shared_workplace.train(*OPTIONS, *GOES_ON, "--name", name, *more, ranks=2)
-        assert ended.status == 0, ended.output
-    return shared_workplace.folder / "runs"
+def trained(shared_workplace: Workplace) -> Trained:
+    """Two epochs in one go, and in two jobs; and one that stops early."""
+    training = shared_workplace.training
+    *_, still = shared_workplace.run_in_one_job(
+        training(*OPTIONS, *GOES_ON, "--name", "accurate-whole", "--epochs", "2"),
+        training(*OPTIONS, *GOES_ON, "--name", "accurate-parts", "--epochs", "1"),
+        training(*STILL),
+        ranks=2,
+    )
+    ended = shared_workplace.train(*OPTIONS, *GOES_ON, "--name", "accurate-parts", "--epochs", "2", "--resume", ranks=2)
+    assert ended.status == 0, ended.output
+    return Trained(shared_workplace.folder / "runs", still)
+
+
+@pytest.fixture(scope="module")
+def runs(trained: Trained) -> Path:
+    return trained.runs
 
 
 def test_averages_statistics_and_schedule_resume_bit_by_bit(runs: Path) -> None:
@@ -55,16 +78,11 @@ def test_the_first_steps_are_nearly_the_same_at_any_number_of_ranks(
         assert many.training_loss == pytest.approx(two.training_loss, rel=0.1)
 
 
-def test_a_run_without_progress_stops_early(shared_workplace: Workplace) -> None:
-    # At this rate no weight moves, so the first epoch stays the best.
-    still = ("--optimizer.learning-rate", "1e-30", "--average-decay", "0", "--model.name", "flower_cnn")
-    options = ("--global-batch", "16", "--name", "still", "--epochs", "9", "--early-stopping", "2", *still)
-    ended = shared_workplace.train(*options, ranks=2)
-    assert ended.status == 0, ended.output
-    assert "stopped early: validation accuracy has not improved in 2 epochs since epoch 1" in ended.stdout
-    run = read_run(shared_workplace.folder / "runs" / "still")
+def test_a_run_without_progress_stops_early(shared_workplace: Workplace, trained: Trained) -> None:
+    assert "stopped early: validation accuracy has not improved in 2 epochs since epoch 1" in trained.still
+    run = read_run(trained.runs / "still")
     assert [epoch.epoch for epoch in run.epochs] == [1, 2, 3]
     assert (run.result.progress.epochs_done, run.result.progress.best_epoch, run.result.stopped_early) == (3, 1, True)
-    again = shared_workplace.train(*options, "--resume-or-start", ranks=2)
+    again = shared_workplace.train(*STILL, "--resume-or-start", ranks=2)
     assert again.status == 0, again.output
     assert "is complete: nothing to do" in again.stdout

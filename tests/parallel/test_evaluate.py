@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,57 @@ from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Prediction
 from horovod_flowers.runlog.run_folder import RunFolder
 from tests.commands.test_wrong_use import assert_one_sentence, snapshot
-from tests.conftest import Ended, Workplace, mpirun
+from tests.conftest import Ended, Workplace, mpirun, write_photos_in
+from tests.parallel.commands_in_one_job import Command
 
 RANKS = (1, 2, 3)
 RUN = "evaluated"
 COMMAND = ("python", "-m", "horovod_flowers.evaluate", f"runs/{RUN}", "--threads", "1")
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """A folder of runs and their evaluations, and the photos that the model never saw."""
+
+    folder: Path
+    photos: Path
+    printed: dict[str, str]
+    """Of each evaluation, by the name of its output."""
+
+
 @pytest.fixture(scope="module")
-def folder(shared_workplace: Workplace) -> Path:
-    """A run of two epochs, its last checkpoint evaluated at each number of ranks, in batches that do not divide 24."""
-    ended = shared_workplace.train("--global-batch", "20", "--epochs", "2", "--name", RUN)
-    assert ended.status == 0, ended.output
+def evaluated(shared_workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Two runs; the last checkpoint of one evaluated at each number of ranks, in batches that do not divide 24 images,
+    and on other photos at one and at two. One job for each number."""
+    photos = write_photos_in(tmp_path_factory.mktemp("unseen"), tulips=4, daisy=3, roses=4)
+    (photos / "roses" / "002.jpg").write_bytes((photos / "roses" / "002.jpg").read_bytes()[:200])
+    options = ("--global-batch", "20", "--name")
+    shared_workplace.run_in_one_job(
+        shared_workplace.training(*options, RUN, "--epochs", "2"),
+        shared_workplace.training(*options, "held-out", "--data.test-fraction", "0.25"),
+    )
+    printed: dict[str, str] = {}
     for ranks in RANKS:
-        options = ("--checkpoint", "last", "--batch", "5", "--top-k", "2", "--output", f"evaluated-{ranks}")
-        ended = shared_workplace.run(*mpirun(ranks, *COMMAND, *options))
-        assert ended.status == 0, ended.output
-        (shared_workplace.folder / f"evaluated-{ranks}.log").write_text(ended.stdout)
-    return shared_workplace.folder
+        seen = ("--photos", photos, "--batch", "4", "--output", f"seen-by-{ranks}")
+        commands = {
+            f"evaluated-{ranks}": evaluation(
+                *("--checkpoint", "last", "--batch", "5", "--top-k", "2", "--output", f"evaluated-{ranks}")
+            ),
+            **({f"seen-by-{ranks}": evaluation(*seen)} if ranks < 3 else {}),
+            **({"held-out": evaluation("--split", "test", run="held-out")} if ranks == 2 else {}),
+        }
+        ended = shared_workplace.run_in_one_job(*commands.values(), ranks=ranks)
+        printed |= dict(zip(commands, ended, strict=True))
+    return Evaluated(shared_workplace.folder, photos, printed)
+
+
+def evaluation(*options: str | Path, run: str = RUN) -> Command:
+    return Command.of("horovod_flowers.evaluate", f"runs/{run}", "--threads", "1", *options)
+
+
+@pytest.fixture(scope="module")
+def folder(evaluated: Evaluated) -> Path:
+    return evaluated.folder
 
 
 def record_of(folder: Path, ranks: int) -> EvaluationRecord:
@@ -56,14 +90,15 @@ def test_every_validation_image_comes_once_in_order(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-def test_accuracy_is_what_training_logged(folder: Path, ranks: int) -> None:
+def test_accuracy_is_what_training_logged(evaluated: Evaluated, ranks: int) -> None:
+    folder = evaluated.folder
     run, record = read_run(folder / "runs" / RUN), record_of(folder, ranks)
     assert record.images == 24
     assert record.accuracy.value == run.epochs[1].validation_accuracy == record.evaluated.logged_accuracy
     assert record.log_loss == pytest.approx(run.epochs[1].validation_loss, rel=1e-4)
     assert record.evaluated.epoch == 2
     assert record.evaluated.data_digest == run.result.data_digest
-    assert f"accuracy {record.accuracy.value:.3f} (95 % interval" in (folder / f"evaluated-{ranks}.log").read_text()
+    assert f"accuracy {record.accuracy.value:.3f} (95 % interval" in evaluated.printed[f"evaluated-{ranks}"]
 
 
 def test_figures_are_those_of_the_predictions(folder: Path) -> None:
@@ -120,27 +155,19 @@ def test_the_report_shows_it(folder: Path, tmp_path: Path, capsys: pytest.Captur
 # --- photos that the model never saw ---------------------------------------------------------------------------------
 
 
-def test_photos_it_never_saw_are_found_by_the_names_of_their_classes(
-    shared_workplace: Workplace, folder: Path, write_photos: Callable[..., Path]
-) -> None:
+def test_photos_it_never_saw_are_found_by_the_names_of_their_classes(evaluated: Evaluated) -> None:
     """In another order than the run's classes, one of them broken, at one rank and at two."""
-    photos = write_photos(tulips=4, daisy=3, roses=4)
-    (photos / "roses" / "002.jpg").write_bytes((photos / "roses" / "002.jpg").read_bytes()[:200])
-    outputs = []
-    for ranks in (1, 2):
-        output = folder / f"seen-by-{ranks}"
-        options = ("--photos", str(photos), "--batch", "4", "--output", output)
-        ended = shared_workplace.run(*mpirun(ranks, *COMMAND, *options))
-        assert ended.status == 0, ended.output
-        assert "unreadable, left out: roses/002.jpg: " in ended.stdout
-        outputs.append((output / "predictions.jsonl").read_bytes())
+    folder, names = evaluated.folder, ("seen-by-1", "seen-by-2")
+    for name in names:
+        assert "unreadable, left out: roses/002.jpg: " in evaluated.printed[name]
+    outputs = [(folder / name / "predictions.jsonl").read_bytes() for name in names]
     assert outputs[0] == outputs[1]
     found, record = predictions_in(folder / "seen-by-2"), read_evaluation(folder / "seen-by-2" / "evaluation.json")
     assert [each.image for each in found] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert all(str(each.photo).split("/")[0] == each.label for each in found)
     assert {each.predicted for each in found} <= set(CLASSES)
     assert [item.photo for item in record.unreadable] == ["roses/002.jpg"]
-    assert (record.evaluated.photos, record.evaluated.logged_accuracy) == (str(photos), None)
+    assert (record.evaluated.photos, record.evaluated.logged_accuracy) == (str(evaluated.photos), None)
 
 
 # --- wrong use -------------------------------------------------------------------------------------------------------
@@ -197,12 +224,6 @@ def test_photos_that_changed_since_are_refused(
 
 
 def test_images_that_were_held_out_are_evaluated_apart(shared_workplace: Workplace, folder: Path) -> None:
-    options = ("--global-batch", "20", "--name", "held-out", "--data.test-fraction", "0.25")
-    ended = shared_workplace.train(*options)
-    assert ended.status == 0, ended.output
-    command = ("python", "-m", "horovod_flowers.evaluate", "runs/held-out", "--threads", "1", "--split", "test")
-    ended = shared_workplace.run(*mpirun(2, *command))
-    assert ended.status == 0, ended.output
     found = predictions_in(folder / "runs" / "held-out" / "evaluation-test")
     assert [each.image for each in found] == list(range(90, 120))
     ended = shared_workplace.run(*COMMAND, "--split", "test")

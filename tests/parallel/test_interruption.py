@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +51,48 @@ def stop_once_it_trains(workplace: Workplace, name: str, number: int, ranks: int
     return Ended(job.returncode, stdout, stderr)
 
 
+RESUMING = ("--name", "stopped", "--resume-or-start", "--epochs", "3")
+APART = ("--name", "apart", "--epochs", "3", "--strategy", "none")
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Two runs that were stopped, one of ranks that train independently, and went on in another job."""
+
+    runs: Path
+    stopped: Ended
+    apart: Ended
+    resumed: str
+    """What the first printed as it went on."""
+
+
 @pytest.fixture(scope="module")
-def whole(shared_workplace: Workplace) -> dict[str, np.ndarray]:
-    """The last checkpoint of two ranks that were left alone."""
-    ended = shared_workplace.train(*OPTIONS, "--name", "left-alone", "--epochs", "3", ranks=2)
-    assert ended.status == 0, ended.output
-    return load_file(shared_workplace.folder / "runs" / "left-alone" / "checkpoints" / "last.safetensors")
+def stopped(shared_workplace: Workplace) -> Stopped:
+    """Beside them, in the job in which they go on, a run that is left alone."""
+    ended = stop_once_it_trains(shared_workplace, "stopped", signal.SIGUSR1, 2, "--epochs", "3")
+    apart = stop_once_it_trains(shared_workplace, "apart", signal.SIGUSR1, 2, *APART[2:])
+    runs, training = shared_workplace.folder / "runs", shared_workplace.training
+    assert not (runs / "stopped" / "result.json").exists()
+    resumed, *_ = shared_workplace.run_in_one_job(
+        training(*OPTIONS, *RESUMING),
+        training(*OPTIONS, "--name", "left-alone", "--epochs", "3"),
+        training(*OPTIONS, *APART, "--resume-or-start"),
+        ranks=2,
+    )
+    return Stopped(runs, ended, apart, resumed)
 
 
-def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
-    shared_workplace: Workplace, whole: dict[str, np.ndarray]
-) -> None:
-    stopped = stop_once_it_trains(shared_workplace, "stopped", signal.SIGUSR1, 2, "--epochs", "3")
-    assert stopped.status == STOPPED, stopped.output
-    assert stopped.stderr.count("stopped on request (SIGUSR1) after epoch 1 and ") == 1
-    folder = shared_workplace.folder / "runs" / "stopped"
-    assert not (folder / "result.json").exists()
-    options = (*OPTIONS, "--name", "stopped", "--resume-or-start", "--epochs", "3")
-    resumed = shared_workplace.train(*options, ranks=2)
-    assert resumed.status == 0, resumed.output
-    assert "resuming after epoch 1, step " in resumed.stdout
+def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(shared_workplace: Workplace, stopped: Stopped) -> None:
+    assert stopped.stopped.status == STOPPED, stopped.stopped.output
+    assert stopped.stopped.stderr.count("stopped on request (SIGUSR1) after epoch 1 and ") == 1
+    folder = stopped.runs / "stopped"
+    whole = load_file(stopped.runs / "left-alone" / "checkpoints" / "last.safetensors")
+    assert "resuming after epoch 1, step " in stopped.resumed
     for name, value in load_file(folder / "checkpoints" / "last.safetensors").items():
         assert np.array_equal(value, whole[name]), name
     assert (folder / "checkpoints" / "best.safetensors").exists()
     # The epoch that was interrupted counts as a whole one.
-    unbroken = shared_workplace.folder / "runs" / "left-alone" / "epochs.jsonl"
+    unbroken = stopped.runs / "left-alone" / "epochs.jsonl"
     for record, expected in zip(
         read_lines(folder / "epochs.jsonl", EpochRecord), read_lines(unbroken, EpochRecord), strict=True
     ):
@@ -85,7 +103,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_weights(
     run = read_run(folder)
     assert run.result.progress.steps_done == read_run(unbroken.parent).result.progress.steps_done
     # Started once more, as a job script would, it has nothing left to do.
-    again = shared_workplace.train(*options, ranks=2)
+    again = shared_workplace.train(*OPTIONS, *RESUMING, ranks=2)
     assert again.status == 0, again.output
     assert again.stdout.count("is complete: nothing to do") == 1
 
@@ -98,15 +116,10 @@ def test_a_process_without_a_launcher_stops_on_sigterm(workplace: Workplace) -> 
     assert found.images == 16 * found.steps
 
 
-def test_ranks_that_train_apart_stop_too(workplace: Workplace) -> None:
-    stopped = stop_once_it_trains(workplace, "apart", signal.SIGUSR1, 2, "--epochs", "3", "--strategy", "none")
-    assert stopped.status == STOPPED, stopped.output
-    assert "without a checkpoint; starting run runs/apart again begins anew" in stopped.stderr
-    again = workplace.train(
-        *OPTIONS, "--name", "apart", "--resume-or-start", "--epochs", "3", "--strategy", "none", ranks=2
-    )
-    assert again.status == 0, again.output
-    assert len(read_run(workplace.folder / "runs" / "apart").epochs) == 3
+def test_ranks_that_train_apart_stop_too(stopped: Stopped) -> None:
+    assert stopped.apart.status == STOPPED, stopped.apart.output
+    assert "without a checkpoint; starting run runs/apart again begins anew" in stopped.apart.stderr
+    assert len(read_run(stopped.runs / "apart").epochs) == 3
 
 
 def read_partial(run: Path) -> dict[str, Any]:

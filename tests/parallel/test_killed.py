@@ -18,10 +18,21 @@ TRAINING = [(RANDOM.uniform(0, 0.15), RANDOM.randint(1, 12)) for _ in range(14)]
 """Seconds after that epoch: in steps, validation, the checkpoint, or at the end of the run."""
 
 
+# Four steps an epoch: what happens around them counts.
+IMAGES = ("--data.synthetic-images", "40")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(shared_workplace: Workplace) -> None:
+    """The images, so that no rank draws them when it is killed."""
+    data = ("--data.image-size", "32", *IMAGES, "--data.prepared-dir", shared_workplace.prepared)
+    assert shared_workplace.run("python", "-m", "horovod_flowers.prepare", *data).status == 0
+
+
 @pytest.mark.parametrize(("seconds", "epoch"), STARTING + TRAINING)
 def test_a_rank_killed_at_a_random_moment(workplace: Workplace, seconds: float, epoch: int) -> None:
     rank, run = round(seconds * 1000) % 2, workplace.folder / "runs" / "k"
-    options = ("--global-batch", "16", "--epochs", "12", "--name", "k", "--resume-or-start")
+    options = (*IMAGES, "--global-batch", "8", "--epochs", "12", "--name", "k", "--resume-or-start")
     with training(workplace, *options) as job:
         killed = False
         if epoch:

@@ -1,29 +1,50 @@
 """Options that change what a run does or leaves behind."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from horovod_flowers.runlog.reading.run import read_run
 from tests.conftest import Workplace
 
+pytestmark = pytest.mark.quick
+SGD = ("--optimizer.name", "sgd", "--optimizer.decay", "cosine", "--optimizer.learning-rate", "0.01")
 
-def test_independent_ranks_are_timed_but_train_no_common_model(workplace: Workplace) -> None:
-    ended = workplace.train("--strategy", "none", "--global-batch", "16", "--name", "ceiling", ranks=2)
-    assert ended.status == 0, ended.output
-    assert "finished: not evaluated" in ended.stdout
-    run = read_run(workplace.folder / "runs" / "ceiling")
+
+@dataclass(frozen=True)
+class Trained:
+    """The runs of this module, and what the one whose ranks train independently printed."""
+
+    runs: Path
+    ceiling: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Trained:
+    workplace = Workplace(tmp_path_factory.mktemp("options"), prepared_folder)
+    ceiling, _ = workplace.run_in_one_job(
+        workplace.training("--strategy", "none", "--global-batch", "16", "--name", "ceiling"),
+        workplace.training(*SGD, "--global-batch", "32", "--epochs", "2", "--tensorboard", "--name", "s"),
+        ranks=2,
+    )
+    return Trained(workplace.folder / "runs", ceiling)
+
+
+def test_independent_ranks_are_timed_but_train_no_common_model(trained: Trained) -> None:
+    assert "finished: not evaluated" in trained.ceiling
+    run = read_run(trained.runs / "ceiling")
     assert run.step_ns.shape == (3, 2)  # six steps, three of them warm-up
     assert [epoch.images for epoch in run.epochs] == [96]
     assert run.result.progress.best_validation_accuracy is None
     assert run.epochs[0].validation_accuracy is None
-    assert not (workplace.folder / "runs" / "ceiling" / "checkpoints").exists()
+    assert not (trained.runs / "ceiling" / "checkpoints").exists()
 
 
-def test_sgd_with_cosine_decay_and_tensorboard(workplace: Workplace) -> None:
-    options = ["--optimizer.name", "sgd", "--optimizer.decay", "cosine", "--optimizer.learning-rate", "0.01"]
-    ended = workplace.train(*options, "--global-batch", "32", "--epochs", "2", "--tensorboard", "--name", "s", ranks=2)
-    assert ended.status == 0, ended.output
-    run = workplace.folder / "runs" / "s"
+def test_sgd_with_cosine_decay_and_tensorboard(trained: Trained) -> None:
+    run = trained.runs / "s"
     first, second = read_run(run).epochs
     # Nothing to scale or warm up at the base batch: half a cosine over six steps, read at steps 2 and 5.
     assert first.learning_rate == 0.01 * 0.5 * (1 + np.cos(np.pi * 2 / 6))

@@ -1,15 +1,19 @@
 """Prediction over ranks: the same table at any number of them, and no more memory for more photos."""
 
 import csv
-import shutil
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Workplace, mpirun
+from tests.conftest import Workplace, mpirun, write_photos_in
+from tests.parallel.commands_in_one_job import Command
 
 RUN = "for-predict"
+RANKS = (1, 2, 3)
+ENDINGS = ("csv", "jsonl", "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -19,36 +23,51 @@ def trained(shared_workplace: Workplace) -> Workplace:
     return shared_workplace
 
 
-def predict(workplace: Workplace, ranks: int, *words: str | Path) -> str:
-    command = ["python", "-m", "horovod_flowers.predict", *words, "--run", f"runs/{RUN}", "--threads", "1"]
-    ended = workplace.run(*mpirun(ranks, *command))
-    assert ended.status == 0, ended.output
-    return ended.stdout
+@dataclass(frozen=True)
+class Predicted:
+    """Tables of the same photos, by as many ranks as their names say, and what was printed for each."""
+
+    folder: Path
+    photos: Path
+    printed: dict[tuple[int, str], str]
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_the_table_is_the_same_at_any_number_of_ranks(
-    trained: Workplace, write_photos: Callable[..., Path], ending: str
-) -> None:
-    photos = write_photos(red=9, blue=8)
+@pytest.fixture(scope="module")
+def predicted(trained: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Predicted:
+    """One job for each number of ranks."""
+    photos = write_photos_in(tmp_path_factory.mktemp("predicted"), red=9, blue=8)
     (photos / "broken.jpg").write_bytes(b"no photo")
     (photos / "aside.jpg").symlink_to(next((photos / "red").iterdir()))
-    tables = []
-    for ranks in (1, 2, 3):
-        output = trained.folder / f"{ranks}.{ending}"
-        said = predict(trained, ranks, photos, "--output", output, "--batch", "3")
+    printed = {}
+    for ranks in RANKS:
+        commands = [
+            Command.of(
+                *("horovod_flowers.predict", photos, "--run", f"runs/{RUN}", "--threads", "1", "--batch", "3"),
+                *("--output", trained.folder / f"{ranks}.{ending}"),
+            )
+            for ending in ENDINGS
+        ]
+        for ending, said in zip(ENDINGS, trained.run_in_one_job(*commands, ranks=ranks), strict=True):
+            printed[ranks, ending] = said
+    return Predicted(trained.folder, photos, printed)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_table_is_the_same_at_any_number_of_ranks(predicted: Predicted, ending: str) -> None:
+    folder, tables = predicted.folder, []
+    for ranks in RANKS:
+        said = predicted.printed[ranks, ending]
         assert "18 photos classified" in said
         assert "1 of 19 photos could not be read" in said
-        assert ("oversubscribed" in said) == (ranks > 2)
-        tables.append(output.read_bytes())
-        assert (trained.folder / f"{ranks}.{ending}.unreadable.csv").read_text().count("\n") == 2
+        assert ("oversubscribed" in said) == (ranks > len(os.sched_getaffinity(0)))
+        tables.append((folder / f"{ranks}.{ending}").read_bytes())
+        assert (folder / f"{ranks}.{ending}.unreadable.csv").read_text().count("\n") == 2
     assert tables[0] == tables[1] == tables[2]
-    assert not list(trained.folder.glob(".*parts"))
+    assert not list(folder.glob(".*parts"))
     if ending == "csv":
-        names = [row["photo"] for row in csv.DictReader((trained.folder / "1.csv").open())]
-        assert names[0] == str(photos / "aside.jpg")
+        names = [row["photo"] for row in csv.DictReader((folder / "1.csv").open())]
+        assert names[0] == str(predicted.photos / "aside.jpg")
         assert names[1:] == sorted(names[1:])
-    shutil.rmtree(photos)
 
 
 def test_none_readable_is_a_mistake_that_leaves_no_table(trained: Workplace, tmp_path: Path) -> None:

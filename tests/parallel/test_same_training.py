@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from horovod_flowers.runlog.reading.run import read_run
-from tests.conftest import TINY, Workplace, mpirun, run_command
+from tests.conftest import TINY, Workplace
+from tests.parallel.commands_in_one_job import Command
 
 RANKS = (1, 2, 4)
 # The 96 training images make four whole global batches of 20 and one of 16.
@@ -16,26 +17,22 @@ OPTIONS = ("--global-batch", "20", "--warmup-steps", "1")
 
 @pytest.fixture(scope="module")
 def runs(shared_workplace: Workplace) -> Path:
-    """Five steps (one epoch) at each number of ranks."""
+    """Five steps (one epoch) at each number of ranks, and gradients and accuracy from the checkpoint that one wrote."""
+    folder = shared_workplace.folder
+    checkpoint = folder / "runs" / "n1" / "checkpoints" / "last.safetensors"
+    options = (*TINY, *OPTIONS, "--data.prepared-dir", str(shared_workplace.prepared))
     for ranks in RANKS:
-        ended = shared_workplace.train(*OPTIONS, "--name", f"n{ranks}", ranks=ranks)
-        assert ended.status == 0, ended.output
-    return shared_workplace.folder / "runs"
+        training = shared_workplace.training(*OPTIONS, "--name", f"n{ranks}")
+        output = folder / f"numbers-{ranks}.npz"
+        numbers = Command.of("tests.parallel.gradient_and_accuracy", checkpoint, output, *options)
+        shared_workplace.run_in_one_job(training, numbers, ranks=ranks)
+    return folder / "runs"
 
 
 @pytest.fixture(scope="module")
-def numbers(shared_workplace: Workplace, runs: Path) -> dict[int, dict[str, np.ndarray]]:
-    """Gradients and accuracy by each number of ranks, from the checkpoint that one rank wrote."""
-    checkpoint = runs / "n1" / "checkpoints" / "last.safetensors"
-    by_ranks = {}
-    for ranks in RANKS:
-        output = shared_workplace.folder / f"numbers-{ranks}.npz"
-        options = [*TINY, *OPTIONS, "--data.prepared-dir", str(shared_workplace.prepared)]
-        words = ["python", "-m", "tests.parallel.gradient_and_accuracy", str(checkpoint), str(output), *options]
-        ended = run_command(mpirun(ranks, *words), shared_workplace.folder)
-        assert ended.status == 0, ended.output
-        by_ranks[ranks] = dict(np.load(output))
-    return by_ranks
+def numbers(runs: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Gradients and accuracy by each number of ranks."""
+    return {ranks: dict(np.load(runs.parent / f"numbers-{ranks}.npz")) for ranks in RANKS}
 
 
 def relative_difference(one: np.ndarray, other: np.ndarray) -> float:

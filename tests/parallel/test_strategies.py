@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
 from tests.conftest import Workplace, mpirun, run_command
+from tests.parallel.commands_in_one_job import Command
 
 # Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
 OPTIONS = ("--global-batch", "20", "--warmup-steps", "1", "--epochs", "2")
@@ -35,21 +37,65 @@ def environment(run: Path) -> Environment:
     return read_json(RunFolder(run).environment, Environment)
 
 
+# Handed from each to the next, of a smooth model: where a ReLU bends, rounding alone drives two trainings apart within
+# some ten steps.
+CHAIN = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (1, "allreduce"))
+SMOOTH = (
+    *("--global-batch", "20", "--warmup-steps", "1", "--shard-above", "1000"),
+    *("--model.name", "tests.parallel.model_zoo:functional"),
+)
+HALF = ("--compression", "fp16", "--horovod.cycle-time-ms", "2", "--horovod.fusion-threshold-mb", "32")
+IN_THREE = ("--global-batch", "12", "--accumulate", "3", "--strategy", "tensor")
+ACCUMULATING = ("--optimizer.scaling", "none", "--epochs", "2", "--shard-above", "1000")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All runs of this module, and what one of them printed."""
+
+    runs: Path
+    half: str
+
+
 @pytest.fixture(scope="module")
-def runs(shared_workplace: Workplace) -> Path:
-    """Ten steps of one rank, and of every strategy at two and four."""
-    reference = ("--dense-gradients", "reduced")
-    ended = shared_workplace.train(*OPTIONS, *reference, "--name", "reference", ranks=1)
-    assert ended.status == 0, ended.output
-    for ranks, strategies in CASES.items():
-        for options in strategies:
-            name = run_name(ranks, options)
-            named = ("--shard-layers", "dense") if options == "auto" else ()
-            ended = shared_workplace.train(
-                *OPTIONS, "--strategy", *options.split(), *named, "--name", name, ranks=ranks
-            )
-            assert ended.status == 0, ended.output
-    return shared_workplace.folder / "runs"
+def trained(shared_workplace: Workplace) -> Trained:
+    """Ten steps of one rank, and of every strategy at two and four; and the links of the chain.
+
+    In one job for each link: those of other runs that need as many ranks come along.
+    """
+
+    def case(ranks: int, options: str) -> Command:
+        named = ("--shard-layers", "dense") if options == "auto" else ()
+        name = run_name(ranks, options)
+        return shared_workplace.training(*OPTIONS, "--strategy", *options.split(), *named, "--name", name)
+
+    def link(number: int) -> Command:
+        options = ("--strategy", *CHAIN[number][1].split(), "--name", "chain", "--epochs", str(number + 1))
+        return shared_workplace.training(*SMOOTH, *options, *(("--resume",) if number else ()))
+
+    training = shared_workplace.training
+    *_, half = shared_workplace.run_in_one_job(
+        link(0),
+        *(case(2, options) for options in CASES[2]),
+        training(*ACCUMULATING, "--global-batch", "36", "--name", "at-once"),
+        training(*ACCUMULATING, *IN_THREE, "--name", "in-three"),
+        training(*OPTIONS, *HALF, "--name", "fp16"),  # last: Horovod does not start again after options of its own
+        ranks=2,
+    )
+    shared_workplace.run_in_one_job(link(1), *(case(4, options) for options in CASES[4]), ranks=4)
+    shared_workplace.run_in_one_job(link(2), ranks=2)
+    shared_workplace.run_in_one_job(
+        link(3),
+        training(*SMOOTH, "--name", "unbroken", "--epochs", "4"),
+        training(*OPTIONS, "--dense-gradients", "reduced", "--name", "reference"),
+        ranks=1,
+    )
+    return Trained(shared_workplace.folder / "runs", half)
+
+
+@pytest.fixture(scope="module")
+def runs(trained: Trained) -> Path:
+    return trained.runs
 
 
 @pytest.mark.parametrize(("ranks", "options"), [(ranks, options) for ranks in CASES for options in CASES[ranks]])
@@ -106,23 +152,8 @@ def test_what_a_step_sends_is_recorded(runs: Path) -> None:
     assert mesh[-1].bytes_sent == 2 * 1 / 2 * 4 * 512 * 512 / 2
 
 
-def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(
-    shared_workplace: Workplace, runs: Path
-) -> None:
-    """One training handed on three times ends where an uninterrupted one ends.
-
-    Of a smooth model: where a ReLU bends, rounding alone drives two trainings apart within some ten steps.
-    """
-    chain = ((2, "tensor"), (4, "mesh --model-parallel-size 2"), (2, "sharded"), (1, "allreduce"))
-    options = [*("--global-batch", "20", "--warmup-steps", "1", "--shard-above", "1000")]
-    options += ["--model.name", "tests.parallel.model_zoo:functional"]
-    for epoch, (ranks, strategy) in enumerate(chain, 1):
-        more = ("--resume",) if epoch > 1 else ()
-        words = (*options, "--strategy", *strategy.split(), "--name", "chain", "--epochs", str(epoch), *more)
-        ended = shared_workplace.train(*words, ranks=ranks)
-        assert ended.status == 0, ended.output
-    ended = shared_workplace.train(*options, "--name", "unbroken", "--epochs", "4")
-    assert ended.status == 0, ended.output
+def test_checkpoints_go_from_any_strategy_and_number_of_ranks_to_any_other(runs: Path) -> None:
+    """One training handed on three times ends where an uninterrupted one ends."""
     expected, found = (load_file(runs / name / "checkpoints" / "last.safetensors") for name in ("unbroken", "chain"))
     assert expected.keys() == found.keys()
     assert int(found["optimizer.0000"]) == 20
@@ -170,27 +201,17 @@ def test_steps_that_wait_for_others_inside_the_passes_say_so(runs: Path) -> None
     assert read_run(runs / "n4-tensor").part_shares["communication"] > 0.02
 
 
-def test_accumulated_steps_are_one_larger_step(shared_workplace: Workplace) -> None:
+def test_accumulated_steps_are_one_larger_step(runs: Path) -> None:
     """Twelve images in one step, or four in each of three: the last update of an epoch is smaller in both."""
-    common = ("--optimizer.scaling", "none", "--epochs", "2", "--shard-above", "1000")
-    for name, options in (
-        ("at-once", ("--global-batch", "36")),
-        ("in-three", ("--global-batch", "12", "--accumulate", "3", "--strategy", "tensor")),
-    ):
-        ended = shared_workplace.train(*common, *options, "--name", name, ranks=2)
-        assert ended.status == 0, ended.output
-    folder = shared_workplace.folder / "runs"
-    expected, found = (load_file(folder / n / "checkpoints" / "last.safetensors") for n in ("at-once", "in-three"))
+    expected, found = (load_file(runs / n / "checkpoints" / "last.safetensors") for n in ("at-once", "in-three"))
     assert int(expected["optimizer.0000"]) == int(found["optimizer.0000"]) == 6
     flat = [np.concatenate([t[n].ravel() for n in expected if n.startswith("weight.")]) for t in (expected, found)]
     assert relative_difference(*flat) < 1e-4
 
 
-def test_half_precision_on_the_way_changes_little(shared_workplace: Workplace, runs: Path) -> None:
-    options = (*OPTIONS, "--compression", "fp16", "--horovod.cycle-time-ms", "2", "--horovod.fusion-threshold-mb", "32")
-    ended = shared_workplace.train(*options, "--name", "fp16", ranks=2)
-    assert ended.status == 0, ended.output
-    assert "gradients sent as fp16" in ended.stdout
+def test_half_precision_on_the_way_changes_little(trained: Trained) -> None:
+    runs = trained.runs
+    assert "gradients sent as fp16" in trained.half
     recorded = environment(runs / "fp16").horovod_settings
     assert recorded["HOROVOD_CYCLE_TIME"] == "2.0"
     assert recorded["HOROVOD_FUSION_THRESHOLD"] == str(32 * 2**20)

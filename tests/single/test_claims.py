@@ -56,7 +56,7 @@ def test_runs_that_differ_in_two_factors_are_not_compared_unless_asked(tmp_path:
 
 def test_a_comparison_of_nothing_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "one", 1, [[9], [400]])
-    with pytest.raises(UserError, match="compare 'x-\\*' fits no run"):
+    with pytest.raises(UserError, match="compare 'x-\\*' matches no run"):
         compare(read(tmp_path), ["one", "x-*"], False)
 
 
@@ -94,9 +94,9 @@ def test_another_baseline_may_be_chosen(tmp_path: Path) -> None:
     assert four.efficiency is not None
     assert four.efficiency.value == pytest.approx(0.8)
     assert four.serial_fraction is None  # Karp and Flatt's is against one rank
-    with pytest.raises(UserError, match="baseline 'none-\\*' fits no run"):
+    with pytest.raises(UserError, match="baseline 'none-\\*' matches no run"):
         points_of(read(tmp_path), baseline="none-*")
-    with pytest.raises(UserError, match="fits runs of several kinds \\(2 ranks allreduce, 4 ranks allreduce\\)"):
+    with pytest.raises(UserError, match="matches runs of several kinds \\(2 ranks allreduce, 4 ranks allreduce\\)"):
         points_of(read(tmp_path), baseline="*")
 
 

@@ -23,6 +23,7 @@ from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 from tests.single.trained_runs import CLASSES, make_run
 
+pytestmark = pytest.mark.slow
 ZOO = "tests.single.trained_runs"
 SHAPES = ("", "model.keras", "saved_model")
 

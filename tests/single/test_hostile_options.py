@@ -27,7 +27,7 @@ from horovod_flowers.train import main as train
 from horovod_flowers.training.resume import read_config
 from tests.single.recorded_runs import write_run
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 SAME_EVERY_TIME = settings(
     derandomize=True,
     database=None,

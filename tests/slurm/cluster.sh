@@ -24,7 +24,8 @@ install_missing() {
   [[ -n $missing ]] || return 0
   # Without systemd the packages' own daemons do not start.
   install() { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"; }
-  { install || { apt-get update && install; }; } >"$folder/log/apt.log" 2>&1 ||
+  # One at a time: tests/browser may be installing, too.
+  { flock 9 && { install || { apt-get update && install; }; }; } 9>/var/lock/flowers-apt >"$folder/log/apt.log" 2>&1 ||
     { tail -n 20 "$folder/log/apt.log" >&2 && exit 1; }
 }
 
