@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ending = run_job(whole_command)
         if ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
             print(
-                "horovod_flowers.launcher: a rank was killed (SIGKILL: its node's memory ran out, or somebody ended "
-                "it); the lines above name it",
+                "horovod_flowers.launcher: a rank was killed (SIGKILL: its node ran out of memory, or "
+                "it was killed by hand); the lines above name it",
                 file=sys.stderr,
                 flush=True,
             )

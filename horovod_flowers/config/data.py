@@ -101,7 +101,7 @@ class DataConfig:
     crop_size: int | None = option(
         None,
         "height and width in pixels that training images are augmented to, for models that take any size: smaller ones "
-        "train faster (default: --data.image-size, at which validation always looks)",
+        "train faster (default: --data.image-size, which validation always uses)",
         Effect.WORK,
         before=None,
     )

@@ -65,7 +65,7 @@ class OptimizerConfig:
     )
     warmup_epochs: float = option(
         0.5,
-        "epochs in which the learning rate climbs from its unscaled to its scaled value; 0 turns it off",
+        "epochs over which the learning rate rises from its unscaled to its scaled value; 0 turns it off",
         Effect.RECIPE,
         at_least=0,
         below=float("inf"),
@@ -73,7 +73,7 @@ class OptimizerConfig:
     )
     warmup_from_zero: bool = option(
         False,
-        "climb from zero, at any global batch, instead of from the unscaled rate where it is scaled",
+        "warm up from zero, at any global batch, instead of from the unscaled rate where it is scaled",
         Effect.RECIPE,
         before=False,
     )
@@ -102,7 +102,7 @@ class HorovodConfig:
 
     fusion_threshold_mb: float | None = option(
         None,
-        "collective calls that are ready together travel as one up to this many MB (default: Horovod's 128)",
+        "tensors that are ready together are fused into one call of up to this many MB (default: Horovod's 128)",
         Effect.SPEED,
         at_least=0,
         at_most=4096,
@@ -110,7 +110,7 @@ class HorovodConfig:
     )
     cycle_time_ms: float | None = option(
         None,
-        "milliseconds between two looks at what is ready to travel (default: Horovod's 1)",
+        "Horovod's cycle time: milliseconds between two checks for tensors to send (default: Horovod's 1)",
         Effect.SPEED,
         above=0,
         at_most=1000,
@@ -143,8 +143,8 @@ class RunConfig:
     )
     resume_or_start: bool = option(
         False,
-        "whatever brings the run of this --name to its end: nothing where it has ended, --resume where it has a "
-        "checkpoint, else a fresh start (for job scripts that are put back in the queue)",
+        "bring the run of this --name to its end: do nothing if it is complete, resume it if it has a checkpoint, "
+        "start it otherwise (for job scripts that are requeued)",
         Effect.FOLDER,
     )
     epochs: int = option(1, "passes over the training images", Effect.RECIPE, resumable=True, at_least=1)
@@ -152,11 +152,11 @@ class RunConfig:
         None, "end each epoch after this many steps (for timing studies)", Effect.RECIPE, at_least=1
     )
     global_batch: int | None = option(
-        None, "images a step over all ranks: strong scaling, the work stays the same", Effect.RESOLVED, at_least=1
+        None, "images per step over all ranks: strong scaling, the work stays the same", Effect.RESOLVED, at_least=1
     )
     per_rank_batch: int | None = option(
         None,
-        "images a step on each rank: weak scaling, the work grows with the ranks (default 32)",
+        "images per step on each rank: weak scaling, the work grows with the ranks (default 32)",
         Effect.RESOLVED,
         at_least=1,
     )
@@ -247,15 +247,15 @@ class RunConfig:
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores", Effect.SPEED)
     stall_seconds: int = option(
         120,
-        "end the job, naming the rank that holds it up, when nothing has moved for so many seconds (for five times as "
-        "many, and a minute at least, where graphs are built or checkpoints written); 0: wait for ever",
+        "end the job, naming the rank that holds it up, when there has been no progress for so many seconds (five "
+        "times as many, and at least a minute, while graphs are built or checkpoints written); 0: wait forever",
         Effect.HARMLESS,
         before=120,
         at_least=0,
     )
     elastic: bool = option(
         False,
-        "go on when ranks die, and take in others that come, at the same global batch (needs horovodrun with "
+        "keep training when ranks die or join, at the same global batch (needs horovodrun with "
         "--host-discovery-script: docs/elastic.md)",
         Effect.SPEED,
         before=False,
@@ -269,11 +269,11 @@ class RunConfig:
         at_least=1,
     )
     checkpoint: bool = option(
-        True, "write the last and the best checkpoint at every epoch (--no-checkpoint)", Effect.HARMLESS
+        True, "write the last and the best checkpoint after every epoch (--no-checkpoint)", Effect.HARMLESS
     )
     checkpoint_steps: int | None = option(
         None,
-        "write a checkpoint every so many steps, too, so that a job that dies loses no more than these",
+        "also write a checkpoint every so many steps, so that a job that dies loses no more than these",
         Effect.HARMLESS,
         before=None,
         at_least=1,
@@ -287,14 +287,14 @@ class RunConfig:
     )
     check_weights: bool = option(
         True,
-        "compare the weights of all ranks by a checksum before each checkpoint, and at every epoch's end",
+        "compare the weights of all ranks by a checksum before each checkpoint and at the end of every epoch",
         Effect.HARMLESS,
         before=False,
     )
     replay_step: int | None = option(
         None,
         "with --resume: train again from the checkpoint before this step of the run (counted from 0) up to it, and "
-        "tell the loss of each of its images, instead of going on; changes no file",
+        "print the loss of each of its images, instead of continuing; changes no file",
         Effect.HARMLESS,
         before=None,
     )
@@ -320,7 +320,7 @@ class RunConfig:
             if getattr(self, name) and self.name is None:
                 raise UserError(f"{name} needs to know which run: add --name RUN")
         if self.early_stopping is not None and not self.validate:
-            raise UserError("early_stopping looks at the validation accuracy: leave out --no-validate or it")
+            raise UserError("early_stopping needs the validation accuracy: leave out --no-validate or --early-stopping")
         if self.overwrite and (self.resume or self.resume_or_start):
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
         if self.replay_step is not None and not (self.resume and self.replay_step >= 0):

@@ -45,8 +45,7 @@ class PreflightConfig(RunConfig):
     )
     least_bandwidth: float | None = option(
         None,
-        "preflight: GB/s that an allreduce has to move (default: $FLOWERS_LEAST_BANDWIDTH, else 0.1, a Gigabit "
-        "Ethernet)",
+        "preflight: GB/s that an allreduce has to move (default: $FLOWERS_LEAST_BANDWIDTH, else 0.1, Gigabit Ethernet)",
     )
     most_latency_ms: float | None = option(
         None,

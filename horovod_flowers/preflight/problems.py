@@ -102,7 +102,7 @@ def _threads(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         yield Finding(
             f"more threads than cores: rank {worst.rank} on {worst.host} has {_count(worst.cores.physical, 'core')} "
             f"and starts {worst.threads} threads",
-            f"give --threads {worst.cores.physical}, or 0 for as many as there are, or start fewer ranks a node",
+            f"give --threads {worst.cores.physical}, or 0 for as many as there are, or start fewer ranks per node",
         )
 
 
@@ -138,7 +138,7 @@ def _memory(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
             yield Finding(
                 f"{on_machine[0].host} has {left / 2**30:.1f} GiB of memory left for "
                 f"{_count(len(on_machine), 'rank')}, and each needs about {LEAST_MEMORY_BYTES / 2**30:g}",
-                "start fewer ranks a node, or ask for more memory (sbatch --mem)",
+                "start fewer ranks per node, or ask for more memory (sbatch --mem)",
             )
 
 
@@ -161,7 +161,7 @@ def _clocks(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         direction = "ahead of" if worst.clock_offset_seconds > 0 else "behind"
         yield Finding(
             f"the clock of {worst.host} is {abs(worst.clock_offset_seconds):.1f} s {direction} that of {ranks[0].host}",
-            "have the nodes' clocks synchronised (chronyd): logs and file times cannot be compared",
+            "synchronise the nodes' clocks (chronyd): logs and file times cannot be compared",
         )
 
 

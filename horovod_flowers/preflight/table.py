@@ -53,7 +53,7 @@ def facts(
     yield f"Horovod {first.versions.get('horovod', 'missing')} with {', '.join(features) or 'nothing'}"
     tensorflow = first.versions.get("tensorflow-cpu") or first.versions.get("tensorflow", "missing")
     named = ", ".join(first.cpu_features) or "none of those that matter"
-    yield f"TensorFlow {tensorflow} on CPUs with {named}; precision {precision}; {first.gpus} GPU(s) a rank"
+    yield f"TensorFlow {tensorflow} on CPUs with {named}; precision {precision}; {first.gpus} GPU(s) per rank"
 
 
 def describe_link(link: Link) -> str:

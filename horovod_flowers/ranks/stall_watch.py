@@ -119,7 +119,7 @@ class StallWatch:
         timer = threading.Timer(SECONDS_TO_SPEAK, os._exit, (EXIT_FAILURE,))
         timer.daemon = True
         timer.start()
-        message = f"{self._command}: the job stalls and is ended: {reason}; to allow longer, raise --stall-seconds"
+        message = f"{self._command}: the job has stalled and is ended: {reason}; to allow longer, raise --stall-seconds"
         print(message, file=sys.stderr, flush=True)
         os._exit(EXIT_FAILURE)  # the launcher ends the others, stopped ones too
 
@@ -164,18 +164,18 @@ def why_it_ends(own: Answer, answers: Mapping[int, Answer], hosts: Sequence[str]
     missing = [rank for rank in range(len(hosts)) if rank not in answers]
     if missing:
         does = "does" if len(missing) == 1 else "do"
-        return f"{_named(missing, hosts)} {does} not answer (stopped, dead or cut off), and {_where(own)}"
+        return f"{_named(missing, hosts)} {does} not respond (stopped, dead or unreachable), and {_where(own)}"
     stuck = [answer for answer in answers.values() if answer.over and not answer.waits]
     if stuck:
         return "; ".join(_where(answer) for answer in stuck[:MOST_NAMED])
     if all(answer.over for answer in answers.values()):
         where = "; ".join(_where(answer) for answer in list(answers.values())[:MOST_NAMED])
-        return f"every rank answers, and all wait for each other, as where the network carries nothing: {where}"
+        return f"every rank responds, and all wait for each other, as when the network carries nothing: {where}"
     return None
 
 
 def _where(answer: Answer) -> str:
-    what = "has waited for others" if answer.waits else "hangs, waiting for nobody,"
+    what = "has waited for others" if answer.waits else "hangs, not waiting for another rank,"
     return f"rank {answer.rank} on {answer.host} {what} at {answer.at} for {answer.still_seconds:.0f} s"
 
 

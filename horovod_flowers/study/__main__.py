@@ -46,7 +46,7 @@ class StudyConfig:
     fit: bool = option(False, "leave out points of more ranks than there is room for")
     repetitions: int | None = option(None, "runs of each combination, instead of the job files'", at_least=1)
     runs_dir: str = option("runs", "folder that holds the runs")
-    preflight: bool = option(True, "look at the machine first, at the largest number of ranks (--no-preflight)")
+    preflight: bool = option(True, "run the preflight first, at the largest number of ranks (--no-preflight)")
     launcher: LauncherChoice = option("auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)")
     hosts: str | None = option(
         None,
@@ -167,7 +167,7 @@ def look_first(points: Sequence[Point], launcher: Launcher) -> None:
     if ending.asked_to_stop:
         raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
     if ending.status != 0:
-        say("study: the preflight found problems: mend them, or add --no-preflight to run all the same")
+        say("study: the preflight found problems: fix them, or add --no-preflight to run anyway")
         raise SystemExit(ending.exit_status)
 
 
@@ -182,7 +182,7 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
         label = f"study: {number}/{len(points)} {point.name}"
         with files.locked_log() as log:
             if log is None:
-                say(f"{label}: is being run elsewhere, left to that")
+                say(f"{label}: is running elsewhere, skipped")
                 continue
             say(f"{label}: started")
             started, utc = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
@@ -204,9 +204,11 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
         say(f"{label}: {outcome} after {seconds:.1f} s" + (f": {reason} (output in {files.log})" if reason else ""))
         failed += outcome == "failed"
         if ending.asked_to_stop or outcome == "stopped":
-            raise Stopped(f"stopped on request with {len(points) - number} points not begun: start it again to go on")
+            raise Stopped(
+                f"stopped on request with {len(points) - number} points not begun: rerun the same command to continue"
+            )
     if failed:
-        say(f"study: {failed} of {len(points)} points failed; start the study again to try them once more")
+        say(f"study: {failed} of {len(points)} points failed; rerun the study to retry them")
         raise SystemExit(EXIT_FAILURE)
     say(f"study: all of {len(points)} points finished")
 

@@ -76,7 +76,7 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
     options = flat_options(study.options)
     for name in options:
         if name.partition(".")[0].replace("-", "_") in NO_OPTIONS_OF_A_RUN:
-            raise UserError(f"job file {path}: {name} is no option of a run: leave it out of options")
+            raise UserError(f"job file {path}: {name} is not an option of a run: leave it out of options")
         if name in SET_BY_STUDY:
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
     points, timeout = list[Point](), study.timeout_minutes * 60

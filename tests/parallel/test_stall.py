@@ -23,7 +23,8 @@ def test_a_stopped_rank_is_named_and_ended(workplace: Workplace, stopped: int) -
         job.rank(stopped).send_signal(signal.SIGSTOP)
         status = job.end(120)
         assert status == 1, job.output
-        sentence = f"the job stalls and is ended: rank {stopped} on {HOST} does not answer (stopped, dead or cut off), "
+        who = f"rank {stopped} on {HOST} does not respond (stopped, dead or unreachable)"
+        sentence = f"the job has stalled and is ended: {who}, "
         assert job.output.count(sentence + f"and rank {1 - stopped} on {HOST} has waited for others at ") == 1
     assert_whole(workplace.folder / "runs" / "s")
 
@@ -34,9 +35,11 @@ def test_a_rank_that_hangs_is_told_from_one_that_waits(workplace: Workplace) -> 
     options = (*model, "--epochs", "9", "--name", "h", "--stall-seconds", LIMIT_SECONDS)
     with training(workplace, *options, FAULT="hang", FAULTY_RANK="1") as job:
         assert job.end(120) == 1
-        found = re.findall(r"the job stalls and is ended: (.*); to allow longer", job.output)
+        found = re.findall(r"the job has stalled and is ended: (.*); to allow longer", job.output)
     assert len(found) == 1, found
-    assert re.fullmatch(rf"rank 1 on {HOST} hangs, waiting for nobody, at step \d+ of epoch \d+ for \d+ s", found[0])
+    assert re.fullmatch(
+        rf"rank 1 on {HOST} hangs, not waiting for another rank, at step \d+ of epoch \d+ for \d+ s", found[0]
+    )
 
 
 def test_ranks_that_drift_apart_do_not_stall(workplace: Workplace) -> None:

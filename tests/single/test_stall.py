@@ -38,12 +38,12 @@ def judged(*answers: Answer) -> str | None:
 def test_a_rank_without_an_answer_is_named_before_all_else() -> None:
     said = judged(answer(0), answer(1, waits=False))
     waits = "rank 0 on n1 has waited for others at step 7 of epoch 1 for 120 s"
-    assert said == f"rank 2 on n2 does not answer (stopped, dead or cut off), and {waits}"
+    assert said == f"rank 2 on n2 does not respond (stopped, dead or unreachable), and {waits}"
 
 
 def test_a_rank_that_hangs_is_named_and_those_that_wait_for_it_are_not() -> None:
     said = judged(answer(0), answer(1, waits=False), answer(2))
-    assert said == "rank 1 on n1 hangs, waiting for nobody, at step 7 of epoch 1 for 120 s"
+    assert said == "rank 1 on n1 hangs, not waiting for another rank, at step 7 of epoch 1 for 120 s"
 
 
 def test_a_rank_that_may_go_on_is_waited_for() -> None:
@@ -145,8 +145,8 @@ def test_a_single_rank_that_hangs_ends(tmp_path: Path, limit: str, status: int) 
         ended = subprocess.run(words, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False)
         assert ended.returncode == expected, ended.stderr
         if expected:
-            assert "command: the job stalls and is ended: rank 0 on " in ended.stderr
-            assert " hangs, waiting for nobody, at step 0 of epoch 1 for 1 s" in ended.stderr
+            assert "command: the job has stalled and is ended: rank 0 on " in ended.stderr
+            assert " hangs, not waiting for another rank, at step 0 of epoch 1 for 1 s" in ended.stderr
             assert ended.stdout == ""
 
 
