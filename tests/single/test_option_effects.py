@@ -123,6 +123,15 @@ def test_runs_of_other_work_have_no_speed_up_and_are_told_apart(
     assert difference in (tmp_path / "report" / "scaling.json").read_text()
 
 
+def test_rows_of_other_work_say_which_they_are(tmp_path: Path) -> None:
+    smaller = with_options(data=DataConfig(augment=True, crop_size=64))
+    points = points_of(summaries(tmp_path / "a", AUGMENTED, smaller) + summaries(tmp_path / "b", smaller, AUGMENTED))
+    assert sorted((point.ranks, point.which) for point in points) == [
+        *((ranks, f"data.crop_size {size}") for ranks in (1, 2) for size in ("64", "not set")),
+    ]
+    assert [point.speed_up.value for point in points if point.speed_up] == pytest.approx([1, 4, 1, 4])
+
+
 def test_runs_that_differ_in_an_unclassified_option_have_no_speed_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

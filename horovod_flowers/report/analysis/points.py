@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from horovod_flowers.config.choices import INDEPENDENT
+from horovod_flowers.config.options import Effect, names_of
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
@@ -44,7 +46,7 @@ class Point:
     unlike: tuple[str, ...] = ()
     """What differs among these runs, or between them and the baseline, though it may change the time of a step."""
     which: str = ""
-    """What tells this point from others of the same work, strategy and ranks."""
+    """What tells this point from others that look alike in a table."""
 
     @property
     def nearest(self) -> str:
@@ -216,14 +218,15 @@ def _told_apart(points: Sequence[Point]) -> list[Point]:
     """The points, those that would look alike in a table with what tells them apart."""
     alike: dict[tuple[object, ...], list[Point]] = {}
     for point in points:
-        alike.setdefault((point.work, point.strategy, point.ranks), []).append(point)
-    told = []
+        shown = (point.scaling, point.batch, point.precision, dict(point.work)["threads"], point.strategy, point.ranks)
+        alike.setdefault(shown, []).append(point)
+    told, untold = [], {"hosts", *names_of(RunConfig, Effect.REPETITION)}
     for members in alike.values():
         every = [values_of(point.runs) for point in members]
         varied = [
             name
             for name in every[0]
-            if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in ("seed", "hosts")
+            if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in untold
         ]
         for point, values in zip(members, every, strict=True):
             words = (f"{name} {'/'.join(sorted(values.get(name, ())))}" for name in varied if name != "oversubscribed")
