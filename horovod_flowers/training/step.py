@@ -90,8 +90,10 @@ class TrainingStep:
         self._label_smoothing, self._average = label_smoothing, average
         self._loss_scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self._sums: list[tf.Variable] = []
-        self._updating = tf.function(self._build_updating)
-        self._adding = tf.function(self._build_adding)
+        # Nothing in them branches on a tensor. AutoGraph, which would look for that and converts neither Keras nor what
+        # Keras calls, takes longer than all else of the tracing: at each start, on every rank.
+        self._updating = tf.function(self._build_updating, autograph=False)
+        self._adding = tf.function(self._build_adding, autograph=False)
 
     def __call__(self, batch: Batch, learning_rate: float, update: Update) -> StepOutcome:
         """Train on this rank's part of a global batch."""
@@ -150,7 +152,7 @@ class TrainingStep:
         def losses(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
             return self._losses(labels, tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32))
 
-        return tf.function(losses)(batch.images, batch.labels).numpy()
+        return tf.function(losses, autograph=False)(batch.images, batch.labels).numpy()
 
     def local_gradients(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
@@ -215,7 +217,7 @@ class EvaluationPass:
 
     def __init__(self, model: Any, ranks: Ranks) -> None:
         self._model, self._ranks = model, ranks
-        self._graph = tf.function(self._build)
+        self._graph = tf.function(self._build, autograph=False)
 
     def _build(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = tf.cast(self._model(tf.cast(images, tf.float32), training=False), tf.float32)
