@@ -68,8 +68,11 @@ def test_the_picture_is_drawn_from_the_declared_order() -> None:
 @pytest.mark.parametrize("room", sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE))
 def test_a_room_lists_its_files(room: Path) -> None:
     docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
-    missing = {path.name for path in room.glob("*.py")} - {"__init__.py"} - set(re.findall(r"\w+\.py", docstring))
-    assert not missing - {"__main__.py"}, f"{room}/__init__.py does not mention {sorted(missing)}"
+    named = set(re.findall(r"\w+\.py", docstring))
+    missing = {path.name for path in room.glob("*.py")} - {"__init__.py", "__main__.py"} - named
+    assert not missing, f"{room}/__init__.py does not mention {sorted(missing)}"
+    elsewhere = {path.name for path in PACKAGE.rglob("*.py")}
+    assert not named - elsewhere, f"{room}/__init__.py mentions {sorted(named - elsewhere)}, which are not there"
 
 
 @pytest.mark.parametrize("document", sorted(PROJECT.glob("*.md")) + sorted((PROJECT / "docs").glob("*.md")))

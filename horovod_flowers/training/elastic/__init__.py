@@ -3,5 +3,4 @@
 job.py         meet, train, and meet again when ranks have come or gone
 rendezvous.py  how the processes find each other; hosts.py: what they hear of other hosts
 member.py      one process of the job: what it trains with whichever ranks there are
-world.py       the ranks as a communicator, over Horovod's own calls
 """
