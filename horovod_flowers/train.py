@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except StorageError as error:
             there = trainer.folder.has_checkpoint
             kept = "its last checkpoint" if there else "the beginning, since it has no checkpoint yet"
-            raise JobError(f"{error}; --resume-or-start --name {config.name} then goes on from {kept}") from error
+            raise JobError(f"{error}; --resume-or-start --name {config.name} then continues from {kept}") from error
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_a_disk_that_fills_with_checkpoints_and_is_given_room_again(workplace: W
     options = (*OPTIONS, "--runs-dir", runs, "--name", "full", "--epochs", "4")  # 4 MB a checkpoint, up to three
     sentence = the_sentence(workplace.train(*options, ranks=2))
     assert "/full/checkpoints/last.safetensors (No space left on device): free some space, or choose" in sentence
-    assert sentence.endswith("--resume-or-start --name full then goes on from its last checkpoint")
+    assert sentence.endswith("--resume-or-start --name full then continues from its last checkpoint")
     run = runs / "full"
     assert leftovers(run) == []
     reached = [read_progress(path).epochs_done for path in checkpoint_files(run / "checkpoints")]
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_with_records(workplace: Workplace, mount: Mount) -> N
     options = (*OPTIONS, "--runs-dir", runs, "--name", "full", "--no-checkpoint", "--no-validate", "--epochs", "200")
     sentence = the_sentence(workplace.train(*options, ranks=2))
     assert re.search(r"/full/(steps/rank-0000\d|epochs)\.jsonl \(No space left on device\): free some space", sentence)
-    assert "then goes on from the beginning, since it has no checkpoint yet" in sentence
+    assert "then continues from the beginning, since it has no checkpoint yet" in sentence
     for rank in range(2):
         steps = list(read_lines(runs / "full" / "steps" / f"rank-{rank:05d}.jsonl", Header | StepRecord))
         assert [step.step for step in steps[1:]] == list(range(len(steps) - 1))

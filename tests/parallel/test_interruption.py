@@ -118,7 +118,7 @@ def test_a_process_without_a_launcher_stops_on_sigterm(workplace: Workplace) -> 
 
 def test_ranks_that_train_apart_stop_too(stopped: Stopped) -> None:
     assert stopped.apart.status == STOPPED, stopped.apart.output
-    assert "without a checkpoint; starting run runs/apart again begins anew" in stopped.apart.stderr
+    assert "without a checkpoint; rerunning it starts run runs/apart from the beginning" in stopped.apart.stderr
     assert len(read_run(stopped.runs / "apart").epochs) == 3
 
 

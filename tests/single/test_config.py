@@ -78,7 +78,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--label-smoothing", "1"], "label_smoothing is 1.0: give a number from 0 to below 1"),
         (["--average-decay", "-0.1"], "average_decay is -0.1: give a number from 0 to below 1"),
         (["--early-stopping", "0"], "early_stopping is 0: give a positive whole number"),
-        (["--early-stopping", "2", "--no-validate"], "leave out --no-validate or it"),
+        (["--early-stopping", "2", "--no-validate"], "leave out --no-validate or --early-stopping"),
         (["--optimizer.weight-decay", "1"], "weight_decay is 1.0: give 0 to below 1, such as 0.05"),
         (["--data.crop-size", "64"], "data.crop_size is given but images are not augmented: add --data.augment"),
         (["--data.augment", "--data.crop-size", "200"], "crop_size is 200: give 24 to data.image_size (180) pixels"),

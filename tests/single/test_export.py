@@ -173,7 +173,7 @@ def test_an_export_that_answers_otherwise_is_not_announced(
         load_apart(folder, trial, name)
 
     monkeypatch.setattr(load_back, "_load_apart", change_then_load)
-    with pytest.raises(UserError, match="the exported files answer otherwise than"):
+    with pytest.raises(UserError, match="the exported files do not reproduce"):
         export_run(run, read_run_config(run), "best", export)
     assert {name: sha256(export / name) for name in before} == before
     assert listing(export.parent) == sorted(["copy", *(f"copy/{name}" for name in listing(export))])

@@ -122,9 +122,9 @@ def test_an_unreadable_file_is_told(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("seed: 0", "seed: .nan", "seed is 'nan', which is of another kind"),
-        ("seed: 0", "seed: true", "seed is 'True', which is of another kind"),
-        ("seed: 0", "seed: '0'", "seed is '0', which is of another kind"),
+        ("seed: 0", "seed: .nan", "seed is 'nan', which is not of that option's type"),
+        ("seed: 0", "seed: true", "seed is 'True', which is not of that option's type"),
+        ("seed: 0", "seed: '0'", "seed is '0', which is not of that option's type"),
         ("seed: 0", f"seed: {10**40}", "seed is '1000"),
         ("seed: 0", f"seed: {'9' * 5000}", "unreadable ("),
         ("seed: 0", "seed: 2026-99-99", "unreadable ("),
@@ -134,12 +134,12 @@ def test_an_unreadable_file_is_told(folder: RunFolder) -> None:
         ("seed: 0", "seed: 0\n[1]: 1", "unreadable ("),
         ("seed: 0", f"seed: {'[' * 50_000}", "unreadable ("),
         ("seed: 0", "seed: -1", "seed is -1: give 0 or a positive whole number"),
-        ("learning_rate: 0.001", "learning_rate: .inf", "optimizer.learning_rate is 'inf', which is of another kind"),
+        ("learning_rate: 0.001", "learning_rate: .inf", "optimizer.learning_rate is 'inf', which is not of that option's type"),
         ("learning_rate: 0.001", "learning_rate: 1.0e+308", "optimizer.learning_rate is 1e+308: give"),
-        ("strategy: allreduce", "strategy: '[red]x'", "strategy is '[red]x', which is of another kind"),
+        ("strategy: allreduce", "strategy: '[red]x'", "strategy is '[red]x', which is not of that option's type"),
         ("global_batch: 64", "global_batch: 32", "asks for a global batch of 32, environment.json has 64"),
         ("global_batch: 64\n", "", "global_batch is missing: the file is half-written or from another version"),
-        ("name: adam", "name: 1", "optimizer.name is '1', which is of another kind"),
+        ("name: adam", "name: 1", "optimizer.name is '1', which is not of that option's type"),
     ],
 )
 def test_a_wrong_option_refuses_the_run(folder: RunFolder, old: str, new: str, sentence: str) -> None:

@@ -54,7 +54,7 @@ def test_a_rank_that_may_go_on_is_waited_for() -> None:
 def test_ranks_that_all_wait_for_each_other_end() -> None:
     said = judged(answer(0), answer(1), answer(2))
     assert said is not None
-    assert said.startswith("every rank answers, and all wait for each other")
+    assert said.startswith("every rank responds, and all wait for each other")
     assert said.count(" has waited for others at ") == 3
 
 
