@@ -134,7 +134,11 @@ def test_an_unreadable_file_is_told(folder: RunFolder) -> None:
         ("seed: 0", "seed: 0\n[1]: 1", "unreadable ("),
         ("seed: 0", f"seed: {'[' * 50_000}", "unreadable ("),
         ("seed: 0", "seed: -1", "seed is -1: give 0 or a positive whole number"),
-        ("learning_rate: 0.001", "learning_rate: .inf", "optimizer.learning_rate is 'inf', which is not of that option's type"),
+        (
+            "learning_rate: 0.001",
+            "learning_rate: .inf",
+            "optimizer.learning_rate is 'inf', which is not of that option's type",
+        ),
         ("learning_rate: 0.001", "learning_rate: 1.0e+308", "optimizer.learning_rate is 1e+308: give"),
         ("strategy: allreduce", "strategy: '[red]x'", "strategy is '[red]x', which is not of that option's type"),
         ("global_batch: 64", "global_batch: 32", "asks for a global batch of 32, environment.json has 64"),
