@@ -15,7 +15,7 @@ from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.opening import open_data
 from horovod_flowers.launch.job_environment import JobEnvironment
-from horovod_flowers.ranks.startup import connect, start_tensorflow
+from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.setup import start_horovod_if_needed
 
@@ -24,9 +24,10 @@ def main(words: Sequence[str]) -> None:
     checkpoint_path, output, *options = words
     with error_boundary("numbers"):
         config = parse(RunConfig, "numbers", "", options)
-        ranks = connect(JobEnvironment.from_environment(os.environ), 1, "auto")
+        ranks = connect(JobEnvironment.from_environment(os.environ), config.threads, config.bind)
         prepared, images = open_data(config, ranks)
-        start_tensorflow(ranks, 1)
+        # As train does: both may run in one process, whose threads are made once.
+        start_tensorflow(ranks, ranks.allreduce_min(take_cores(ranks, config.bind, config.threads).physical))
         ranks = start_horovod_if_needed(config, ranks)
         import tensorflow as tf
 
