@@ -87,7 +87,7 @@ def _waterfall(axes: Any, point: Point, losses: EfficiencyLosses) -> None:
         if share is None:
             continue
         position = len(labels)
-        labels.append(time_words(cause))
+        labels.append(time_words(cause).replace(" ", "\n"))  # a long name would leave the bars little room
         axes.bar([position], [-share], bottom=[level], color="#d55e00" if share > 0 else "#009e73")
         axes.text(position, max(level, level - share) + 0.02, f"{share * 100:.1f}", ha="center", fontsize=8)
         level -= share
