@@ -12,6 +12,7 @@ import pytest
 from horovod_flowers.report.__main__ import main
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.slow
 EXAMPLE = PROJECT / "docs" / "example-report"
 
 

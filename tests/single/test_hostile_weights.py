@@ -147,6 +147,7 @@ def test_a_damaged_file_of_weights_gets_one_sentence(tmp_path: Path, name: str) 
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_zip_bomb_and_paths_that_lead_out_are_refused(tmp_path: Path) -> None:
     path = save(model(), tmp_path / "m.keras")
     bomb = tmp_path / "bomb.keras"

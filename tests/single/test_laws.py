@@ -125,6 +125,7 @@ def test_too_few_numbers_of_ranks_are_refused(law: Law, needs: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "formula"), [("Amdahl", amdahl), ("Gustafson", gustafson)])
 def test_a_known_serial_fraction_is_recovered_in_95_percent_of_studies(law: Law, formula: object) -> None:
     """Six runs on each of 1, 2, 4 and 8 ranks, 3 % noise: the interval holds the true serial fraction.

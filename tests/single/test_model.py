@@ -85,6 +85,7 @@ def test_the_residual_network_takes_images_of_any_size() -> None:
         assert model(np.zeros((2, size, size, 3), np.float32)).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_a_keras_application_starts_from_a_file_of_its_weights(tmp_path: Path) -> None:
     name = "keras.applications:MobileNetV2"
     keras.utils.set_random_seed(1)

@@ -160,6 +160,7 @@ def test_runs_whose_epochs_were_lost_are_timed_all_the_same(tmp_path: Path, runs
     assert document["time_to_accuracy"][0]["median_seconds"] is None
 
 
+@pytest.mark.slow
 def test_several_folders_a_threshold_and_a_browser(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -174,6 +175,7 @@ def test_several_folders_a_threshold_and_a_browser(tmp_path: Path, runs: Path, m
     assert opened == [(tmp_path / "report" / "index.html").as_uri()] * 2
 
 
+@pytest.mark.slow
 def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

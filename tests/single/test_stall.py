@@ -137,6 +137,7 @@ with StallWatch("command") as watch:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "status"), [("1", 1), ("0", 0)])
 def test_a_single_rank_that_hangs_ends(tmp_path: Path, limit: str, status: int) -> None:
     """A step of two seconds is too long for a limit of one; without a limit it is not, nor are eight short ones."""

@@ -158,6 +158,7 @@ def study(folder: Path, *words: str) -> Ended:
     return run_command(["python", "-m", "horovod_flowers.study", *words], folder)
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_every_command_and_does_nothing(tmp_path: Path) -> None:
     files = [str(PROJECT / "jobs" / name) for name in ("strong.yaml", "weak.yaml")]
     ended = study(tmp_path, *files, "--dry-run", "--launcher", "horovodrun", "--", "--epochs", "2")
@@ -195,6 +196,7 @@ def test_points_that_do_not_fit_are_refused_or_left_out(tmp_path: Path) -> None:
     assert study(tmp_path, path, "--point", "7").stderr.count("the study has the points 0 to 0, see --list") == 1
 
 
+@pytest.mark.slow
 def test_a_study_runs_records_and_skips(workplace: Workplace) -> None:
     """One point finishes, one takes too long; started again, only the latter is tried again."""
     slow = job_file(
