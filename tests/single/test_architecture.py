@@ -26,6 +26,7 @@ def test_imports_run_one_way() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "import_line", "sentence"),
     [

@@ -131,6 +131,7 @@ def test_a_small_file_does_not_take_gigabytes(tmp_path: Path) -> None:
     assert peak_of(code) < MUCH_MEMORY // 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_damaged_photos_neither_crash_nor_hang(tmp_path: Path) -> None:
     number = tmp_path / "number"
     words = [sys.executable, "-m", "tests.single.damaged_photos", "10000", str(number)]

@@ -59,6 +59,7 @@ def test_processes_wait_for_one_that_comes_late() -> None:
     assert (told["HOROVOD_LOCAL_RANK"], told["HOROVOD_LOCAL_SIZE"], told["HOROVOD_ELASTIC"]) == ("1", "2", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("dead", ["a", "b", "c"])  # rank 0's host is among them, whichever that is
 def test_processes_go_on_without_one_that_never_comes(dead: str) -> None:
