@@ -1,4 +1,4 @@
-"""How ranks are started: the one place that spells mpirun, horovodrun and srun.
+"""Start a command on N ranks with mpirun, horovodrun or srun.
 
     python -m horovod_flowers.launcher --ranks 4 -- python -m horovod_flowers.train --epochs 10
 

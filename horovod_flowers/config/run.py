@@ -4,7 +4,7 @@ Every value is checked here, without MPI and without TensorFlow, before any rank
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -344,6 +344,10 @@ class RunConfig:
                 "dense_gradients is 'factors' but accumulate adds up gradients: leave out --dense-gradients, or "
                 "--accumulate"
             )
+
+    def without_start_options(self) -> "RunConfig":
+        """The same run, but for how it was started: what its record says, and what it goes on with."""
+        return replace(self, overwrite=False, resume=False, resume_or_start=False)
 
     @property
     def scaling(self) -> Literal["strong", "weak"]:

@@ -1,4 +1,4 @@
-"""How ranks divide the work of a training step. Besides rank start-up, the only room that calls Horovod.
+"""How ranks divide the work of a training step: the gradients' collective calls and their bytes.
 
 interface.py             what a strategy has to offer; choice.py: a strategy by name
 allreduce.py             one rank, independent ranks, and data parallelism by allreduce

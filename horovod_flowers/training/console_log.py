@@ -39,7 +39,7 @@ def announcement(
             "not a measure of speed"
         )
     yield _affinity(config, environment.ranks)
-    yield from _division(config, environment)
+    yield from _parallelism(config, environment)
     batch = environment.global_batch
     yield (
         f"model {config.model.name}: {parameters:,} parameters; {len(images.training):,} training and "
@@ -57,7 +57,7 @@ def _affinity(config: RunConfig, ranks: Sequence[RankEnvironment]) -> str:
     return f"affinity ({how}{word}): {named}{more}"
 
 
-def _division(config: RunConfig, environment: Environment) -> Iterator[str]:
+def _parallelism(config: RunConfig, environment: Environment) -> Iterator[str]:
     if environment.trials:
         tried = ", ".join(f"{trial.strategy} {trial.median_step_seconds:.3f}" for trial in environment.trials)
         yield f"auto: seconds per step: {tried}"

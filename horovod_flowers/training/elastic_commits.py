@@ -1,6 +1,6 @@
 """What ranks keep in memory of an elastic run, to go on from when one of them is lost."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -66,9 +66,8 @@ class Commits:
         epoch: EpochRecord | None,
     ) -> None:
         """Keep the tensors, copies that training does not change."""
-        resumable = replace(config, resume=False, resume_or_start=False, overwrite=False)
         self._epoch = epoch or self._epoch
-        self.last = Commit(resumable, progress, tensors, self._epoch)
+        self.last = Commit(config.without_start_options(), progress, tensors, self._epoch)
 
     def check_hosts(self, ranks: Ranks) -> None:
         """Raise HostsChanged on all ranks if horovodrun has found other hosts. Every rank calls it, after a commit."""

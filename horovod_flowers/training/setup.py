@@ -101,8 +101,7 @@ def begin_records(trainer: "Trainer", environment: Environment | None) -> None:
         return
     engine, config, folder = trainer.engine, trainer.config, trainer.folder
     folder.create(config.overwrite, config.resume)
-    begun = replace(config, overwrite=False, resume=False, resume_or_start=False)
-    folder.write_start(to_yaml(begun), environment)
+    folder.write_start(to_yaml(config.without_start_options()), environment)
     announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images)
 
 
