@@ -57,11 +57,12 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
     except DamagedError as error:
         other = "last" if which == "best" else "best"
         raise UserError(f"{error}: take the other one with --checkpoint {other}") from error
-    forward = tf.function(lambda images: tf.nn.softmax(model(tf.cast(images, tf.float32), training=False)))
+    forward = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
     return TrainedModel(
         class_names=class_names,
         image_size=config.data.image_size,
-        probabilities=lambda images: forward(tf.constant(images)).numpy(),
+        # Outside of the graph, which may be rewritten to compute in 16 bits.
+        probabilities=lambda images: tf.nn.softmax(tf.cast(forward(tf.constant(images)), tf.float32)).numpy(),
         source=str(path),
         keras_model=model,
     )

@@ -4,6 +4,7 @@ Weights, optimizer state, loss and sums over ranks stay in fp32 whatever is chos
 arXiv 1710.03740, section 3.1; for bfloat16 Kalamkar et al. 2019, arXiv 1905.12322).
 """
 
+import os
 from collections.abc import Iterable
 
 from horovod_flowers.config.choices import Precision, PrecisionChoice
@@ -11,6 +12,12 @@ from horovod_flowers.runtime.errors import UserError
 
 # Instructions that multiply bfloat16 numbers. Without them oneDNN emulates, which is slower than fp32.
 BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+
+
+KEPT_IN_FP32 = ("Softmax", "LogSoftmax")
+"""Operations that TensorFlow would rewrite, though a probability in bfloat16 has two digits and their sum misses 1."""
+_LISTS = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE"
+"""How the variables begin by which its lists of operations change (auto_mixed_precision_lists.h)."""
 
 
 def choose(asked: PrecisionChoice, flags: Iterable[str], gpu: bool) -> Precision:
@@ -51,5 +58,6 @@ def switch_on(precision: Precision) -> None:
     """
     import tensorflow as tf
 
+    os.environ[f"{_LISTS}_INFERLIST_REMOVE"] = os.environ[f"{_LISTS}_DENYLIST_ADD"] = ",".join(KEPT_IN_FP32)
     options = {"bf16": "auto_mixed_precision_onednn_bfloat16", "fp16": "auto_mixed_precision"}
     tf.config.optimizer.set_experimental_options({name: key == precision for key, name in options.items()})
