@@ -197,7 +197,22 @@ def load_averaged(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     """
     stored, progress = _read(path)
     _refuse_mismatch(path, progress, shapes, stored)
-    weights = {name: stored[name] for name in shapes}
+    averaged = _with_averages(stored)
+    return {name: averaged[name] for name in shapes}
+
+
+def stored_weights(path: Path) -> tuple[dict[str, np.ndarray], SavedProgress]:
+    """The weights that a checkpoint holds, whatever model they are of, averaged ones as `load_averaged` takes them.
+
+    Raises DamagedError; UserError where the file is missing.
+    """
+    stored, progress = _read(path)
+    return {name: value for name, value in _with_averages(stored).items() if name.startswith(WEIGHT)}, progress
+
+
+def _with_averages(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All tensors; in the place of a weight its running average, where there is one."""
+    weights = dict(stored)
     for name, value in stored.items():
         kind, _, number = name.partition(".")
         weight = weights.get(f"{WEIGHT}.{number}")

@@ -1,6 +1,9 @@
 """Networks: the registry, and what makes any Keras model faster. They know nothing of ranks.
 
 registry.py           Keras models by name, the user's own, and keras.applications
+first_run.py          a model run once before it is trained, and what is told of one that does not take photos
+outputs.py            what its outputs mean: logits, softmax, sigmoid; trainable.py: what of it would not be used
+weights.py            weights from a file
 precision.py          bf16 or fp16, chosen from what the CPU or GPU can do
 pooled_activation.py  ReLU moved behind max pooling
 keras_internals.py    all that is used of Keras beyond its public interface

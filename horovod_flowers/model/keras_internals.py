@@ -27,6 +27,19 @@ def users_of(layer: Any) -> list[Any]:
     return [node.operation for node in layer._outbound_nodes]
 
 
+def last_layer(model: Any) -> Any | None:
+    """The layer whose output, used nowhere else, is the only one of a functional or Sequential model; of a nested
+    model that ends it, its last layer. None where there is no such layer, as in a subclassed model."""
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) != 1:
+        return None
+    layer = outputs[0]._keras_history.operation
+    used = [node for node in layer._outbound_nodes if id(node) in nodes_in_use(model)]
+    if used or len([node for node in layer._inbound_nodes if id(node) in nodes_in_use(model)]) != 1:
+        return None
+    return last_layer(layer) if isinstance(layer, keras.Model) else layer
+
+
 def nodes_in_use(model: Any) -> set[int]:
     """Identities of the calls that the model's graphs consist of.
 

@@ -1,13 +1,18 @@
 """Keras models by name. They know nothing of ranks.
 
-A model takes pixels 0..255, float32 [batch, size, size, 3], and gives logits [batch, classes].
+A model takes pixels 0..255, float32 [batch, size, size, 3], and gives logits [batch, classes]. It is run once when it
+is built: what cannot be trained is refused then, and probabilities become logits.
 """
 
+import contextlib
 import importlib
+import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from horovod_flowers.model.first_run import first_outputs, pixels, reason
+from horovod_flowers.model.outputs import logits_of
+from horovod_flowers.model.trainable import check_trainable
 from horovod_flowers.runtime.errors import UserError
 
 
@@ -95,9 +100,14 @@ def check_name(name: str) -> None:
 
 
 def build_model(name: str, image_size: int, classes: int) -> Any:
-    """Build a model and check that it fits: one float logit a class.
+    """Build a model that gives logits [batch, classes]: `build` without its notes."""
+    return build(name, image_size, classes)[0]
 
-    Raises UserError where the user's function cannot be imported, fails, or returns something else.
+
+def build(name: str, image_size: int, classes: int) -> tuple[Any, list[str]]:
+    """Build a model and run it once: a model of logits [batch, classes], and what a user should know of it.
+
+    Raises UserError where the user's function cannot be imported, fails, or returns a model that cannot be trained.
     """
     check_name(name)
     builder = _builder(name)
@@ -105,44 +115,32 @@ def build_model(name: str, image_size: int, classes: int) -> Any:
         model = builder(image_size=image_size, classes=classes)
     except Exception as error:  # the user's code: what it raises is told, not traced
         raise UserError(
-            f"model {name} cannot be built at {image_size} pixels and {classes} classes ({error}): fix the "
+            f"model {name} cannot be built at {image_size} pixels and {classes} classes ({reason(error)}): fix the "
             "function, or give it other data"
         ) from error
-    output = getattr(model, "output_shape", None)
-    if output != (None, classes):
-        raise UserError(
-            f"model {name} gives {'no Keras model' if output is None else f'outputs of shape {output}'}: it must "
-            f"return a built Keras model with outputs of shape (None, {classes}), one logit per class"
-        )
-    if not model.trainable_variables:
-        raise UserError(f"model {name} has no trainable weights: there is nothing to train")
-    return model
+    if not isinstance(model, keras_model()):
+        raise UserError(f"model {name} gives {_kind(model)}, no Keras model: {_WANTED}")
+    images = pixels(image_size)
+    outputs = first_outputs(name, model, images, classes)
+    notes = check_trainable(name, model)
+    model, note = logits_of(name, model, images, outputs, classes)
+    return model, [*notes, *filter(None, [note])]
 
 
-def check_weights(path: Path) -> None:
-    """Refuse a file of weights that is missing or of another kind (UserError)."""
-    if path.suffix not in WEIGHT_FILES:
-        raise UserError(f"model.weights is {path}: allowed is a .weights.h5, .h5 or .keras file")
-    if not path.is_file():
-        raise UserError(f"there is no file of weights {path}: give --model.weights a .weights.h5, .h5 or .keras file")
+_WANTED = (
+    "write a function, def build(image_size, classes): return keras.Sequential([...]), and give package.module:build"
+)
 
 
-def load_weights(model: Any, path: Path) -> None:
-    """Start a built model from a file of weights: of the whole model, or of the Keras application in it.
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
-    Raises UserError where the file is missing, of another kind, or of another model.
-    """
-    check_weights(path)
-    inner = [layer for layer in model.layers if layer.name == APPLICATION]
-    reasons = []
-    for target in (model, *inner):
-        try:
-            target.load_weights(path)
-        except Exception as error:  # whatever h5py and Keras make of a file of another model
-            reasons.append(" ".join(str(error).split())[:200])
-            continue
-        return
-    raise UserError(f"{path} does not hold weights of model {model.name} ({reasons[-1]}): give a file of this model")
+
+def keras_model() -> type:
+    """Keras' class of models, imported late."""
+    import keras
+
+    return keras.Model
 
 
 def _application(name: str) -> Callable[..., Any]:
@@ -164,19 +162,34 @@ def _application(name: str) -> Callable[..., Any]:
 
 
 APPLICATIONS, APPLICATION = "keras.applications", "application"
-WEIGHT_FILES = (".h5", ".keras")
 
 
 def _builder(name: str) -> Callable[..., Any]:
+    """The function behind a name. Raises UserError where there is none that can be called as a builder is."""
     if name in REGISTRY:
         return REGISTRY[name]
     module, _, function = name.partition(":")
     if module == APPLICATIONS:
         return _application(function)
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"model {name} cannot be imported ({error}): give package.module:function and run where Python finds it, "
             "or set PYTHONPATH"
         ) from error
+    if isinstance(found, keras_model()):
+        raise UserError(f"model {name} is a model that is built already: {_WANTED}")
+    if not callable(found):
+        raise UserError(f"model {name} is {_kind(found)}, no function: {_WANTED}")
+    with contextlib.suppress(ValueError):  # of a few builtins Python does not know the arguments
+        signature = inspect.signature(found)
+        try:
+            signature.bind(image_size=0, classes=0)
+        except TypeError as error:
+            what = "class" if isinstance(found, type) else "function"
+            raise UserError(
+                f"model {name} is a {what} that takes {signature}, and it is called with image_size= and classes= "
+                f"({error}): {_WANTED}"
+            ) from error
+    return found

@@ -2,6 +2,7 @@
 
 setup.py           how a run starts: name, precision, strategy, state, records; checks_before_mpi.py: what is refused
 resume.py          what a resumed run starts from, and what must stay the same
+initial_weights.py weights from a run, a checkpoint, an export or a file
 engine.py          model, optimizer, strategy, batches: what computes; step.py: one training step, timed from inside
 trainer.py         the epochs: evaluation, records, checkpoints, stopping; step_loop.py: the steps of one epoch
 optimizer.py       Adam and SGD in one pass over memory; learning_rate.py: scaling, warm-up, decay

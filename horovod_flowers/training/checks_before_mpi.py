@@ -9,11 +9,12 @@ from horovod_flowers.data.prepared import find
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
 from horovod_flowers.model.precision import choose
-from horovod_flowers.model.registry import check_name, check_weights
+from horovod_flowers.model.registry import check_name
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import cpu_flags
+from horovod_flowers.training.initial_weights import check_weights
 from horovod_flowers.training.resume import check_continues
 
 

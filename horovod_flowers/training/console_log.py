@@ -15,10 +15,15 @@ NAMED_RANKS = 8
 
 
 def announce(
-    config: RunConfig, environment: Environment, parameters: int, class_names: Sequence[str], images: Split
+    config: RunConfig,
+    environment: Environment,
+    parameters: int,
+    class_names: Sequence[str],
+    images: Split,
+    notes: Sequence[str],
 ) -> None:
-    """Say it, on rank 0."""
-    for line in announcement(config, environment, parameters, class_names, images):
+    """Say it, on rank 0; `notes`: on the model and where its weights come from."""
+    for line in (*announcement(config, environment, parameters, class_names, images), *notes):
         say(line)
 
 

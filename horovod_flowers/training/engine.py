@@ -20,11 +20,12 @@ from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, 
 from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
-from horovod_flowers.model.registry import build_model, load_weights
+from horovod_flowers.model.registry import build
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.choice import make_strategy
 from horovod_flowers.training.dropout_seeds import DropoutSeeds
+from horovod_flowers.training.initial_weights import start_from
 from horovod_flowers.training.learning_rate import schedule
 from horovod_flowers.training.optimizer import build_over, make_optimizer
 from horovod_flowers.training.step import Evaluation, EvaluationPass, TrainingStep, Update
@@ -46,10 +47,10 @@ class TrainingEngine:
         HEARTBEAT.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
-        self.model = build_model(config.model.name, prepared.image_size, len(prepared.class_names))
+        self.model, self.notes = build(config.model.name, prepared.image_size, len(prepared.class_names))
         begins = not config.resume or config.replay_step is not None
         if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
-            load_weights(self.model, Path(config.model.weights))
+            self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
@@ -151,6 +152,5 @@ class TrainingEngine:
         """Average over the ranks, at the end of an epoch, what training moves without gradients, such as
         batch-normalisation statistics. Every rank calls it."""
         for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
-            value = np.asarray(variable)
-            mean = self.ranks.allreduce_sum(np.ascontiguousarray(value)) / self.ranks.size
-            variable.assign(mean.astype(value.dtype))
+            value = np.array(variable)  # unlike np.ascontiguousarray it leaves a scalar a scalar
+            variable.assign((self.ranks.allreduce_sum(value) / self.ranks.size).astype(value.dtype))

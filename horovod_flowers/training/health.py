@@ -76,7 +76,7 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
         return
     whole = part = 0
     for variable, held in zip(strategy.model_variables, strategy.parts, strict=True):
-        value = np.ascontiguousarray(variable.read_value())
+        value = np.array(variable.read_value(), order="C")  # of a scalar np.ascontiguousarray makes a row
         if value.shape == held.shape:
             whole = zlib.crc32(value.reshape(-1).view(np.uint8).data, whole)
         else:  # a slice of a divided layer, which the same member of each group holds

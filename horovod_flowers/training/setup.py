@@ -102,7 +102,7 @@ def begin_records(trainer: "Trainer", environment: Environment | None) -> None:
     engine, config, folder = trainer.engine, trainer.config, trainer.folder
     folder.create(config.overwrite, config.resume)
     folder.write_start(to_yaml(config.without_start_options()), environment)
-    announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images)
+    announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images, engine.notes)
 
 
 def choose_strategy(

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.sources import decode_photo
@@ -21,6 +23,7 @@ from horovod_flowers.inference.export.exported import MEMBER, load_exported, sha
 from horovod_flowers.inference.trained_model import load_run, read_run_config
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
+from tests.single import own_models
 from tests.single.trained_runs import CLASSES, make_run
 
 pytestmark = pytest.mark.slow
@@ -140,6 +143,29 @@ def test_users_models_are_exported(tmp_path: Path, model: str) -> None:
     for name in SHAPES:
         loaded = load_exported(tmp_path / "out" / name)
         np.testing.assert_allclose(loaded.probabilities(drawn(40)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "atol"),
+    [("softmax_layer", 3, 1e-5), ("sigmoid_unit_of_a_layer", 2, 1e-5), ("mixed_bfloat16", 3, 2e-2)],
+)
+def test_models_that_end_in_probabilities_are_exported_as_they_answer(
+    tmp_path: Path, model: str, classes: int, atol: float
+) -> None:
+    """What the user's own network with the run's weights gives, of softmax once."""
+    folder = make_run(tmp_path / "runs" / "own", f"{own_models.__name__}:{model}", classes=CLASSES[:classes])
+    export_run(folder, read_run_config(folder), "last", tmp_path / "out")
+    network = getattr(own_models, model)(32, classes)
+    stored = load_file(folder.checkpoints / "last.safetensors")
+    network.set_weights([value for name, value in sorted(stored.items()) if name.startswith("weight.")])
+    expected = np.asarray(keras.ops.cast(network(drawn(32).astype(np.float32)), "float32"))
+    if classes == 2:
+        expected = np.concatenate([1 - expected, expected], axis=1)
+    assert np.ptp(expected, axis=0).max() > 2 * atol
+    for name in SHAPES:
+        answer = load_exported(tmp_path / "out" / name).probabilities(drawn(32))
+        np.testing.assert_allclose(answer, expected, atol=atol)
+        np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(

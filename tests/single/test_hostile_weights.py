@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from horovod_flowers.inference.export.exported import load_exported
-from horovod_flowers.model.registry import load_weights
+from horovod_flowers.model.weights import load_weights
 from horovod_flowers.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py")
@@ -50,7 +50,7 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, name: str) -> None
         assert mark.exists()
         mark.unlink()
     weights = model()
-    load_weights(weights, path)
+    load_weights(weights, 3, path)
     assert not mark.exists()
     with zipfile.ZipFile(tmp_path / "described.keras", "w") as second, zipfile.ZipFile(tmp_path / "z.keras", "w"):
         if name == "m.keras":
@@ -133,7 +133,7 @@ def test_no_other_file_and_no_bomb_is_read_through_weights(
                 archive.writestr(member, contents)
             archive.write(inner, inner.name)
     with pytest.raises(UserError, match="does not hold weights of model m"):
-        load_weights(model(), path)
+        load_weights(model(), 3, path)
 
 
 @pytest.mark.parametrize("name", ["m.weights.h5", "m.h5", "m.keras"])
@@ -143,7 +143,7 @@ def test_a_damaged_file_of_weights_gets_one_sentence(tmp_path: Path, name: str) 
     for contents in (b"", whole[: len(whole) // 2], b"\x80\x04pickle", whole[::-1]):
         (tmp_path / name).write_bytes(contents)
         with pytest.raises(UserError) as refused:
-            load_weights(model(), tmp_path / name)
+            load_weights(model(), 3, tmp_path / name)
         assert "\n" not in str(refused.value)
 
 
@@ -161,7 +161,7 @@ def test_a_zip_bomb_and_paths_that_lead_out_are_refused(tmp_path: Path) -> None:
         second.writestr("../../escaped", b"x")
     assert bomb.stat().st_size < 2**20
     with pytest.raises(UserError):
-        load_weights(model(), bomb)
+        load_weights(model(), 3, bomb)
     with pytest.raises(UserError):
         load_exported(bomb)
     assert not list(tmp_path.parent.glob("**/escaped"))

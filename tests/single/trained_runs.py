@@ -14,13 +14,19 @@ from horovod_flowers.runlog.run_folder import RunFolder
 CLASSES = ("daisy", "rosé", "tulip")
 
 
-def make_run(path: Path, model: str = "flower_cnn", image_size: int = 32, seed: int = 1) -> RunFolder:
+def make_run(
+    path: Path,
+    model: str = "flower_cnn",
+    image_size: int = 32,
+    seed: int = 1,
+    classes: tuple[str, ...] = CLASSES,
+) -> RunFolder:
     """A run folder with its configuration and a best and last checkpoint after epoch 4."""
     import keras
 
     keras.utils.set_random_seed(seed)
     config = RunConfig(name=path.name, data=DataConfig(image_size=image_size), model=ModelConfig(name=model))
-    state = ModelState.on_one_rank(build_model(model, image_size, len(CLASSES)))
+    state = ModelState.on_one_rank(build_model(model, image_size, len(classes)))
     tensors = state.collect()
     assert tensors is not None
     floats = {name: value * (2 if value.dtype == "float32" else 1) for name, value in tensors.items()}
@@ -32,7 +38,7 @@ def make_run(path: Path, model: str = "flower_cnn", image_size: int = 32, seed: 
         steps_done=40,
         training_seconds=9.5,
         model=model,
-        class_names=CLASSES,
+        class_names=classes,
         data_digest="0123abcd",
         validation_accuracy=0.75,
         best_validation_accuracy=0.75,
