@@ -1,6 +1,7 @@
 """The pictures of a report.
 
 picture.py            a figure, drawn once and kept as SVG and PNG; all_pictures.py: all that a report can show
+legend.py             a legend that leaves the axes their room
 scaling.py            speed-up and efficiency by ranks
 efficiency_losses.py  parts of a step, and the waterfall from ideal to measured efficiency
 collectives.py        cost of collective calls by size

@@ -1,5 +1,6 @@
 """Where the time goes: the parts of a step, and the waterfall from ideal to measured efficiency."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from horovod_flowers.report.pages.wording import marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
 
 MOST_ROWS = 40
+LABEL_LETTERS, LABEL_LINES = 48, 4
 MOST_WATERFALLS = 12
 
 
@@ -30,13 +32,15 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 def _parts(content: Content) -> Drawn:
     points = content.points[:MOST_ROWS]
-    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.42 * len(points)))
+    labels = [_wrapped(_label(point)) for point in points]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure, axes = plt.subplots(figsize=(9, 1.6 + max(0.42, 0.2 * lines) * len(points)))
     bottoms = [0.0] * len(points)
     for part in PARTS:
         seconds = [point.part_shares[part] * point.step_seconds.value for point in points]
         axes.barh(range(len(points)), seconds, left=bottoms, color=PART_COLOURS[part], label=time_words(part))
         bottoms = [bottom + value for bottom, value in zip(bottoms, seconds, strict=True)]
-    axes.set_yticks(range(len(points)), [_label(point) for point in points])
+    axes.set_yticks(range(len(points)), labels)
     axes.invert_yaxis()
     title = "Where a step's time goes" + ("  (* oversubscribed)" if content.oversubscribed else "")
     if len(content.points) > len(points):
@@ -48,6 +52,11 @@ def _parts(content: Content) -> Drawn:
         for point in points
     )
     return "parts", "losses", f"The parts of a step: {words}", figure
+
+
+def _wrapped(label: str) -> str:
+    """In lines that leave the bars their room; what is longer is in the table."""
+    return "\n".join(textwrap.wrap(label, LABEL_LETTERS, max_lines=LABEL_LINES, placeholder=" …"))
 
 
 def _label(point: Point) -> str:

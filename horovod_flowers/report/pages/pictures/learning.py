@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 
 from horovod_flowers.report.analysis.learning import Curve
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
 from horovod_flowers.report.pages.wording import marks
 
@@ -39,7 +40,7 @@ def draw(content: Content) -> Iterator[Drawn]:
     _whole_epochs(losses, shown)
     for axes in (by_epoch, by_time, losses):
         axes.grid(alpha=0.3)
-    figure.legend(*by_epoch.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    legend_below(figure, *by_epoch.get_legend_handles_labels(), columns=3)
     best = "; ".join(f"{point.strategy} on {point.ranks}: {point.best_validation_accuracy:.3f}" for point, _ in shown)
     yield "learning", "learning", f"Accuracy and loss by epoch and time; best validation accuracy: {best}", figure
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import PART_COLOURS, Drawn
 from horovod_flowers.report.pages.wording import marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
@@ -48,7 +49,7 @@ def _steps(times: RankTimes, number: int, label: str) -> Drawn:
         left.axhline(times.percentiles[name], color="#444444", linestyle=style, linewidth=0.9, label=name)
     left.set(xlabel="timed step", ylabel="step seconds", title=f"Steps: {label}")
     left.set_ylim(0, 1.15 * max(float(slowest.max()), times.percentiles["p99"]))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+    legend_below(figure, *left.get_legend_handles_labels(), columns=5)
     _own_work(right, times)
     told = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in times.percentiles.items())
     alt = f"Step seconds of {label}: {told}; {times.straggler_count} slow ranks"

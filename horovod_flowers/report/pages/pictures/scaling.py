@@ -11,6 +11,7 @@ from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.laws import Fit
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.content import Content, SeriesFits
+from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
 
 EXTRAPOLATION = 4
@@ -67,7 +68,7 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     crowded = any(point.oversubscribed for members in chosen for point in members.points)
     if crowded:
         left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: not a measure of speed")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    legend_below(figure, *left.get_legend_handles_labels(), columns=2)
     words = ", ".join(_in_words(point) for members in chosen for point in members.points)
     return f"speed-up-{scaling}", "scaling", f"Speed-up and efficiency by ranks, {scaling} scaling: {words}", figure
 
@@ -160,5 +161,5 @@ def _throughput(content: Content) -> Drawn:
     if content.oversubscribed:
         title += "\nhollow: oversubscribed, not a measure of speed"
     axes.set(ylabel="images/s", title=title, ylim=(0, None))
-    axes.legend(fontsize=9)
+    legend_below(figure, *axes.get_legend_handles_labels(), columns=2)
     return "throughput", "scaling", "Images per second by ranks, without a baseline", figure
