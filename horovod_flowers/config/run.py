@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
+from horovod_flowers.config.choices import INDEPENDENT, PrecisionChoice, StrategyChoice
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.config.options import Effect, check_limits, check_strategy, option
+from horovod_flowers.config.options import Effect, check_limits, check_strategy, flag_of, option
 from horovod_flowers.runtime.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -25,16 +25,21 @@ class ModelConfig:
     name: str = option(
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
-        "returns a Keras model that takes pixels 0..255 and gives one logit per class; or keras.applications:NAME",
+        "returns a Keras model that takes pixels 0..255 and gives one logit or probability per class "
+        "(docs/own-models.md); or keras.applications:NAME",
         Effect.WORK,
     )
     weights: str | None = option(
         None,
-        "file of weights to start from, .weights.h5, .h5 or .keras: of this model, or of keras.applications:NAME "
-        "without its top (default: random weights; nothing is downloaded)",
+        "weights to start from: a run (runs/NAME), its checkpoint (.safetensors) or an export of this model, also for "
+        "other classes; or a .weights.h5, .h5 or .keras file of it, or of keras.applications:NAME without its top "
+        "(default: random weights; nothing is downloaded)",
         Effect.RECIPE,
         before=None,
     )
+
+
+_PLATEAU_FACTOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,22 @@ class OptimizerConfig:
         Effect.RECIPE,
         before=False,
     )
+    plateau_epochs: int | None = option(
+        None,
+        "multiply the learning rate by --optimizer.plateau-factor after so many epochs without a lower validation loss",
+        Effect.RECIPE,
+        before=None,
+        at_least=1,
+    )
+    plateau_factor: float = option(
+        _PLATEAU_FACTOR,
+        "what --optimizer.plateau-epochs multiplies by",
+        Effect.RECIPE,
+        before=0.1,
+        above=0,
+        below=1,
+        limits="give a number between 0 and 1, such as 0.5",
+    )
     decay: Literal["none", "cosine"] = option(
         "none", "cosine: fall to zero over the epochs after warm-up", Effect.RECIPE
     )
@@ -94,6 +115,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, "optimizer.")
+        if self.plateau_epochs is not None and self.decay != "none":
+            raise UserError(
+                f"optimizer.plateau_epochs and decay {self.decay!r} are both given: let the learning rate follow the "
+                "validation loss or a curve, not both"
+            )
+        if self.plateau_epochs is None and self.plateau_factor != _PLATEAU_FACTOR:
+            raise UserError(
+                "optimizer.plateau_factor needs --optimizer.plateau-epochs: add it, or leave out the factor"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,11 +210,18 @@ class RunConfig:
     )
     early_stopping: int | None = option(
         None,
-        "end the run after this many epochs without a better validation accuracy",
+        "end the run after this many epochs without a better validation accuracy, or loss (--early-stopping-on)",
         Effect.RECIPE,
         resumable=True,
         before=None,
         at_least=1,
+    )
+    early_stopping_on: Literal["accuracy", "loss"] = option(
+        "accuracy",
+        "what --early-stopping watches: validation accuracy, or validation loss",
+        Effect.RECIPE,
+        resumable=True,
+        before="accuracy",
     )
     strategy: StrategyChoice = option(
         "allreduce",
@@ -319,13 +356,27 @@ class RunConfig:
         for name in ("resume", "resume_or_start"):
             if getattr(self, name) and self.name is None:
                 raise UserError(f"{name} needs to know which run: add --name RUN")
-        if self.early_stopping is not None and not self.validate:
-            raise UserError("early_stopping needs the validation accuracy: leave out --no-validate or --early-stopping")
+        self._check_validated()
         if self.overwrite and (self.resume or self.resume_or_start):
             raise UserError("resume and overwrite are both given: continue the run or replace it, not both")
         if self.replay_step is not None and not (self.resume and self.replay_step >= 0):
             raise UserError(f"replay_step is {self.replay_step}: give a step from 0 on, with --resume --name RUN")
         self._check_strategy()
+
+    def _check_validated(self) -> None:
+        """Refuse what follows the validation images where these are not evaluated (UserError)."""
+        for name in self._following_validation:
+            if not self.validate:
+                flag = flag_of(name)
+                raise UserError(f"{name} needs the validation images evaluated: leave out --no-validate or {flag}")
+        if self.early_stopping is None and self.early_stopping_on != "accuracy":
+            raise UserError("early_stopping_on is given without --early-stopping: add it")
+
+    @property
+    def _following_validation(self) -> list[str]:
+        """Options given that follow what the validation images say."""
+        given = {"early_stopping": self.early_stopping, "optimizer.plateau_epochs": self.optimizer.plateau_epochs}
+        return [name for name, epochs in given.items() if epochs is not None]
 
     def _check_strategy(self) -> None:
         """Refuse an option that the strategy would not use (UserError)."""
@@ -386,6 +437,12 @@ class RunConfig:
     def check_against(self, world_size: int, training_images: int, validation_images: int) -> None:
         """Refuse what only the rank and image counts can show, in one sentence (UserError)."""
         batch = self.global_batch_for(world_size)
+        if self.strategy == INDEPENDENT and world_size > 1 and self._following_validation:
+            name = self._following_validation[0]
+            raise UserError(
+                f"{name} needs one model to evaluate, and with strategy none each rank trains its own: leave out "
+                f"{flag_of(name)}"
+            )
         if world_size > training_images:
             raise UserError(
                 f"{world_size} ranks are more than the {training_images} training images: start fewer ranks"

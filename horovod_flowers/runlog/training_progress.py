@@ -3,6 +3,8 @@
 The trainer moves it on, a checkpoint stores it, and the result of a run ends with it.
 """
 
+from typing import Any, Literal
+
 import msgspec
 
 from horovod_flowers.runlog.field_types import Count, Seconds, Share
@@ -18,6 +20,27 @@ class PartialEpoch(msgspec.Struct, frozen=True):
     training_seconds: float
 
 
+class Plateau(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the learning rate stands that falls when the validation loss no longer does."""
+
+    factor: float = 1.0
+    """Of the schedule's learning rate, from the next epoch on."""
+    lowest_loss: float | None = None
+    since_epoch: Count = 0
+    """The last one whose loss was the lowest, or after which the factor fell."""
+
+    def after(self, epoch: int, loss: float, patience: int, fall: float) -> "Plateau":
+        """After an epoch of this validation loss; with Keras' threshold, ReduceLROnPlateau's `min_delta`."""
+        if self.lowest_loss is None or loss < self.lowest_loss - LEAST_IMPROVEMENT:
+            return msgspec.structs.replace(self, lowest_loss=loss, since_epoch=epoch)
+        if epoch - self.since_epoch < patience:
+            return self
+        return msgspec.structs.replace(self, factor=self.factor * fall, since_epoch=epoch)
+
+
+LEAST_IMPROVEMENT = 1e-4
+
+
 class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How far a run is; the same on every rank."""
 
@@ -30,6 +53,11 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """After the last epoch done."""
     best_validation_accuracy: Share | None
     best_epoch: Count | None
+    best_validation_loss: float | None = None
+    best_loss_epoch: Count | None = None
+    """The lowest validation loss, and its epoch; null in older records."""
+    plateau: Plateau = Plateau()
+    """Of --optimizer.plateau-epochs."""
     partial: PartialEpoch | None = None
     """Of the epoch after `epochs_done`, in the middle of it."""
 
@@ -43,23 +71,24 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             partial=None,
         )
 
-    def evaluated(self, accuracy: float) -> "TrainingProgress":
-        """With the validation accuracy of the last epoch done."""
-        best = self.best_validation_accuracy
-        if best is not None and accuracy <= best:
-            return msgspec.structs.replace(self, validation_accuracy=accuracy)
-        return msgspec.structs.replace(
-            self, validation_accuracy=accuracy, best_validation_accuracy=accuracy, best_epoch=self.epochs_done
-        )
+    def evaluated(self, accuracy: float, loss: float) -> "TrainingProgress":
+        """With the validation accuracy and loss of the last epoch done."""
+        best, lowest = self.best_validation_accuracy, self.best_validation_loss
+        found: dict[str, Any] = {"validation_accuracy": accuracy}
+        if best is None or accuracy > best:
+            found |= {"best_validation_accuracy": accuracy, "best_epoch": self.epochs_done}
+        if lowest is None or loss < lowest:
+            found |= {"best_validation_loss": loss, "best_loss_epoch": self.epochs_done}
+        return msgspec.structs.replace(self, **found)
 
     def within_epoch(self, partial: PartialEpoch) -> "TrainingProgress":
         """With the steps that the epoch in work has done; unchanged where it has done none."""
         return msgspec.structs.replace(self, partial=partial if partial.steps else None)
 
-    @property
-    def epochs_without_progress(self) -> int:
-        """Epochs since the best validation accuracy."""
-        return 0 if self.best_epoch is None else self.epochs_done - self.best_epoch
+    def epochs_without_progress(self, watched: Literal["accuracy", "loss"]) -> int:
+        """Epochs since the best validation accuracy, or the lowest validation loss."""
+        best = self.best_epoch if watched == "accuracy" else self.best_loss_epoch
+        return 0 if best is None else self.epochs_done - best
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.run import RunConfig
@@ -97,13 +98,13 @@ def describe_epoch(record: EpochRecord, epochs: int) -> str:
     return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
 
 
-def describe_result(result: Result, folder: Path) -> Iterator[str]:
-    """What came of a run."""
+def describe_result(result: Result, folder: Path, watched: Literal["accuracy", "loss"]) -> Iterator[str]:
+    """What came of a run; `watched`: by early stopping."""
     best = result.progress.best_validation_accuracy
     if result.stopped_early:
-        since = result.progress.epochs_done - (result.progress.best_epoch or 0)
-        best_epoch = result.progress.best_epoch
-        yield f"stopped early: validation accuracy has not improved in {since} epochs since epoch {best_epoch}"
+        since = result.progress.epochs_without_progress(watched)
+        best_epoch = result.progress.epochs_done - since
+        yield f"stopped early: validation {watched} has not improved in {since} epochs since epoch {best_epoch}"
     accuracy = (
         "not evaluated"
         if best is None

@@ -63,6 +63,8 @@ class TrainingEngine:
         self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
         update_batch = self.global_batch * config.accumulate
         self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
+        self.learning_rate_factor = 1.0
+        """Of the schedule's, as the validation loss has it (--optimizer.plateau-epochs)."""
         self.average = None
         if config.average_decay:
             decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
@@ -110,6 +112,10 @@ class TrainingEngine:
             augmentation=Augmentation.of(self.config.data),
             first_step=first_step,
         )
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step of the run, counted from 0."""
+        return self.schedule.at(step) * self.learning_rate_factor
 
     def update_of(self, step: int) -> Update:
         """The update that a step of an epoch belongs to; an epoch's last one may have fewer steps."""

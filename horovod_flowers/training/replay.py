@@ -24,6 +24,12 @@ def replay(engine: TrainingEngine, progress: TrainingProgress, step: int) -> Non
         raise UserError(
             f"replay_step is {step}: the run has {epochs} epochs of {engine.steps_per_epoch} steps, counted from 0"
         )
+    engine.learning_rate_factor = progress.plateau.factor
+    if engine.config.optimizer.plateau_epochs and step >= progress.steps_done + engine.steps_per_epoch:
+        raise UserError(
+            f"replay_step is {step}, after the epoch of the newest checkpoint before it (step {progress.steps}), and "
+            "the learning rate, which followed the validation loss since, is not replayed: give an earlier step"
+        )
     ranks, batch = engine.ranks, _train_up_to(engine, progress, step)
     losses = engine.step.image_losses(batch)
     own = [
@@ -47,7 +53,7 @@ def _train_up_to(engine: TrainingEngine, progress: TrainingProgress, step: int) 
                     return batch
                 if place == engine.steps_per_epoch:  # --steps ends epochs early
                     break
-                engine.step(batch, engine.schedule.at(first_steps + place), engine.update_of(place))
+                engine.step(batch, engine.learning_rate(first_steps + place), engine.update_of(place))
                 bar.advance()
             engine.average_statistics()
             first_steps, into_epoch = first_steps + engine.steps_per_epoch, 0

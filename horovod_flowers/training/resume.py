@@ -71,5 +71,5 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
     for name in changed:
         raise UserError(
             f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag_of(name)} to "
-            "resume it, or start another run"
+            f"resume it, or start another run, from its weights with --model.weights {folder.path}"
         )

@@ -102,7 +102,7 @@ class StepLoop:
     def _train(self, epoch: int, step: int, batch: Batch, update: Update, sums: EpochSums, log: LineLog) -> float:
         """One step, recorded and added to the sums: the sum of the losses of its images."""
         engine, clock, batch_ns = self._engine, sums.clock, time.monotonic_ns()
-        sums.learning_rate = engine.schedule.at(step)
+        sums.learning_rate = engine.learning_rate(step)
         traces = self._steps_here < engine.config.accumulate  # a graph for all of an update, one for its end
         HEARTBEAT.at("step {} of epoch {}", step, epoch, long=traces)
         outcome = engine.step(batch, sums.learning_rate, update)

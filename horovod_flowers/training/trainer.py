@@ -47,6 +47,7 @@ class Trainer:
         self._bad_loss: BadLoss | None = None
         self._loop = StepLoop(engine, self._stop_at)
         self._loop.reached = progress.steps
+        engine.learning_rate_factor = progress.plateau.factor
 
     @property
     def reached(self) -> int:
@@ -68,7 +69,7 @@ class Trainer:
         if self._writes_checkpoints:
             self._checkpoints.open(self.folder, self.progress)
         for epoch in range(self.progress.epochs_done + 1, config.epochs + 1):
-            if self.progress.epochs_without_progress >= (config.early_stopping or math.inf):
+            if self.progress.epochs_without_progress(config.early_stopping_on) >= (config.early_stopping or math.inf):
                 break
             if self._commits is not None:
                 self._commits.check_hosts(self.ranks)
@@ -171,7 +172,8 @@ class Trainer:
                     f"the validation loss is {evaluation.loss} after epoch {epoch}: this epoch was not saved; lower "
                     "the learning rate, or look at the validation images and the model"
                 )
-            self.progress = self.progress.evaluated(evaluation.accuracy)
+            self.progress = self.progress.evaluated(evaluation.accuracy, evaluation.loss)
+            self._follow_plateau(epoch, evaluation.loss)
         return EpochRecord(
             epoch=epoch,
             steps=self.engine.steps_per_epoch,
@@ -185,6 +187,21 @@ class Trainer:
             validation_accuracy=evaluation.accuracy if evaluation else None,
             validation_seconds=time.monotonic() - started if evaluation else None,
         )
+
+    def _follow_plateau(self, epoch: int, validation_loss: float) -> None:
+        """Let the learning rate of the epochs to come fall where the validation loss has not."""
+        optimizer = self.config.optimizer
+        if optimizer.plateau_epochs is None:
+            return
+        before = self.progress.plateau
+        plateau = before.after(epoch, validation_loss, optimizer.plateau_epochs, optimizer.plateau_factor)
+        self.progress = msgspec.structs.replace(self.progress, plateau=plateau)
+        self.engine.learning_rate_factor = plateau.factor
+        if plateau.factor != before.factor and self.ranks.rank == 0:
+            say(
+                f"the validation loss has not fallen in {optimizer.plateau_epochs} epochs: learning rate times "
+                f"{optimizer.plateau_factor:g}, {plateau.factor:g} of its schedule"
+            )
 
     def _stop(self, sums: EpochSums) -> None:
         """Write a checkpoint of where the run stands, and raise Stopped. Every rank calls it."""
@@ -238,7 +255,7 @@ class Trainer:
             epoch_log.close()
             result = self._result(memory)
             write_json(self.folder.result, result)
-            for line in describe_result(result, self.folder.path):
+            for line in describe_result(result, self.folder.path, self.config.early_stopping_on):
                 say(line)
         self.ranks.barrier()
 

@@ -14,23 +14,32 @@ pytestmark = pytest.mark.quick
 SGD = ("--optimizer.name", "sgd", "--optimizer.decay", "cosine", "--optimizer.learning-rate", "0.01")
 
 
+# At this rate no weight moves, so the first epoch's loss stays the lowest.
+STILL = (
+    *("--optimizer.learning-rate", "1e-30", "--optimizer.plateau-epochs", "2", "--optimizer.plateau-factor", "0.5"),
+    *("--early-stopping", "5", "--early-stopping-on", "loss", "--steps", "2"),
+)
+
+
 @dataclass(frozen=True)
 class Trained:
-    """The runs of this module, and what the one whose ranks train independently printed."""
+    """The runs of this module, and what two of them printed."""
 
     runs: Path
     ceiling: str
+    plateau: str
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Trained:
     workplace = Workplace(tmp_path_factory.mktemp("options"), prepared_folder)
-    ceiling, _ = workplace.run_in_one_job(
+    ceiling, _, plateau = workplace.run_in_one_job(
         workplace.training("--strategy", "none", "--global-batch", "16", "--name", "ceiling"),
         workplace.training(*SGD, "--global-batch", "32", "--epochs", "2", "--tensorboard", "--name", "s"),
+        workplace.training(*STILL, "--global-batch", "16", "--epochs", "9", "--name", "plateau"),
         ranks=2,
     )
-    return Trained(workplace.folder / "runs", ceiling)
+    return Trained(workplace.folder / "runs", ceiling, plateau)
 
 
 def test_independent_ranks_are_timed_but_train_no_common_model(trained: Trained) -> None:
@@ -54,6 +63,17 @@ def test_sgd_with_cosine_decay_and_tensorboard(trained: Trained) -> None:
     state = load_file(run / "checkpoints" / "last.safetensors")
     momenta = [value for name, value in state.items() if name.startswith("optimizer.") and value.ndim > 1]
     assert len(momenta) == 5  # SGD keeps one momentum a kernel
+
+
+def test_a_loss_that_no_longer_falls_lowers_the_learning_rate_and_ends_the_run(trained: Trained) -> None:
+    run = read_run(trained.runs / "plateau")
+    rates = [epoch.learning_rate for epoch in run.epochs]
+    assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
+    progress = run.result.progress
+    assert (progress.best_loss_epoch, progress.best_validation_loss) == (1, run.epochs[0].validation_loss)
+    assert (progress.plateau.factor, run.result.stopped_early) == (0.25, True)
+    assert "not fallen in 2 epochs: learning rate times 0.5, 0.25 of its schedule" in trained.plateau
+    assert "stopped early: validation loss has not improved in 5 epochs since epoch 1" in trained.plateau
 
 
 def test_an_epoch_can_be_cut_for_timing(workplace: Workplace) -> None:

@@ -79,6 +79,13 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--average-decay", "-0.1"], "average_decay is -0.1: give a number from 0 to below 1"),
         (["--early-stopping", "0"], "early_stopping is 0: give a positive whole number"),
         (["--early-stopping", "2", "--no-validate"], "leave out --no-validate or --early-stopping"),
+        (["--early-stopping-on", "loss"], "early_stopping_on is given without --early-stopping: add it"),
+        (["--optimizer.plateau-epochs", "2", "--no-validate"], "leave out --no-validate or --optimizer.plateau-epochs"),
+        (
+            ["--optimizer.plateau-epochs", "2", "--optimizer.decay", "cosine"],
+            "validation loss or a curve, not both",
+        ),
+        (["--optimizer.plateau-factor", "0.5"], "plateau_factor needs --optimizer.plateau-epochs: add it"),
         (["--optimizer.weight-decay", "1"], "weight_decay is 1.0: give 0 to below 1, such as 0.05"),
         (["--data.crop-size", "64"], "data.crop_size is given but images are not augmented: add --data.augment"),
         (["--data.augment", "--data.crop-size", "200"], "crop_size is 200: give 24 to data.image_size (180) pixels"),

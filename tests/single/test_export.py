@@ -21,8 +21,10 @@ from horovod_flowers.export import main
 from horovod_flowers.inference.export import load_back
 from horovod_flowers.inference.export.exported import MEMBER, load_exported, sha256
 from horovod_flowers.inference.trained_model import load_run, read_run_config
+from horovod_flowers.model.registry import build_model
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.training.initial_weights import start_from
 from tests.single import own_models
 from tests.single.trained_runs import CLASSES, make_run
 
@@ -84,6 +86,14 @@ def test_logits_of_a_loaded_keras_file_are_those_of_the_run(run: RunFolder) -> N
     images = drawn(32).astype(np.float32)
     logits = load_exported(run.path / "export" / "model.keras").keras_model(images)
     np.testing.assert_allclose(logits, trained.keras_model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_starts_from_an_export(run: RunFolder) -> None:
+    expected = load_run(run, "best", read_run_config(run)).keras_model(drawn(32).astype(np.float32))
+    for source in (run.path / "export", run.path / "export" / "model.keras"):
+        model = build_model("flower_cnn", 32, len(CLASSES))
+        start_from(model, source, CLASSES)
+        np.testing.assert_array_equal(model(drawn(32).astype(np.float32)), expected)
 
 
 def test_the_description_is_whole_and_goes_with_each_artefact(run: RunFolder) -> None:

@@ -30,7 +30,7 @@ def test_every_option_of_a_run_says_what_it_means() -> None:
 def test_nobody_declares_for_resuming_what_the_effect_says_already() -> None:
     """An exception is one: what goes on longer is the same training as far as it was."""
     declared = {name for name, found in OPTIONS.items() if found.declared_resumable is not None}
-    assert declared == {"epochs", "early_stopping"}
+    assert declared == {"epochs", "early_stopping", "early_stopping_on"}
     for name, found in OPTIONS.items():
         trained = found.effect in (Effect.WORK, Effect.RECIPE, Effect.REPETITION)
         assert found.resumable is (not trained or name in declared), name
@@ -149,6 +149,8 @@ def test_runs_that_differ_in_an_unclassified_option_have_no_speed_up(
         with_options(optimizer=OptimizerConfig(learning_rate=0.1)),
         with_options(epochs=3),
         with_options(early_stopping=2),
+        with_options(early_stopping=2, early_stopping_on="loss"),
+        with_options(optimizer=OptimizerConfig(plateau_epochs=2)),
         with_options(data=DataConfig(validation_fraction=0.3)),
         with_options(model=ModelConfig(weights="w.h5")),
     ],
