@@ -24,6 +24,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.data.opening import draw_where_missing
 from horovod_flowers.data.order import split
+from horovod_flowers.data.photo_file import KINDS
 from horovod_flowers.data.prepared import Prepared, open_prepared
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.data.sources import open_source
@@ -46,7 +47,7 @@ from horovod_flowers.report.analysis.evaluation import MOST_MISTAKES
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Prediction
 from horovod_flowers.runlog.run_folder import RunFolder
-from horovod_flowers.runtime.console import Steps
+from horovod_flowers.runtime.console import Steps, say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.runtime.files import writable_folder
@@ -63,10 +64,11 @@ class EvaluateConfig:
     run: tuple[str, ...] = positional("folder of a trained run, such as runs/NAME")
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
     split: Literal["validation", "training", "test"] = option(
-        "validation", "which of the run's images; test: those that --data.test-fraction held out"
+        "validation",
+        "which of the run's images; test: those of its own test set, or that --data.test-fraction held out",
     )
     photos: str | None = option(
-        None, "instead of the run's own images, photos that it has not seen: FOLDER/CLASS/*.jpg or *.png"
+        None, "instead of the run's own images, photos that it has not seen: FOLDER/CLASS/*.jpg"
     )
     top_k: int = option(
         TOP_K, "count an image where its class is among this many most probable (at most all)", at_least=1
@@ -167,16 +169,20 @@ def logged_by_training(config: EvaluateConfig, folder: RunFolder, progress: Save
 
 def check_before_mpi(config: EvaluateConfig, trained: RunConfig, progress: SavedProgress, root: Path) -> None:
     """Refuse what can be known without the other ranks; rank 0 calls it, for all. Raises UserError."""
-    if config.images_of == "test" and not trained.data.test_fraction:
-        raise UserError(
-            "split is 'test' but the run held no image out: train one with --data.test-fraction, or leave out --split"
-        )
     check_replaceable(config.output_folder)
     writable_folder(config.output_folder.parent, "choose another folder with --output")
     if config.photos is not None:
-        PhotoImages(Path(config.photos), trained.data.image_size, progress.class_names)
-    elif trained.data.source != "synthetic":
-        open_checked(root, trained, progress)
+        for remark in PhotoImages(Path(config.photos), trained.data.image_size, progress.class_names).remarks:
+            say(remark)
+        return
+    held_out = bool(trained.data.test_fraction)
+    if trained.data.source != "synthetic":
+        held_out = len(split(open_checked(root, trained, progress), trained.data).test) > 0
+    if config.images_of == "test" and not held_out:
+        raise UserError(
+            "split is 'test' but the run held no image out: train one with --data.test-fraction or --data.test-path, "
+            "or leave out --split"
+        )
 
 
 def open_images(
@@ -252,7 +258,7 @@ def classify(
     gathered = ranks.gather((own, digests, unreadable)) or []
     total = ranks.allreduce_sum(np.array([float(len(own))]))[0]
     if not total:
-        raise UserError(f"none of the {images.count} photos in {config.photos} can be read: give JPEG or PNG files")
+        raise UserError(f"none of the {images.count} photos in {config.photos} can be read: give {KINDS} files")
     predictions = sorted((each for found, _, _ in gathered for each in found), key=lambda each: each.image)
     pixels = dict(item for _, found, _ in gathered for item in found)
     contents = [(each.photo, each.label, pixels.get(each.image)) for each in predictions]

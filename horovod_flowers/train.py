@@ -21,7 +21,7 @@ from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, StorageError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.checks_before_mpi import check_before_mpi, check_launcher
-from horovod_flowers.training.resume import has_ended, read_config
+from horovod_flowers.training.resume import has_ended, read_config, read_trained_on
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, start_horovod_if_needed, with_name
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranks = connect(job, config.threads, config.bind, round(longest(config.stall_seconds)))
         config = ranks.broadcast(with_name(config, ranks.size))
         watch.begin(ranks, Path(config.runs_dir) / f".stall-{config.name}", config.stall_seconds)
-        prepared, images = open_data(config, ranks)
+        prepared, images = open_data(config, ranks, read_trained_on(config) if ranks.rank == 0 else None)
         cores = take_cores(ranks, config.bind, config.threads)
         # The same everywhere: a rank with more of them would only wait for the others.
         threads = config.threads or ranks.allreduce_min(cores.physical)

@@ -8,6 +8,7 @@ from horovod_flowers.checkpoint.format import PER_RANK, SavedProgress, checkpoin
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.checkpoint.writer import CheckpointWriter
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.data.opening import TrainedOn, refuse_other_images
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -45,11 +46,8 @@ class CheckpointManager:
             raise UserError(
                 f"run {folder.path} has trained {saved.epochs_done} epochs already: give --epochs above that to go on"
             )
-        if (saved.class_names, saved.data_digest) != (self._prepared.class_names, self._prepared.digest):
-            raise UserError(
-                f"run {folder.path} was trained on other images (classes {', '.join(saved.class_names)}): give it the "
-                "same photos, or start another run"
-            )
+        trained_on = TrainedOn(folder.path, saved.class_names, saved.data_digest)
+        refuse_other_images(trained_on, self._prepared.class_names, self._prepared.digest)
         say(f"resuming after epoch {saved.epochs_done}, step {saved.steps}")
         return found.tensors, saved.reached()
 

@@ -1,10 +1,13 @@
 """The options that say where photos come from; checked here, as those of config.py."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from horovod_flowers.config.options import Effect, check_limits, option
 from horovod_flowers.runtime.errors import UserError
+
+_TFDS_NAME = re.compile(r"tfds:[a-z0-9_]+(/[A-Za-z0-9_.-]+)?(:[0-9]+\.[0-9]+\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -14,16 +17,37 @@ class DataConfig:
     Which images these are is recorded as their digest, and compared as that.
     """
 
-    source: Literal["synthetic", "tf_flowers", "folder"] = option(
+    source: str = option(
         "synthetic",
         "synthetic: flowers drawn on this machine, no file needed; tf_flowers: 3,670 photos through "
-        "tensorflow-datasets; folder: your own photos as CLASS/*.jpg or *.png",
+        "tensorflow-datasets; tfds:NAME: any classification set of theirs, such as tfds:oxford_flowers102; folder: "
+        "your own photos, one folder per class",
         Effect.RECIPE,
     )
-    path: str | None = option(None, "folder source: the folder that holds one folder of photos per class", Effect.PLACE)
+    path: str | None = option(
+        None,
+        "folder source: the folder that holds one folder of photos per class, or train/CLASS, val/CLASS and test/CLASS",
+        Effect.PLACE,
+    )
+    validation_path: str | None = option(
+        None,
+        "folder source: a folder of class folders to validate on, instead of a share of the images in --data.path",
+        Effect.PLACE,
+        before=None,
+    )
+    test_path: str | None = option(
+        None, "folder source: a folder of class folders to test on (evaluate --split test)", Effect.PLACE, before=None
+    )
+    labels_csv: str | None = option(
+        None,
+        "folder source: a CSV file with the columns file and label (and perhaps split) for photos in --data.path that "
+        "lie in no folders of classes",
+        Effect.PLACE,
+        before=None,
+    )
     tfds_dir: str | None = option(
         None,
-        "tf_flowers source: tensorflow-datasets' folder (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)",
+        "tf_flowers and tfds:NAME: tensorflow-datasets' folder (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)",
         Effect.PLACE,
     )
     prepared_dir: str = option(
@@ -58,7 +82,19 @@ class DataConfig:
         before=0.0,
     )
     split_seed: int = option(
-        0, "folder source: seed of the stratified split into training and validation", Effect.RECIPE, at_least=0
+        0, "folder and tfds:NAME: seed of the stratified split into training and validation", Effect.RECIPE, at_least=0
+    )
+    class_weights: Literal["none", "balanced"] = option(
+        "none",
+        "balanced: training images count in the loss so that all classes count alike, each n / (classes x its own n)",
+        Effect.RECIPE,
+        before="none",
+    )
+    sample_weights: str | None = option(
+        None,
+        "folder source: a CSV file with the columns file and weight: how much a training image counts in the loss",
+        Effect.PLACE,
+        before=None,
     )
     augment: bool = option(
         False, "flip, crop and recolour training images; the same at any number of ranks", Effect.WORK
@@ -113,15 +149,30 @@ class DataConfig:
                 f"data.test_fraction is {self.test_fraction}: give 0 to below {1 - self.validation_fraction:g}, which "
                 "data.validation_fraction leaves"
             )
-        if self.source == "folder" and not self.path:
-            raise UserError("data.source is 'folder' but no folder is given: add --data.path FOLDER")
-        if self.source != "folder" and self.path:
-            raise UserError(
-                f"data.path is given but data.source is {self.source!r}: add --data.source folder or leave it out"
-            )
+        self._check_source()
         if self.crop_size is not None and not self.augment:
             raise UserError("data.crop_size is given but images are not augmented: add --data.augment, or leave it out")
         if self.crop_size is not None and not 24 <= self.crop_size <= self.image_size:
             raise UserError(
                 f"data.crop_size is {self.crop_size}: give 24 to data.image_size ({self.image_size}) pixels"
+            )
+
+    def _check_source(self) -> None:
+        """Refuse a source that is none, and what only a folder has (UserError)."""
+        if self.source not in ("synthetic", "tf_flowers", "folder") and not _TFDS_NAME.fullmatch(self.source):
+            raise UserError(
+                f"data.source is {self.source!r}: give synthetic, tf_flowers, folder or tfds:NAME, such as "
+                "tfds:oxford_flowers102"
+            )
+        if self.source == "folder" and not self.path:
+            raise UserError("data.source is 'folder' but no folder is given: add --data.path FOLDER")
+        for name in ("path", "validation_path", "test_path", "labels_csv", "sample_weights"):
+            if self.source != "folder" and getattr(self, name):
+                raise UserError(
+                    f"data.{name} is given but data.source is {self.source!r}: add --data.source folder or leave it out"
+                )
+        if self.labels_csv and (self.validation_path or self.test_path):
+            raise UserError(
+                "data.labels_csv is given and data.validation_path or data.test_path: leave them out, and give the CSV "
+                "a column split with train, val and test"
             )

@@ -26,7 +26,8 @@ class Batch:
     labels: np.ndarray
     """int32 [per-rank batch]."""
     weights: np.ndarray
-    """float32 [per-rank batch]: 1, or 0 where an image only fills the batch up."""
+    """float32 [per-rank batch]: how much an image counts in the loss, 1 unless weights are asked for; 0 where it only
+    fills the batch up."""
     global_images: int
     """Images that count in the step, over all ranks."""
     indices: np.ndarray
@@ -35,7 +36,7 @@ class Batch:
     @property
     def rank_images(self) -> int:
         """Images that count in this rank's part."""
-        return int(self.weights.sum())
+        return int(np.count_nonzero(self.weights))
 
 
 def training_batches(
@@ -49,10 +50,12 @@ def training_batches(
     epoch: int,
     augmentation: Augmentation | None,
     first_step: int = 0,
+    image_weights: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """One epoch's batches of one rank: a full permutation of the training indices, every image exactly once.
 
-    `first_step` leaves out the steps before it, where an interrupted epoch goes on.
+    `first_step` leaves out the steps before it, where an interrupted epoch goes on. `image_weights`: float32 [prepared
+    images], above 0: how much each counts in the loss; all alike without them.
     """
     images, steps = len(training), steps_per_epoch(len(training), global_batch)
     # Filled up with the epoch's first images rather than blanks, which would enter batch-normalisation statistics.
@@ -70,6 +73,7 @@ def training_batches(
             global_images=min(global_batch, images - step * global_batch),
             augmentation=augmentation,
             draws=None if draws is None else draws[part],
+            image_weights=image_weights,
         )
 
 
@@ -95,6 +99,7 @@ def _assemble(
     global_images: int,
     augmentation: Augmentation | None = None,
     draws: np.ndarray | None = None,
+    image_weights: np.ndarray | None = None,
 ) -> Batch:
     size = augmentation.size if augmentation else prepared.image_size
     images = np.empty((len(indices), size, size, 3), np.uint8)
@@ -102,6 +107,8 @@ def _assemble(
         image = prepared.image(index)
         images[place] = image if augmentation is None or draws is None else augmentation(image, draws[place])
     weights = (np.arange(len(indices)) < counted).astype(np.float32)
+    if image_weights is not None:
+        weights *= image_weights[indices]
     return Batch(images, prepared.labels[indices], weights, global_images, indices)
 
 

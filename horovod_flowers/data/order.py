@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.data.chunks import Parts
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.runtime.errors import UserError
 
 # Domain tags keep the streams drawn from one user seed apart.
-_ORDER, _AUGMENT = 1, 2
+_ORDER, _AUGMENT, _HELD_OUT = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -29,39 +30,67 @@ class Split:
 def split(prepared: Prepared, config: DataConfig) -> Split:
     """Training, validation and test images.
 
-    Ordered sources are cut as tensorflow-datasets cuts `train[:85%]` and `train[85%:]` (to the closest whole image),
-    the test images last; the user's photos are split at random, seeded, with the same share of each class. Raises
+    Sets that the source comes with stay as they are. Of the others, drawn flowers and tf_flowers are cut as
+    tensorflow-datasets cuts `train[:85%]` and `train[85%:]` (to the closest whole image), the test images last; photos
+    are split at random, seeded, with the same share of each class, and at least one of each to validate on. Raises
     UserError where a class is too small for that.
     """
     indices = np.arange(len(prepared))
-    if config.source != "folder":
+    if config.source in _ORDERED:
         begin, end = validation_range(prepared.source_images, config)
         positions = prepared.positions
         within = (positions >= begin) & (positions < end)
         return Split(indices[positions < begin], indices[within], indices[positions >= end])
+    parts = prepared.parts or Parts(prepared.source_images, 0, 0)
+    training, validation, test = np.split(
+        indices, np.searchsorted(prepared.positions, np.cumsum([parts.training, parts.validation]))
+    )
+    whole_share = 1.0
+    if not parts.test and config.test_fraction:
+        training, test = _hold_out(prepared, config, training, config.test_fraction, left=2 - bool(parts.validation))
+        whole_share -= config.test_fraction
+    if not parts.validation:
+        share = config.validation_fraction / whole_share
+        training, validation = _hold_out(prepared, config, training, share, left=1)
+    return Split(np.sort(training), np.sort(validation), np.sort(test))
+
+
+_ORDERED = ("synthetic", "tf_flowers")
+
+
+def _hold_out(
+    prepared: Prepared, config: DataConfig, indices: np.ndarray, share: float, left: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A share of the images of every class, seeded: what is left, and what is held out.
+
+    Of each class at least one is held out, unless fewer than `left` were left, as many as every class keeps.
+    """
     from sklearn.model_selection import train_test_split
 
-    counts = np.bincount(prepared.labels, minlength=len(prepared.class_names))
+    labels = prepared.labels[indices]
+    counts = np.bincount(labels, minlength=len(prepared.class_names))
     if counts.min() < 2:
         name = prepared.class_names[int(counts.argmin())]
         raise UserError(f"class {name!r} has {counts.min()} readable photos: at least 2 are needed, one to validate on")
-    test = indices[:0]
     try:
-        if config.test_fraction:
-            indices, test = train_test_split(
-                indices, test_size=config.test_fraction, random_state=config.split_seed, stratify=prepared.labels
-            )
-        share = config.validation_fraction / (1 - config.test_fraction)
-        training, validation = train_test_split(
-            indices, test_size=share, random_state=config.split_seed, stratify=prepared.labels[indices]
-        )
+        drawn = train_test_split(indices, test_size=share, random_state=config.split_seed, stratify=labels)
     except ValueError as error:  # fewer validation images than classes, say
         raise UserError(
             f"{len(prepared)} photos of {len(prepared.class_names)} classes cannot be split with "
             f"data.validation_fraction {config.validation_fraction} ({error}): add photos or choose a "
             "share nearer to 0.5"
         ) from error
-    return Split(np.sort(training), np.sort(validation), np.sort(test))
+    is_held = np.isin(indices, drawn[1])
+    held_counts = np.bincount(labels[is_held], minlength=len(counts))
+    wanted = np.clip(held_counts, np.minimum(1, counts - left), counts - left)
+    for label in np.flatnonzero(wanted != held_counts):  # rounding left a small class out of one or the other
+        own = np.flatnonzero(labels == label)
+        is_held[own] = False
+        order = np.random.default_rng([config.split_seed, _HELD_OUT, label]).permutation(own)
+        is_held[order[: wanted[label]]] = True
+    held, order = np.zeros(len(prepared), bool), np.concatenate(drawn)
+    held[indices[is_held]] = True
+    return order[~held[order]], order[held[order]]
 
 
 def validation_range(source_images: int, config: DataConfig) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What of a JPEG or PNG file makes its pixels, and which way up it is: all that a decoder is shown.
+"""What of a photo's file makes its pixels, and which way up it is: all that a decoder is shown.
 
 Files come from anywhere. Descriptions beside the pixels (EXIF, colour profiles, thumbnails, comments) are where a small
 file can make a decoder take gigabytes or minutes (240 kB of EXIF: 4.6 GB), and no pixel depends on them.
@@ -7,17 +7,17 @@ file can make a decoder take gigabytes or minutes (240 kB of EXIF: 4.6 GB), and 
 import re
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
-MOST_BYTES = 2**27
-"""Of a file: several times what the largest cameras write."""
-MOST_PIXELS = 100_000_000
-"""That are held decoded, 4 bytes each."""
-MOST_SEGMENTS = 100_000
-"""Of a JPEG, or chunks of a PNG: one for each kB of the largest file."""
-MOST_SCANS = 100
-"""Of a progressive JPEG, each of which takes as long as all pixels do: cameras and converters write about 10."""
+from horovod_flowers.data.photo_containers import read_bmp, read_gif, read_tiff, read_webp
+from horovod_flowers.data.photo_contents import MOST_BYTES, MOST_SCANS, MOST_SEGMENTS, PhotoFile, exif_orientation
+
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png"),
+    *(".webp", ".bmp", ".tif", ".tiff", ".gif"),
+)
+"""Of names that are taken for photos; what a file is, its contents say."""
+KINDS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # behind stuffed zeros, fill bytes and restarts
@@ -27,47 +27,41 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _BASELINE = (0xC0, 0xC1)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_OTHERS = {
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WebP",
-    b"<svg": "SVG",
-    b"%PDF": "PDF",
-}
-
-
-@dataclass(frozen=True)
-class PhotoFile:
-    """A JPEG or PNG file without what its pixels do not depend on."""
-
-    contents: bytes
-    kind: str
-    """JPEG or PNG."""
-    orientation: int
-    """1 to 8, as EXIF numbers them (CIPA DC-008, tag 0x0112); 1 where the file says nothing."""
-    whole_at_once: bool
-    """Whether a decoder holds all of it at full size, however small the image that is asked for."""
+_OTHERS = {b"<svg": "an SVG", b"%PDF": "a PDF", b"8BPS": "a Photoshop"}
+_BOX_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIF"}
+"""Of files that begin with an ftyp box (ISO/IEC 14496-12)."""
 
 
 def read_photo_file(photo: Path | bytes) -> PhotoFile:
-    """Read a photo. Raises OSError, saying why, where it is no JPEG or PNG file, or one that no camera writes."""
-    contents = photo if isinstance(photo, bytes) else _read(photo)
+    """Read a photo. Raises OSError, saying why, where it is of no kind that is read, or one that no camera writes."""
+    contents = photo if isinstance(photo, bytes) else read_contents(photo)
     if len(contents) > MOST_BYTES:
         raise OSError(f"the file has more than {MOST_BYTES} bytes")
     if contents.startswith(_JPEG):
         return _read_jpeg(contents)
     if contents.startswith(_PNG):
         return _read_png(contents)
+    if contents.startswith(b"RIFF") and contents[8:12] == b"WEBP":
+        return read_webp(contents)
+    if contents.startswith((b"GIF87a", b"GIF89a")):
+        return read_gif(contents)
+    if contents.startswith(b"BM"):
+        return read_bmp(contents)
+    if contents.startswith((b"II*\0", b"MM\0*")):
+        return read_tiff(contents)
     if not contents:
         raise OSError("the file is empty")
     other = next((name for mark, name in _OTHERS.items() if contents.startswith(mark)), None)
-    raise OSError("no JPEG or PNG image" if other is None else f"a {other} file, no JPEG or PNG image")
+    if contents[4:8] == b"ftyp":
+        other = _BOX_BRANDS.get(contents[8:12])
+    raise OSError(f"no {KINDS} image" if other is None else f"{other} file, no {KINDS} image: convert it")
 
 
-def _read(path: Path) -> bytes:
-    """Of a file alone: a named pipe would never end, nor a device. The way to it may lead over links."""
+def read_contents(path: Path) -> bytes:
+    """The bytes of a file, one more than MOST_BYTES of a larger one. Raises OSError.
+
+    Of a file alone: a named pipe would never end, nor a device. The way to it may lead over links.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("not a file")
     with open(path, "rb") as file:
@@ -129,26 +123,9 @@ def _number(contents: bytes, position: int) -> int:
 def _orientation_beside(segment: bytes) -> int:
     """Of the EXIF or XMP of a JPEG; 0 where it says nothing."""
     if segment.startswith(b"Exif\0\0"):
-        return _orientation(segment[6:])
+        return exif_orientation(segment[6:])
     if segment.startswith(b"http://ns.adobe.com/xap/1.0/\0") and (said := _XMP_ORIENTATION.search(segment)):
         return int(said[1])
-    return 0
-
-
-def _orientation(tiff: bytes) -> int:
-    """Of the first directory of EXIF, a TIFF; 0 where it says nothing."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 0
-    try:
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, _, said = struct.unpack_from(f"{order}HHIH", tiff, place)
-            if tag == 0x0112:
-                return int(said) if kind == 3 and 1 <= said <= 8 else 0
-    except struct.error:  # it ends before
-        pass
     return 0
 
 
@@ -163,7 +140,9 @@ def _read_png(contents: bytes) -> PhotoFile:
         if kind in _PIXEL_CHUNKS:
             kept.append(contents[position:following])
         elif kind == b"eXIf":
-            orientation = orientation or _orientation(contents[position + 8 : following - 4].removeprefix(b"Exif\0\0"))
+            orientation = orientation or exif_orientation(
+                contents[position + 8 : following - 4].removeprefix(b"Exif\0\0")
+            )
         position = following
         if kind == b"IEND":
             break

@@ -1,12 +1,14 @@
 """Decoded, resized images in memory-mapped shards that all ranks of a node share through the page cache.
 
     PREPARED_DIR/objects/DIGEST/   manifest.json, labels.npy, positions.npy, shard-00000.npy ... (uint8 [n, s, s, 3])
-    PREPARED_DIR/refs/KEY.json     which object holds what a source's identity asks for
+                                   and weights.npy where images count differently
+    PREPARED_DIR/refs/KEY.json     which object holds what a source's identity asks for; moved_photos.py has more
 
 DIGEST is over the contents, KEY over the source's identity (file names, sizes and times, say): touching the photos
 costs a new look at them, never a second copy. Objects are written beside and renamed, so two jobs may prepare at once.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -22,8 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.data.sources import Chunk, Source
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.data import moved_photos
+from horovod_flowers.data.chunks import Chunk, Parts, Source
+from horovod_flowers.data.moved_photos import digest_of
+from horovod_flowers.data.photo_file import KINDS
+from horovod_flowers.runtime.errors import JobError, UserError
 from horovod_flowers.runtime.files import clear_abandoned, sync, unfinished, writable_folder, write_whole, writing
 
 SCHEMA = 1
@@ -42,6 +48,10 @@ class Prepared:
     """Images of the source, the unreadable ones included: splits by position count from it."""
     unreadable: tuple[tuple[str, str], ...]
     shard_images: tuple[int, ...]
+    parts: Parts | None = None
+    """Images of the source's own sets, the unreadable ones included, in the order of its positions."""
+    weighted: bool = False
+    """Whether images count differently in the training loss."""
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -52,6 +62,11 @@ class Prepared:
     def positions(self) -> np.ndarray:
         """int64 [n]: each image's position in its source."""
         return np.load(self.folder / "positions.npy", allow_pickle=False)
+
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """float32 [n]: how much each image counts in the training loss; None where all count alike."""
+        return np.load(self.folder / "weights.npy", allow_pickle=False) if self.weighted else None
 
     @cached_property
     def _shards(self) -> list[np.ndarray]:
@@ -75,13 +90,50 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.npy"
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def find(root: Path, source: Source) -> Prepared | None:
     """The prepared images of this source, or None where they have not been prepared."""
-    ref = root / "refs" / f"{_digest(source.identity)}.json"
+    return _referred_to(root, ref_of(root, source))
+
+
+def find_same_contents(root: Path, source: Source) -> Prepared | None:
+    """Those of photos with the same names, sizes and contents, though other times: copied, say. None where there are
+    none. Reads every photo; the next look is quick again."""
+    ref = moved_photos.same_contents(root, source)
+    if ref is None:
+        return None
+    prepared = _referred_to(root, ref)
+    if prepared is not None:
+        with contextlib.suppress(JobError, OSError):  # others may own the prepared images
+            write_whole(ref_of(root, source), json.dumps({"schema": SCHEMA, "digest": prepared.digest}))
+    return prepared
+
+
+def find_by_place(root: Path, config: DataConfig) -> Prepared | None:
+    """Those that were last prepared from where the configuration has its photos, wherever these are now."""
+    return _referred_to(root, moved_photos.ref_of_place(root, moved_photos.place_of(config)))
+
+
+def find_by_digest(root: Path, digest: str) -> Prepared | None:
+    """Those with this digest, or None where they are not there, or damaged."""
+    try:
+        return open_prepared(root / "objects" / digest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember_place(root: Path, source: Source, prepared: Prepared) -> None:
+    """Note that these images are what was last found at the source's place. Raises StorageError."""
+    if source.place is not None:
+        (root / "places").mkdir(exist_ok=True)
+        moved_photos.remember(root, source, {"schema": SCHEMA, "digest": prepared.digest}, ())
+
+
+def ref_of(root: Path, source: Source) -> Path:
+    """The file that says which object holds the source's images."""
+    return root / "refs" / f"{digest_of(source.identity)}.json"
+
+
+def _referred_to(root: Path, ref: Path) -> Prepared | None:
     try:
         digest = json.loads(ref.read_text(encoding="utf-8"))["digest"]
         return open_prepared(root / "objects" / digest)
@@ -106,6 +158,8 @@ def open_prepared(folder: Path) -> Prepared:
         source_images=manifest["source_images"],
         unreadable=tuple((item["name"], item["reason"]) for item in manifest["unreadable"]),
         shard_images=tuple(shard["images"] for shard in manifest["shards"]),
+        parts=Parts(*manifest["parts"]) if "parts" in manifest else None,
+        weighted="weights_sha256" in manifest,
     )
 
 
@@ -116,6 +170,7 @@ class _Shard:
     labels: np.ndarray
     positions: np.ndarray
     unreadable: tuple[tuple[str, str], ...]
+    checksums: tuple[str, ...]
 
 
 def _write_shard(chunk: Chunk, folder: Path, number: int) -> _Shard:
@@ -123,7 +178,9 @@ def _write_shard(chunk: Chunk, folder: Path, number: int) -> _Shard:
     decoded = chunk.decode()
     _write_array(folder / _shard_name(number), decoded.images)
     checksum = hashlib.sha256(decoded.images.data).hexdigest()
-    return _Shard(len(decoded.images), checksum, decoded.labels, decoded.positions, decoded.unreadable)
+    return _Shard(
+        len(decoded.images), checksum, decoded.labels, decoded.positions, decoded.unreadable, decoded.checksums
+    )
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
@@ -147,7 +204,7 @@ def prepare(
     Raises UserError where no image is readable, or with `strict` where one is not; StorageError.
     """
     writable_folder(root, "choose another folder with --data.prepared-dir")
-    for part in ("objects", "refs"):
+    for part in ("objects", "refs", "places", "contents"):
         (root / part).mkdir(exist_ok=True)
         clear_abandoned(root / part)
     temporary = unfinished(root / "objects" / "preparing")
@@ -160,8 +217,9 @@ def prepare(
             _move_into_place(temporary, root / "objects" / digest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    ref = root / "refs" / f"{_digest(source.identity)}.json"
-    write_whole(ref, json.dumps({"schema": SCHEMA, "digest": digest}))
+    reference = {"schema": SCHEMA, "digest": digest}
+    write_whole(ref_of(root, source), json.dumps(reference))
+    moved_photos.remember(root, source, reference, [checksum for shard in shards for checksum in shard.checksums])
     return open_prepared(root / "objects" / digest)
 
 
@@ -186,7 +244,7 @@ def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> No
     named = ", ".join(f"{name} ({reason})" for name, reason in unreadable[:NAMED_UNREADABLE])
     more = ", ..." if len(unreadable) > NAMED_UNREADABLE else ""
     if len(unreadable) == source.images:
-        raise UserError(f"none of the {source.images} files is a readable JPEG or PNG image: {named}{more}")
+        raise UserError(f"none of the {source.images} files is a readable {KINDS} image: {named}{more}")
     if strict and unreadable:
         raise UserError(
             f"{len(unreadable)} of {source.images} images cannot be read: {named}{more}: "
@@ -197,7 +255,7 @@ def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> No
 def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
     for name, values in (("labels", [s.labels for s in shards]), ("positions", [s.positions for s in shards])):
         _write_array(folder / f"{name}.npy", np.concatenate(values))
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "class_names": list(source.class_names),
         "image_size": source.identity["image_size"],
@@ -206,9 +264,15 @@ def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
         "shards": [{"images": shard.images, "sha256": shard.sha256} for shard in shards],
         "unreadable": [{"name": name, "reason": reason} for s in shards for name, reason in s.unreadable],
     }
+    if source.parts is not None:
+        manifest["parts"] = [source.parts.training, source.parts.validation, source.parts.test]
+    if source.weights is not None:
+        weights = source.weights[np.concatenate([shard.positions for shard in shards])]
+        _write_array(folder / "weights.npy", weights)
+        manifest["weights_sha256"] = hashlib.sha256(weights.data).hexdigest()
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
     labels = np.concatenate([shard.labels for shard in shards])
-    return _digest([manifest, hashlib.sha256(labels.data).hexdigest()])
+    return digest_of([manifest, hashlib.sha256(labels.data).hexdigest()])
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:

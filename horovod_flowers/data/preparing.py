@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.data.chunks import Source
 from horovod_flowers.data.prepared import Prepared, prepare
-from horovod_flowers.data.sources import Source
 from horovod_flowers.runtime.console import Steps, say
+
+PATHS = ("path", "validation_path", "test_path", "labels_csv", "sample_weights")
+"""Options of a folder of photos that decide what is prepared."""
 
 
 def prepare_with_progress(
@@ -39,7 +42,7 @@ def command_for(config: DataConfig) -> str:
     """The prepare command that makes what this configuration needs, ready to paste."""
     words = ["python", "-m", "horovod_flowers.prepare", "--data.source", config.source]
     defaults = DataConfig()
-    for name in ("path", "tfds_dir", "prepared_dir", "image_size"):
+    for name in (*PATHS, "tfds_dir", "prepared_dir", "image_size"):
         value = getattr(config, name)
         if value != getattr(defaults, name):
             words += [f"--data.{name.replace('_', '-')}", str(value)]

@@ -17,8 +17,8 @@ from typing import Any
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import option
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.data.opening import open_training_source, split_checked
-from horovod_flowers.data.prepared import Prepared, find, open_prepared
+from horovod_flowers.data.opening import find_images, split_checked
+from horovod_flowers.data.prepared import Prepared, open_prepared
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.launch.launchers import oversubscription_asked_for
@@ -135,7 +135,7 @@ def look_at_data(config: RunConfig, ranks: Ranks) -> tuple[str | None, str | Non
     root = Path(config.data.prepared_dir)
     if ranks.rank == 0:
         try:
-            found = find(root, open_training_source(config))
+            found = find_images(config).prepared
             if found is not None:
                 split_checked(found, config, ranks.size)
             elif config.data.source != "synthetic":

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.data.opening import open_training_source, split_checked
+from horovod_flowers.data.opening import find_images, split_checked
 from horovod_flowers.data.order import validation_range
-from horovod_flowers.data.prepared import find
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
 from horovod_flowers.model.precision import choose
@@ -15,7 +14,7 @@ from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import cpu_flags
 from horovod_flowers.training.initial_weights import check_weights
-from horovod_flowers.training.resume import check_continues
+from horovod_flowers.training.resume import check_continues, read_trained_on
 
 
 def check_launcher(config: RunConfig, job: JobEnvironment) -> None:
@@ -46,12 +45,11 @@ def check_before_mpi(config: RunConfig, job: JobEnvironment) -> None:
         folder.check(config.overwrite, config.resume)
         if config.resume:
             check_continues(folder, config, job.size)
-    source = open_training_source(config)
-    prepared = find(Path(config.data.prepared_dir), source)
-    if prepared is not None:
-        split_checked(prepared, config, job.size)
+    found = find_images(config, read_trained_on(config))
+    if found.prepared is not None:
+        split_checked(found.prepared, config, job.size)
         return
     if config.data.source != "synthetic" or config.elastic:  # ranks that come in the middle do not wait for drawings
         raise UserError(f"the photos are not prepared: run '{command_for(config.data)}' first (on the login node)")
-    begin, end = validation_range(source.images, config.data)
+    begin, end = validation_range(config.data.synthetic_images, config.data)
     config.check_against(job.size, begin, end - begin)

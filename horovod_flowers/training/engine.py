@@ -17,6 +17,7 @@ from horovod_flowers.config.choices import Precision
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
+from horovod_flowers.data.image_weights import image_weights
 from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
@@ -44,6 +45,7 @@ class TrainingEngine:
         """
         self.config, self.ranks, self.prepared, self.images = config, ranks, prepared, images
         self.precision = precision
+        self._image_weights = image_weights(prepared, images.training, config.data)
         HEARTBEAT.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
@@ -111,6 +113,7 @@ class TrainingEngine:
             epoch=epoch,
             augmentation=Augmentation.of(self.config.data),
             first_step=first_step,
+            image_weights=self._image_weights,
         )
 
     def learning_rate(self, step: int) -> float:

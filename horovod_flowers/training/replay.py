@@ -6,10 +6,11 @@ import numpy as np
 from rich.table import Table
 
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.data.sources import FolderSource
+from horovod_flowers.data.layout import FoundPhoto
+from horovod_flowers.data.opening import find_images
 from horovod_flowers.runlog.training_progress import TrainingProgress
 from horovod_flowers.runtime.console import Steps, Terminal, say
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import UserError, harmless
 from horovod_flowers.training.engine import TrainingEngine
 
 
@@ -64,10 +65,17 @@ def _pixels(image: np.ndarray) -> tuple[int, int]:
     return int(image.min()), int(image.max())
 
 
+def _photos(engine: TrainingEngine) -> tuple[FoundPhoto, ...] | None:
+    """The user's photos by position; None where they have gone, or are others than those that were prepared."""
+    found = find_images(engine.config)
+    same = found.source is not None and found.prepared is not None and found.prepared.digest == engine.prepared.digest
+    return found.source.layout.photos if same and found.source is not None and found.source.layout is not None else None
+
+
 def _print(engine: TrainingEngine, step: int, images: list[tuple[float, int, int, int, int]]) -> None:
     """The images, those first whose loss is no number, then by loss."""
-    prepared, config = engine.prepared, engine.config.data
-    photos = FolderSource(config).photos if config.source == "folder" else None
+    prepared = engine.prepared
+    photos = _photos(engine)
     table = Table(title=f"step {step}: {len(images)} images", title_justify="left")
     for heading in ("image", "class", "rank", "loss", "pixels"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
@@ -78,7 +86,7 @@ def _print(engine: TrainingEngine, step: int, images: list[tuple[float, int, int
     ):
         words = [str(index), prepared.class_names[prepared.labels[index]], str(rank), f"{loss:.6g}"]
         words.append(f"{darkest} to {brightest}")
-        table.add_row(*words, *([photos[prepared.positions[index]][0]] if photos else []))
+        table.add_row(*words, *([harmless(photos[prepared.positions[index]].name)] if photos else []))
     Terminal(markup=False, highlight=False).print(table)
     wrong = sum(not math.isfinite(image[0]) for image in images)
     say(f"{wrong} of {len(images)} losses are NaN or infinite, with the weights as they were before step {step}")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from horovod_flowers.checkpoint.format import DamagedError, checkpoint_files, read_progress
 from horovod_flowers.config.command_line import build, parse
 from horovod_flowers.config.options import flag_of, flat_options, options_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.yaml_file import options_in
+from horovod_flowers.data.opening import TrainedOn
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -73,3 +75,17 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
             f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag_of(name)} to "
             f"resume it, or start another run, from its weights with --model.weights {folder.path}"
         )
+
+
+def read_trained_on(config: RunConfig) -> TrainedOn | None:
+    """The images that the run was trained on so far; None where it starts, or no checkpoint of it can be read."""
+    if not config.resume:
+        return None
+    folder = RunFolder(Path(config.runs_dir) / str(config.name))
+    for path in checkpoint_files(folder.checkpoints):
+        try:
+            progress = read_progress(path)
+        except (DamagedError, UserError, OSError):
+            continue
+        return TrainedOn(folder.path, progress.class_names, progress.data_digest)
+    return None

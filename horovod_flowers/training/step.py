@@ -190,7 +190,8 @@ class TrainingStep:
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     hits = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
-    return tf.reduce_sum(weights * tf.cast(hits, weights.dtype))
+    # Every image that counts is one, however much it counts in the loss.
+    return tf.reduce_sum(tf.sign(weights) * tf.cast(hits, weights.dtype))
 
 
 @dataclass(frozen=True)

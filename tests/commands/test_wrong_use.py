@@ -183,7 +183,9 @@ def test_prepare_of_a_folder_of_non_images(
     for photo in photos.glob("*/*.jpg"):
         photo.write_text(content)
     command = ["python", "-m", "horovod_flowers.prepare", "--data.source", "folder", "--data.path", str(photos)]
-    assert_one_sentence(workplace.run(*command), "none of the 4 files is a readable JPEG or PNG image")
+    assert_one_sentence(
+        workplace.run(*command), "none of the 4 files is a readable JPEG, PNG, WebP, BMP, TIFF or GIF image"
+    )
     assert [path for path in (workplace.folder / "data").rglob("*") if path.is_file()] == []
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from horovod_flowers.data.sources import photo_or_reason
+from horovod_flowers.data.decoding import photo_or_reason
 
 SIZE = 32
 SECONDS_A_PHOTO = 20

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_as_many_images_as_asked_have_a_grey_square_of_a_fifth_to_two_fifths() -
 def test_training_images_have_the_size_of_the_crops(prepared: Prepared) -> None:
     cropped = replace(CONFIG, augment=True, crop_size=24)
     training = split(prepared, CONFIG).training
-    options = {"global_batch": 16, "rank": 0, "size": 1, "seed": 0, "epoch": 1}
+    options: dict[str, Any] = {"global_batch": 16, "rank": 0, "size": 1, "seed": 0, "epoch": 1}
     first = next(training_batches(prepared, training, augmentation=Augmentation.of(cropped), **options))
     assert first.images.shape == (16, 24, 24, 3)
     (whole, *_) = evaluation_batches(prepared, training, batch=16, rank=0, size=1)

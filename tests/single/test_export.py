@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from horovod_flowers.data import synthetic
-from horovod_flowers.data.sources import decode_photo
+from horovod_flowers.data.decoding import decode_photo
 from horovod_flowers.export import export as export_run
 from horovod_flowers.export import main
 from horovod_flowers.inference.export import load_back

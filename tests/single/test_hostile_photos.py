@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.data.decoding import decode_photo, photo_or_reason
 from horovod_flowers.data.photo_file import MOST_BYTES
 from horovod_flowers.data.prepared import Prepared, prepare
-from horovod_flowers.data.sources import decode_photo, open_source, photo_or_reason
+from horovod_flowers.data.sources import open_source
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError, harmless
 from tests.conftest import PROJECT
@@ -83,9 +84,9 @@ def many_scans() -> bytes:
     ("photo", "reason"),
     [
         (b"", "the file is empty"),
-        (b"no photo", "no JPEG or PNG image"),
-        (encoded(gradient(), "GIF"), "a GIF file, no JPEG or PNG image"),
-        (encoded(gradient(), "TIFF"), "a TIFF file, no JPEG or PNG image"),
+        (b"no photo", "no JPEG, PNG, WebP, BMP, TIFF or GIF image"),
+        (b"\0\0\0\x20ftypavif", "an AVIF file, no JPEG, PNG, WebP, BMP, TIFF or GIF image: convert it"),
+        (b"%PDF-1.7", "a PDF file, no JPEG, PNG, WebP, BMP, TIFF or GIF image: convert it"),
         (encoded(gradient(), "JPEG")[:20], "the file is truncated"),
         (encoded(gradient(), "PNG")[:60], "image file is truncated"),
         (encoded(gradient(200, 200), "JPEG")[:-300], "image file is truncated"),
@@ -126,7 +127,7 @@ def test_a_small_file_does_not_take_gigabytes(tmp_path: Path) -> None:
     (tmp_path / "exif.jpg").write_bytes(jpeg[:2] + headers + jpeg[20:])
     with open(tmp_path / "large.jpg", "wb") as file:
         Image.new("RGB", (12_000, 9_500)).save(file, "JPEG")
-    code = "from horovod_flowers.data.sources import decode_photo\nfrom pathlib import Path\n"
+    code = "from horovod_flowers.data.decoding import decode_photo\nfrom pathlib import Path\n"
     code += f"for p in sorted(Path({str(tmp_path)!r}).iterdir()): assert decode_photo(p, 180).shape == (180, 180, 3)"
     assert peak_of(code) < MUCH_MEMORY // 2
 
@@ -169,10 +170,10 @@ def test_links_names_and_large_files(tmp_path: Path, write_photos: Callable[...,
     prepared = prepared_from(tmp_path, photos)
     assert len(prepared) == 9
     assert dict(prepared.unreadable) == {
-        "blue/a\n\x1b]0;x\x07.jpg": "no JPEG or PNG image",
+        "blue/a\n\x1b]0;x\x07.jpg": "no JPEG, PNG, WebP, BMP, TIFF or GIF image",
         "blue/large.jpg": f"the file has more than {MOST_BYTES} bytes",
-        "blue/\u202e.jpg": "no JPEG or PNG image",
-        "blue/\udcff.jpg": "no JPEG or PNG image",
+        "blue/\u202e.jpg": "no JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        "blue/\udcff.jpg": "no JPEG, PNG, WebP, BMP, TIFF or GIF image",
         "red/around.jpg": "Too many levels of symbolic links",
     }
 

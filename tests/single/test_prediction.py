@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from horovod_flowers.data.sources import photo_or_reason
+from horovod_flowers.data.decoding import photo_or_reason
 from horovod_flowers.inference.prediction.decoding import Decoded, decoded
 from horovod_flowers.inference.prediction.parts import classify, in_order, merge, part_of, unreadable_list
 from horovod_flowers.inference.prediction.photos import blocks, photos, shown, write_list
@@ -79,7 +79,13 @@ def test_unreadable_photos_say_why_and_leave_the_others_alone(folder: Path) -> N
     good = next(photos(["red"]))
     names = ["pipe.jpg", good, "none.jpg", "text.jpg", "red"]
     (block,) = decoded(iter([names]), 8, 16, threads=3)
-    reasons = ["not a file", None, "No such file or directory", "no JPEG or PNG image", "not a file"]
+    reasons = [
+        "not a file",
+        None,
+        "No such file or directory",
+        "no JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        "not a file",
+    ]
     assert block.problems == reasons
     assert block.images.shape == (8, 16, 16, 3)
     assert [bool(image.any()) for image in block.images] == [False, True, *[False] * 6]

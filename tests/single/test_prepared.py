@@ -12,9 +12,10 @@ from PIL import Image
 
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data import synthetic
+from horovod_flowers.data.decoding import decode_photo
 from horovod_flowers.data.order import split
 from horovod_flowers.data.prepared import find, prepare
-from horovod_flowers.data.sources import decode_photo, open_source
+from horovod_flowers.data.sources import open_source
 from horovod_flowers.runtime.errors import UserError
 
 SYNTHETIC = DataConfig(image_size=32, synthetic_images=20)
@@ -107,7 +108,9 @@ def test_a_folder_of_non_images_is_refused_and_leaves_nothing(
     photos = write_photos(red=2, blue=2)
     for photo in photos.glob("*/*.jpg"):
         photo.write_text("no photo")
-    with pytest.raises(UserError, match="none of the 4 files is a readable JPEG or PNG image: blue/000.jpg"):
+    with pytest.raises(
+        UserError, match="none of the 4 files is a readable JPEG, PNG, WebP, BMP, TIFF or GIF image: blue/000.jpg"
+    ):
         prepare(tmp_path / "prepared", open_source(folder_config(photos)), processes=1)
     assert list((tmp_path / "prepared" / "objects").iterdir()) == []
     assert list((tmp_path / "prepared" / "refs").iterdir()) == []

@@ -14,8 +14,9 @@ import numpy as np
 
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.batches import evaluation_batches
+from horovod_flowers.data.decoding import decode_photo, photo_or_reason
+from horovod_flowers.data.folder_source import FolderSource
 from horovod_flowers.data.prepared import Prepared
-from horovod_flowers.data.sources import FolderSource, decode_photo, photo_or_reason
 from horovod_flowers.inference.prediction.photos import shown
 from horovod_flowers.runtime.errors import UserError
 
@@ -78,21 +79,24 @@ class PreparedImages:
 
 
 class PhotoImages:
-    """Photos as CLASS/*.jpg or *.png, decoded as `prepare` decodes them; an image's number is its place among them."""
+    """Photos as CLASS/*.jpg, decoded as `prepare` decodes them; an image's number is its place among them."""
 
     def __init__(self, folder: Path, image_size: int, class_names: tuple[str, ...]) -> None:
         """`class_names` of the run. Raises UserError for a folder that is none of them, or without photos."""
         config = DataConfig(source="folder", path=str(folder), image_size=image_size)
-        source = FolderSource(config, fewest_classes=1)
+        source = FolderSource(config, fewest_classes=1, known_classes=class_names)
         unknown = [name for name in source.class_names if name not in class_names]
         if unknown:
             raise UserError(
                 f"{folder} has photos of {', '.join(unknown)}, which the run does not know: its classes are "
                 f"{', '.join(class_names)}; rename or move these folders"
             )
-        self._folder, self._size = folder, image_size
-        self.names = tuple(name for name, _ in source.photos)
-        self._labels = np.array([class_names.index(source.class_names[label]) for _, label in source.photos])
+        self._size = image_size
+        self._paths = tuple(photo.path for photo in source.photos)
+        self.names = tuple(photo.name for photo in source.photos)
+        self._labels = np.array([class_names.index(source.class_names[photo.label]) for photo in source.photos])
+        self.remarks = source.layout.remarks if source.layout is not None else ()
+        """How the folder was read, and what of it was left out."""
         self.count = len(self.names)
 
     def parts(self, rank: int, size: int, batch: int) -> Iterator[Part]:
@@ -100,7 +104,7 @@ class PhotoImages:
         for start in range(rank * batch, self.count, size * batch):
             numbers, images, unreadable = [], [], []
             for number in range(start, min(start + batch, self.count)):
-                image = photo_or_reason(self._folder / self.names[number], self._size)
+                image = photo_or_reason(self._paths[number], self._size)
                 if isinstance(image, str):
                     unreadable.append((shown(self.names[number]), image))
                     continue
@@ -114,7 +118,7 @@ class PhotoImages:
 
     def image(self, number: int) -> np.ndarray:
         """One photo, uint8 [size, size, 3]. Raises Pillow's errors."""
-        return decode_photo(self._folder / self.names[number], self._size)
+        return decode_photo(self._paths[number], self._size)
 
     def photo(self, number: int) -> str | None:
         """CLASS/FILE."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.data import synthetic
-from horovod_flowers.data.sources import decode_photo
+from horovod_flowers.data.decoding import decode_photo
 from horovod_flowers.inference.export.exported import Checked
 from horovod_flowers.inference.trained_model import TrainedModel
 from horovod_flowers.model.trainable import compute_types

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from horovod_flowers.data.sources import photo_or_reason
+from horovod_flowers.data.decoding import photo_or_reason
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from horovod_flowers.data.sources import PHOTO_SUFFIXES
+from horovod_flowers.data.photo_file import PHOTO_SUFFIXES
+from horovod_flowers.data.photo_names import is_hidden, is_photo_name, unpack_command
 from horovod_flowers.runtime.errors import UserError
 
 LIST_MARK = "@"
@@ -17,7 +18,8 @@ def photos(words: Sequence[str]) -> Iterator[str]:
     """Paths in the order of the words, those of a folder or glob sorted; each is named, not looked at.
 
     A word is a photo, a folder (with all photos below it; links to folders are not followed), a glob (** for any
-    folders), or @FILE with one path per line. Raises UserError for a word that gives none.
+    folders), or @FILE with one path per line. What is hidden counts where it is named itself, as with `prepare`. Raises
+    UserError for a word that gives none.
     """
     for word in words:
         found = _of_word(word)
@@ -33,18 +35,21 @@ def _of_word(word: str) -> Iterator[str]:
     if path.is_dir():
         yield from _in_folder(word)
     elif os.path.lexists(path):
+        command = None if is_photo_name(path.name) else unpack_command(path)
+        if command is not None:
+            raise UserError(f"{word} is an archive: unpack it with '{command}' and give that folder")
         yield word
     elif word.startswith(LIST_MARK):
         yield from _in_list(Path(word[len(LIST_MARK) :]))
     elif glob.has_magic(word):
         # Python's glob hides names that begin with a dot, as a shell does.
-        yield from sorted(found for found in glob.iglob(word, recursive=True) if _is_photo_name(found))
+        yield from sorted(found for found in glob.iglob(word, recursive=True) if is_photo_name(os.path.basename(found)))
 
 
 def _in_folder(folder: str) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(parent, name) for name in sorted(files) if _is_photo_name(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (os.path.join(parent, name) for name in sorted(files) if is_photo_name(name))
 
 
 def _in_list(path: Path) -> Iterator[str]:
@@ -58,10 +63,6 @@ def _in_list(path: Path) -> Iterator[str]:
         raise UserError(
             f"the list {path} cannot be read ({error.strerror}): give @FILE with one path per line"
         ) from error
-
-
-def _is_photo_name(name: str) -> bool:
-    return name.lower().endswith(PHOTO_SUFFIXES)
 
 
 def _nothing(word: str) -> str:

@@ -1,6 +1,5 @@
 """Confusion matrices of the runs that have predictions."""
 
-import textwrap
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -8,6 +7,7 @@ from matplotlib.figure import Figure
 
 from horovod_flowers.report.analysis.classification import Metrics
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.lettering import shortened
 from horovod_flowers.report.pages.pictures.picture import Drawn
 
 LONGEST_NAME = 24
@@ -22,7 +22,7 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 def confusion_figure(title: str, found: Metrics) -> Figure:
     """Shares by row, numbers of images in the cells."""
-    names = [textwrap.shorten(row.name, LONGEST_NAME, placeholder="…") for row in found.classes]
+    names = [shortened(row.name, LONGEST_NAME) for row in found.classes]
     figure, axes = plt.subplots(figsize=(2.4 + 0.6 * len(names), 2.0 + 0.6 * len(names)))
     rows = found.confusion.sum(axis=1, keepdims=True)
     shares = found.confusion / rows.clip(min=1)

@@ -10,6 +10,8 @@ matplotlib.use("Agg")  # no display on a compute node
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from horovod_flowers.report.pages.pictures.lettering import letter
+
 # Okabe and Ito 2008: told apart by colour-blind readers too.
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 PART_COLOURS = {"input_wait": "#999999", "compute": "#0072b2", "communication": "#d55e00", "update": "#009e73"}
@@ -50,6 +52,7 @@ def rendered(figures: Iterable[Drawn]) -> list[Picture]:
 
 
 def _rendered(name: str, section: str, alt: str, figure: Figure) -> Picture:
+    letter(figure)
     files = {}
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         with io.BytesIO() as buffer, plt.rc_context({"svg.hashsalt": name}):  # the same runs give the same bytes
