@@ -1,6 +1,11 @@
 """A photo decoded, upright and at the size that a model sees."""
 
+import contextlib
+import ctypes
 import io
+import logging
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
     from PIL import Image
 
     file = read_photo_file(photo)
+    _hush_decoders()
     Image.MAX_IMAGE_PIXELS = None  # Pillow's limit counts pixels that are never held, and ours is lower
     try:
         image: Image.Image = Image.open(io.BytesIO(file.contents), formats=(file.kind,))
@@ -36,6 +42,24 @@ def decode_photo(photo: Path | bytes, size: int) -> np.ndarray:
             upright = upright.transpose(_TO_UPRIGHT[file.orientation])
         resized = upright.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(resized)
+
+
+@cache
+def _hush_decoders() -> None:
+    """Let decoders raise errors, not print them: of a folder of damaged photos that would be thousands of lines.
+
+    Pillow leaves libtiff's handler in place, which prints. It is Pillow's own copy of the library that is told.
+    """
+    from PIL import Image  # loads it
+
+    assert Image.core is not None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        libraries = {line.split(maxsplit=5)[-1].strip() for line in maps if "libtiff" in line}
+    for library in libraries:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(library).TIFFSetErrorHandler(None)
 
 
 # By EXIF's number: members of PIL.Image.Transpose.

@@ -136,8 +136,8 @@ _PIXEL_TAGS = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT),
     *(266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 324, 325, 332, 338, 347, 529, 530, 531, 532),
 }
-# None, three of fax machines, LZW, JPEG, deflate (two numbers), PackBits.
-_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+# None, LZW, JPEG, deflate (two numbers), PackBits. Those of fax machines are decoded, wrongly, even where damaged.
+_COMPRESSIONS = {1, 5, 7, 8, 32773, 32946}
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
 _LARGEST_TILE = 2**24
 """Pixels: a decoder makes room for a whole one, however small the image."""

@@ -67,7 +67,22 @@ def whole_photos() -> tuple[bytes, ...]:
     found += [encoded(image, "PNG", save_all=True, append_images=[image.rotate(90)])]
     found += [sixteen_bits(channels, colour) for channels, colour in ((1, 0), (2, 4), (3, 2), (4, 6))]
     found += [png(8, 8, 8, 0, random.bytes(100), interlaced=1)]
-    return tuple(found)
+    return (*found, *_of_other_kinds(image, exif.tobytes(), profile))
+
+
+def _of_other_kinds(image: Image.Image, exif: bytes, profile: bytes) -> list[bytes]:
+    """WebP, GIF, BMP and TIFF."""
+    moving: dict[str, object] = {"save_all": True, "append_images": [image.rotate(90)]}
+    webp: list[dict[str, object]] = [{}, {"lossless": True}, {"exif": exif, "icc_profile": profile}, moving]
+    found = [encoded(image, "WEBP", **each) for each in webp]
+    found += [encoded(image.convert("RGBA"), "WEBP", **each) for each in webp[:2]]
+    found += [encoded(image.convert("P"), "GIF", **each) for each in ({}, {"comment": b"x" * 400}, moving)]
+    found += [encoded(image.convert(mode), "BMP") for mode in ("RGB", "L", "1", "P", "RGBA")]
+    tiff: list[dict[str, object]] = [{"compression": name} for name in ("raw", "tiff_lzw", "tiff_deflate", "packbits")]
+    tiff += [{"compression": "jpeg"}, {"exif": exif}, {"icc_profile": profile}, moving]
+    found += [encoded(image, "TIFF", **each) for each in tiff]
+    found += [encoded(image.convert(mode), "TIFF", compression="tiff_lzw") for mode in ("L", "P", "RGBA", "CMYK")]
+    return [*found, encoded(image.convert("I;16"), "TIFF")]
 
 
 def damaged(number: int) -> bytes:
