@@ -2,7 +2,7 @@
 
 sources.py         the sources behind one interface (chunks.py): drawn flowers, folder_source.py, tfds_source.py
 synthetic.py       flowers drawn from a seed; drawing/ has their parts
-layout.py          how a folder of photos is laid out; labels_csv.py: labels and weights from a CSV;
+folder_layout.py   how a folder of photos is laid out; labels_csv.py: labels and weights from a CSV;
                    photo_names.py: what names of files and folders say
 decoding.py        a photo decoded; photo_file.py: files from strangers, JPEG and PNG; photo_containers.py: WebP, GIF,
                    BMP and TIFF; photo_contents.py: what is left of them, and limits

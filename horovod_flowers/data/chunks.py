@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from horovod_flowers.data.decoding import photo_or_reason
-from horovod_flowers.data.layout import Layout
+from horovod_flowers.data.folder_layout import Layout
 from horovod_flowers.data.photo_file import read_contents
 from horovod_flowers.runtime.errors import first_line
 

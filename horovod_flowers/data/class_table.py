@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from rich.cells import cell_len
 
-from horovod_flowers.data.layout import Layout
+from horovod_flowers.data.folder_layout import Layout
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import harmless

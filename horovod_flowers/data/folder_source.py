@@ -9,8 +9,8 @@ import numpy as np
 
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.chunks import CHUNK_IMAGES, Chunk, Parts, PhotoChunk
+from horovod_flowers.data.folder_layout import FoundPhoto, Layout, read_layout
 from horovod_flowers.data.labels_csv import labelled_layout, sample_weights
-from horovod_flowers.data.layout import FoundPhoto, Layout, read_layout
 from horovod_flowers.data.moved_photos import place_of
 
 

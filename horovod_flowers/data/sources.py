@@ -9,8 +9,8 @@ import numpy as np
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data import synthetic
 from horovod_flowers.data.chunks import CHUNK_IMAGES, Chunk, DecodedChunk, Parts, Source
+from horovod_flowers.data.folder_layout import Layout
 from horovod_flowers.data.folder_source import FolderSource
-from horovod_flowers.data.layout import Layout
 from horovod_flowers.data.tfds_source import TfdsSource
 
 

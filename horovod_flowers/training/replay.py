@@ -6,7 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from horovod_flowers.data.batches import Batch
-from horovod_flowers.data.layout import FoundPhoto
+from horovod_flowers.data.folder_layout import FoundPhoto
 from horovod_flowers.data.opening import find_images
 from horovod_flowers.runlog.training_progress import TrainingProgress
 from horovod_flowers.runtime.console import Steps, Terminal, say

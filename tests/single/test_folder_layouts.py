@@ -13,8 +13,8 @@ from PIL import Image
 
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.class_table import class_lines, class_warnings, sets_of
+from horovod_flowers.data.folder_layout import Layout, read_layout
 from horovod_flowers.data.folder_source import FolderSource
-from horovod_flowers.data.layout import Layout, read_layout
 from horovod_flowers.data.order import split
 from horovod_flowers.data.photo_names import role_of, unpack_command
 from horovod_flowers.data.prepared import Prepared, prepare
