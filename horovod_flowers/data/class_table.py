@@ -88,15 +88,15 @@ def class_warnings(prepared: Prepared, training: np.ndarray, validation: np.ndar
     if validation is None:
         few = [f"{names[k]} {counts[k]}" for k in np.flatnonzero(counts < FEW)]
         if few:
-            yield f"classes with fewer than {FEW} images, which say little of what is learnt: {_listed(few)}"
+            yield f"classes with fewer than {FEW} images, whose figures will say little: {_listed(few)}"
         return
     held = np.bincount(prepared.labels[validation], minlength=len(names))
     missing = [names[k] for k in np.flatnonzero(held == 0)]
     if missing and len(validation):
         yield f"not validated, since no validation image is of it: {_listed(missing)}"
-    few = [f"{names[k]} {counts[k]} and {held[k]}" for k in np.flatnonzero((counts + held < FEW) & (held > 0))]
+    few = [f"{names[k]} {counts[k]} to train and {held[k]} to validate" for k in np.flatnonzero((counts + held < FEW) & (held > 0))]
     if few:
-        yield f"classes with fewer than {FEW} images to train and validate on, which say little: {_listed(few)}"
+        yield f"classes with fewer than {FEW} images, whose figures say little: {_listed(few)}"
 
 
 def _listed(names: Sequence[str]) -> str:

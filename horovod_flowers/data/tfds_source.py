@@ -109,7 +109,9 @@ def _tfds_builder(folder: Path, name: str, prepared: Path | None) -> Any:
         return tfds.builder_from_directory(prepared)
     try:
         # Asked once, briefly: tensorflow-datasets would retry for minutes on a node without internet access.
-        requests.head(_DOWNLOADS.get(name, _ANY_DOWNLOAD), timeout=10, allow_redirects=True).raise_for_status()
+        answer = requests.head(_DOWNLOADS.get(name, _ANY_DOWNLOAD), timeout=10, allow_redirects=True)
+        if name in _DOWNLOADS:
+            answer.raise_for_status()
         builder = tfds.builder(name, data_dir=folder)
         builder.download_and_prepare()
     except Exception as error:  # whatever the network, the disk or the server say: the remedy is the same

@@ -432,7 +432,7 @@ def test_imbalance_and_few_images_are_told(tmp_path: Path) -> None:
     found = split(prepared, chosen)
     unequal, few = class_warnings(prepared, found.training, found.validation)
     assert "daisy with 169 images and rose with 2: to answer daisy always gives an accuracy of 0.988" in unequal
-    assert few.endswith("rose 2 and 1")
+    assert few.endswith("rose 2 to train and 1 to validate")
 
 
 def test_the_smallest_classes_reach_every_set(tmp_path: Path) -> None:

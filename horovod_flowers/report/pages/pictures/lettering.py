@@ -9,7 +9,6 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
 from rich.cells import cell_len, set_cell_size
 
 from horovod_flowers.runtime.console import warn
@@ -36,13 +35,14 @@ def letter(figure: Figure) -> None:
             text.set_text(spelled)
     for axes in figure.axes:
         for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter):  # which sets the texts of ticks anew when they are drawn
-                found = [_drawable(str(label)) for label in formatter.seq]
-                formatter.seq = [spelled for _, spelled in found]
-                families = list(dict.fromkeys(family for families, _ in found for family in families))
-                if families:
-                    axes.tick_params(axis=name, labelfontfamily=families)  # type: ignore[arg-type]
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            found = [_drawable(label) for label in labels]
+            if any(spelled != label for label, (_, spelled) in zip(labels, found, strict=True)):
+                # Ticks get their texts anew whenever they are drawn: their labels have to be other ones.
+                axis.set_ticks(axis.get_ticklocs(), [spelled for _, spelled in found])
+            families = list(dict.fromkeys(family for families, _ in found for family in families))
+            if families:
+                axes.tick_params(axis=name, labelfontfamily=families)  # type: ignore[arg-type]
 
 
 @cache
