@@ -85,8 +85,11 @@ def class_warnings(prepared: Prepared, training: np.ndarray, validation: np.ndar
             f"{counts[smallest]:,}: to answer {names[largest]} always gives an accuracy of {share:.3f}; look at each "
             "class with evaluate, and try --data.class-weights balanced"
         )
+    none = [names[k] for k in np.flatnonzero(counts == 0)]
+    if none:
+        yield f"training refuses classes without a readable photo: {_listed(none)}"
     if validation is None:
-        few = [f"{names[k]} {counts[k]}" for k in np.flatnonzero(counts < FEW)]
+        few = [f"{names[k]} {counts[k]}" for k in np.flatnonzero((counts < FEW) & (counts > 0))]
         if few:
             yield f"classes with fewer than {FEW} images, whose figures will say little: {_listed(few)}"
         return
@@ -94,7 +97,10 @@ def class_warnings(prepared: Prepared, training: np.ndarray, validation: np.ndar
     missing = [names[k] for k in np.flatnonzero(held == 0)]
     if missing and len(validation):
         yield f"not validated, since no validation image is of it: {_listed(missing)}"
-    few = [f"{names[k]} {counts[k]} to train and {held[k]} to validate" for k in np.flatnonzero((counts + held < FEW) & (held > 0))]
+    few = [
+        f"{names[k]} {counts[k]} to train and {held[k]} to validate"
+        for k in np.flatnonzero((counts + held < FEW) & (held > 0))
+    ]
     if few:
         yield f"classes with fewer than {FEW} images, whose figures say little: {_listed(few)}"
 

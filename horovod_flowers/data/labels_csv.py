@@ -105,6 +105,8 @@ def sample_weights(table: Path, photos: Sequence[FoundPhoto], root: Path) -> np.
 
 def _rows(table: Path, names: Sequence[str], what: str) -> Iterator[_Row]:
     """The lines of a CSV file. Raises UserError where it is none, or a column is missing."""
+    if not table.is_file():  # of a named pipe, nothing would be left to read
+        raise UserError(f"{table} cannot be read as CSV (it is not there, or no file): give a text file in UTF-8")
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             start = file.read(65536)

@@ -52,6 +52,10 @@ def split(prepared: Prepared, config: DataConfig) -> Split:
     if not parts.validation:
         share = config.validation_fraction / whole_share
         training, validation = _hold_out(prepared, config, training, share, left=1)
+    trained = np.bincount(prepared.labels[training], minlength=len(prepared.class_names))
+    if not trained.all():
+        name = prepared.class_names[int(trained.argmin())]
+        raise UserError(f"class {name!r} has no readable photo to train on: add some, or remove its folder")
     return Split(np.sort(training), np.sort(validation), np.sort(test))
 
 

@@ -87,6 +87,8 @@ def test_a_run_goes_on_without_its_photos_and_is_tested_on_its_test_set(trained:
 
 def test_balanced_classes_train_alike_on_one_rank_and_on_two(trained: Trained) -> None:
     (one,), (two,), (plain,) = (read_run(trained.runs / name).epochs for name in ("one", "two", "plain"))
+    assert one.training_loss is not None
+    assert plain.training_loss is not None
     assert two.training_loss == pytest.approx(one.training_loss, rel=1e-4)
     assert two.images == one.images == plain.images
     assert abs(plain.training_loss - one.training_loss) > 1e-3

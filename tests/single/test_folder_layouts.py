@@ -93,7 +93,8 @@ def test_hidden_files_and_folders_are_no_photos(tmp_path: Path) -> None:
     assert found.remarks == ("left out, since they are hidden: 2 files (.NAME.jpg or ._NAME.jpg)",)
     # predict looks at the same photos
     assert len(list(photos_to_predict([str(tmp_path)]))) == 4
-    assert list(photos_to_predict([str(tmp_path / "rose" / ".hidden.jpg")])) == [str(tmp_path / "rose" / ".hidden.jpg")]
+    hidden = str(tmp_path / "rose" / ".hidden.jpg")  # but those that are named themselves
+    assert list(photos_to_predict([hidden])) == list(photos_to_predict([f"{tmp_path}/rose/.h*"])) == [hidden]
 
 
 def test_photos_a_level_deeper_belong_to_the_class(tmp_path: Path) -> None:
@@ -433,6 +434,22 @@ def test_imbalance_and_few_images_are_told(tmp_path: Path) -> None:
     unequal, few = class_warnings(prepared, found.training, found.validation)
     assert "daisy with 169 images and rose with 2: to answer daisy always gives an accuracy of 0.988" in unequal
     assert few.endswith("rose 2 to train and 1 to validate")
+
+
+def test_a_class_without_a_readable_photo_is_named_and_not_trained(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        classes(tmp_path / "photos" / name, "daisy", "rose")
+    for photo in (tmp_path / "photos" / "train" / "rose").iterdir():
+        photo.write_bytes(b"")
+    chosen = config(tmp_path / "photos")
+    prepared = prepare(tmp_path / "prepared", open_source(chosen), processes=1)
+    (lines, sets) = list(class_lines(prepared, sets_of(prepared), read_layout(chosen))), sets_of(prepared)
+    assert lines[0].split() == ["class", "training", "validation", "unreadable"]
+    assert lines[2].split() == ["rose", "0", "3", "3"]
+    warnings = list(class_warnings(prepared, sets["training"], sets["validation"]))
+    assert "training refuses classes without a readable photo: rose" in warnings
+    with pytest.raises(UserError, match="class 'rose' has no readable photo to train on"):
+        split(prepared, chosen)
 
 
 def test_the_smallest_classes_reach_every_set(tmp_path: Path) -> None:

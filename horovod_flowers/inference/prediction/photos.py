@@ -43,7 +43,7 @@ def _of_word(word: str) -> Iterator[str]:
         yield from _in_list(Path(word[len(LIST_MARK) :]))
     elif glob.has_magic(word):
         # Python's glob hides names that begin with a dot, as a shell does.
-        yield from sorted(found for found in glob.iglob(word, recursive=True) if is_photo_name(os.path.basename(found)))
+        yield from sorted(found for found in glob.iglob(word, recursive=True) if found.lower().endswith(PHOTO_SUFFIXES))
 
 
 def _in_folder(folder: str) -> Iterator[str]:
