@@ -332,6 +332,12 @@ def _layout(
     if len(names) < fewest_classes:
         raise UserError(f"{root} has photos of one class only ({names[0]}): give at least two class folders")
     photos = {role: _photos(found, prefix, names, role) for role, (found, prefix) in sets.items()}
+    if all(not found.photos and len(found.with_photos) > 1 for found in training.with_photos):
+        inner = [below.name for found in training.with_photos for below in found.with_photos]
+        remarks.append(
+            f"each class has its photos in several folders below it ({_listed(inner)}): where these are the classes, "
+            "bring them into one folder"
+        )
     empty = [found.name for found in training.folders if not found.count]
     for role, (found, _) in sets.items():
         lacking = [name for name in names if name not in {inner.name for inner in found.with_photos}]

@@ -61,9 +61,9 @@ def unpack_command(path: Path) -> str | None:
     if suffix in _COMPRESSED and stem.lower().endswith(".tar"):
         stem, suffix = stem[: -len(".tar")], ".tar"
     kind = _ARCHIVES.get(suffix)
-    if kind is None and path.is_file():
+    if kind is None and not path.suffix and path.is_file():  # an .xlsx is a zip file, too
         kind = "zip" if zipfile.is_zipfile(path) else "tar" if _is_tar(path) else None
-        stem = stem if path.suffix else f"{stem}-unpacked"
+        stem = f"{stem}-unpacked"
     archive, folder = shlex.quote(str(path)), shlex.quote(str(path.parent / stem))
     commands = {
         "zip": f"python -m zipfile -e {archive} {folder}",

@@ -105,6 +105,13 @@ def test_photos_a_level_deeper_belong_to_the_class(tmp_path: Path) -> None:
     assert found.notes == {"daisy": "1 in folders below it (2024)", "rose": "all in folders below it (2023, 2024)"}
 
 
+def test_groups_of_classes_are_told(tmp_path: Path) -> None:
+    classes(tmp_path, "animals/cat", "animals/dog", "plants/rose", "plants/tulip")
+    found = layout(tmp_path)
+    assert found.class_names == ("animals", "plants")
+    assert "(cat, dog, rose, tulip): where these are the classes, bring them into one folder" in found.remarks[-1]
+
+
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
     classes(tmp_path, "daisy", "rose", images=2)
     (tmp_path / "rose" / "all").symlink_to(tmp_path)
@@ -327,6 +334,9 @@ def test_evaluate_reads_photos_likewise(tmp_path: Path) -> None:
     classes(tmp_path / "one", "train")  # a class of the run, though it is called train
     assert PhotoImages(tmp_path / "unseen", 24, ("daisy", "rose", "train")).count == 6
     assert PhotoImages(tmp_path / "one", 24, ("daisy", "rose", "train")).count == 3
+    classes(tmp_path / "sets", "train/daisy", "train/rose", "val/daisy")
+    with pytest.raises(UserError, match=f"give one of its folders, such as --photos {tmp_path / 'sets' / 'val'}"):
+        PhotoImages(tmp_path / "sets", 24, ("daisy", "rose"))
     assert EvaluateConfig(run=("r",), photos=str(tmp_path)).images_of == "photos"
 
 

@@ -85,6 +85,11 @@ class PhotoImages:
         """`class_names` of the run. Raises UserError for a folder that is none of them, or without photos."""
         config = DataConfig(source="folder", path=str(folder), image_size=image_size)
         source = FolderSource(config, fewest_classes=1, known_classes=class_names)
+        if source.parts is not None:
+            raise UserError(
+                f"{folder} holds training photos, and sets to validate or test on: give one of its folders, such as "
+                f"--photos {folder / source.photos[-1].name.split('/')[0]}"
+            )
         unknown = [name for name in source.class_names if name not in class_names]
         if unknown:
             raise UserError(
