@@ -2,8 +2,8 @@
 
 sources.py         the sources behind one interface (chunks.py): drawn flowers, folder_source.py, tfds_source.py
 synthetic.py       flowers drawn from a seed; drawing/ has their parts
-folder_layout.py   how a folder of photos is laid out; labels_csv.py: labels and weights from a CSV;
-                   photo_names.py: what names of files and folders say
+folder_layout.py   how a folder of photos is laid out; folder_scan.py: all that is in it; class_folders.py: what its
+                   folders are; photo_names.py: what names say; labels_csv.py: labels and weights from a CSV
 decoding.py        a photo decoded; photo_file.py: files from strangers, JPEG and PNG; photo_containers.py: WebP, GIF,
                    BMP and TIFF; photo_contents.py: what is left of them, and limits
 prepared.py        decoded images in memory-mapped shards; preparing.py: making them, with progress;

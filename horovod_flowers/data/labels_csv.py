@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.data.folder_layout import FoundPhoto, Layout, PhotosMissing, check_class_name
+from horovod_flowers.data.folder_layout import FoundPhoto, Layout, check_class_name
+from horovod_flowers.data.folder_scan import PhotosMissing
 from horovod_flowers.data.photo_file import PHOTO_SUFFIXES
 from horovod_flowers.data.photo_names import is_photo_name, role_of, suffix_of
 from horovod_flowers.runtime.errors import UserError, first_line, harmless

@@ -6,7 +6,7 @@ from pathlib import Path
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.chunks import Source
 from horovod_flowers.data.class_table import class_lines, class_warnings, warn_of_empty_classes
-from horovod_flowers.data.folder_layout import PhotosMissing
+from horovod_flowers.data.folder_scan import PhotosMissing
 from horovod_flowers.data.image_weights import image_weights
 from horovod_flowers.data.order import Split, split
 from horovod_flowers.data.prepared import (

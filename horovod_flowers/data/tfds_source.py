@@ -10,7 +10,8 @@ import numpy as np
 
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.data.chunks import CHUNK_IMAGES, Chunk, Parts, PhotoChunk
-from horovod_flowers.data.folder_layout import Layout, PhotosMissing, check_class_name
+from horovod_flowers.data.folder_layout import Layout, check_class_name
+from horovod_flowers.data.folder_scan import PhotosMissing
 from horovod_flowers.data.moved_photos import place_of
 from horovod_flowers.data.photo_names import role_of
 from horovod_flowers.runtime.errors import UserError
