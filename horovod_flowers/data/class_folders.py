@@ -37,7 +37,7 @@ def _has_classes(folder: ScannedFolder) -> bool:
 def sets_in(top: ScannedFolder, known: Collection[str]) -> dict[str, ScannedFolder] | None:
     """The folders of training, validation and test photos, where the folder is divided into them.
 
-    A set of photos without class folders is none: told among what is left out.
+    A set without folders of the training classes is none (photos to be classified): told among what is left out.
     """
     by_role: dict[Role | None, list[ScannedFolder]] = {}
     for folder in top.with_photos:
@@ -52,10 +52,13 @@ def sets_in(top: ScannedFolder, known: Collection[str]) -> dict[str, ScannedFold
     for role in roles:
         folders = [unwrapped(folder) for folder in by_role.get(role, [])]
         folders = [folder for folder in folders if _has_classes(folder)]
+        if role != "training":
+            names = {inner.name for inner in found["training"].with_photos}
+            folders = [folder for folder in folders if names & {inner.name for inner in folder.with_photos}]
         if len(folders) > 1:
-            names = " and ".join(way_to(top, folder) for folder in folders)
+            both = " and ".join(way_to(top, folder) for folder in folders)
             raise UserError(
-                f"{top.path} holds two {role} sets ({names}): give --data.path, --data.validation-path and "
+                f"{top.path} holds two {role} sets ({both}): give --data.path, --data.validation-path and "
                 "--data.test-path one by one"
             )
         if folders:

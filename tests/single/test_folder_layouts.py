@@ -324,6 +324,14 @@ def test_a_set_without_labels_is_left_out_and_told(tmp_path: Path) -> None:
     assert f"left out, since it is no set of class folders: {tmp_path / 'test'} (2 photos)" in found.remarks
 
 
+@pytest.mark.parametrize("inner", ["images", "unknown"])
+def test_photos_to_be_classified_in_a_folder_of_their_own_are_no_test_set(tmp_path: Path, inner: str) -> None:
+    classes(tmp_path, "train/daisy", "train/rose", "val/daisy", "val/rose", f"test/{inner}")
+    found = layout(tmp_path)
+    assert [len(part) for part in names(found)] == [6, 6, 0]
+    assert f"left out, since it is no set of class folders: {tmp_path / 'test'} (3 photos)" in found.remarks
+
+
 def test_two_sets_for_the_same_are_refused(tmp_path: Path) -> None:
     classes(tmp_path, "train/daisy", "train/rose", "val/daisy", "valid/daisy")
     assert "holds two validation sets (val and valid)" in refusal(tmp_path)
