@@ -1,5 +1,6 @@
 """What the folders in a folder of photos are: classes, sets of their own, or what would be learnt as what it is not."""
 
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -81,31 +82,36 @@ def refuse_no_photos(top: ScannedFolder, root: Path) -> None:
 def refuse_no_classes(top: ScannedFolder, root: Path, known: Collection[str]) -> None:
     """Refuse folders whose photos would be learnt as what they are not (UserError)."""
     table = _table_near(top)
-    by_csv = f"give a CSV of file and label with --data.labels-csv{f' {table}' if table else ' FILE'}"
     if top.photos and not top.with_photos:
         raise UserError(
             f"{root} holds photos, but no folder of a class: sort them into one folder per class (CLASS/*.jpg), or "
-            f"{by_csv}"
+            f"give a CSV of file and label with --data.labels-csv {_quoted(table)}"
         )
     unknown = [folder for folder in top.with_photos if folder.name not in known]
-    _refuse_sets(top, root, unknown, by_csv)
+    _refuse_sets(top, root, unknown, table)
     _refuse_nested(top, unknown)
 
 
-def _refuse_sets(top: ScannedFolder, root: Path, unknown: Sequence[ScannedFolder], by_csv: str) -> None:
+def _refuse_sets(top: ScannedFolder, root: Path, unknown: Sequence[ScannedFolder], table: Path | None) -> None:
     """Folders that are called like sets of photos, or like what lies beside photos."""
     named = [folder for folder in unknown if role_of(folder.name) is not None]
-    if named and not _one_is_a_class(named, len(top.with_photos) - len(named)):
-        names = " and ".join(folder.name for folder in named)
-        verb = "holds" if len(named) == 1 else "hold"
-        classes = next((folder for folder in named if _has_classes(unwrapped(folder))), None)
-        remedy = f"sort the photos into one folder per class (CLASS/*.jpg), or {by_csv}"
-        if classes is not None:
-            remedy = f"give the folder that holds the classes, such as --data.path {unwrapped(classes).path}"
-        raise UserError(
-            f"{names} in {root} {verb} photos, but these are names of sets of photos or of what lies beside them, not "
-            f"of classes: {remedy}; rename a folder that is a class all the same"
+    if not named or _one_is_a_class(named, len(top.with_photos) - len(named)):
+        return
+    names = " and ".join(folder.name for folder in named)
+    several = "hold photos, but these are" if len(named) > 1 else "holds photos, but this is"
+    classes = next((folder for folder in named if _has_classes(unwrapped(folder))), None)
+    if classes is not None:
+        remedy = f"give the folder that holds the classes, such as --data.path {_quoted(unwrapped(classes).path)}"
+    else:
+        flat = next((folder for folder in named if role_of(folder.name) == "training"), named[0])
+        remedy = (
+            "sort the photos into one folder per class (CLASS/*.jpg), or give a CSV of file and label, as "
+            f"--data.path {_quoted(flat.path)} --data.labels-csv {_quoted(table)}"
         )
+    raise UserError(
+        f"{names} in {root} {several} what sets of photos are called, or what lies beside photos, not classes: "
+        f"{remedy}; rename a folder that is a class all the same"
+    )
 
 
 def _refuse_nested(top: ScannedFolder, unknown: Sequence[ScannedFolder]) -> None:
@@ -116,7 +122,7 @@ def _refuse_nested(top: ScannedFolder, unknown: Sequence[ScannedFolder]) -> None
         if again:
             raise UserError(
                 f"{folder.path} holds folders with the names of classes beside it ({listed(again)}): give --data.path "
-                f"{folder.path}, or move it away"
+                f"{_quoted(folder.path)}, or move it away"
             )
         inside = [inner.name for inner in folder.with_photos if role_of(inner.name) is not None]
         if inside and not (len(inside) == 1 == len(folder.with_photos) and not folder.photos):
@@ -124,6 +130,11 @@ def _refuse_nested(top: ScannedFolder, unknown: Sequence[ScannedFolder]) -> None
                 f"class folder {folder.path} holds {listed(inside)}, which would be learnt as photos of the class "
                 "alike: give a folder with one folder of photos per class, or train/CLASS and val/CLASS"
             )
+
+
+def _quoted(path: Path | None) -> str:
+    """As it is typed in a shell."""
+    return "FILE" if path is None else shlex.quote(str(path))
 
 
 def _one_is_a_class(named: Sequence[ScannedFolder], others: int) -> bool:
@@ -138,7 +149,8 @@ def _table_near(top: ScannedFolder) -> Path | None:
     if top.tables:
         return top.path / next((name for name in top.tables if role_of(Path(name).stem) != "test"), top.tables[0])
     try:
-        beside = sorted(path for path in top.path.parent.glob("*.csv") if not is_hidden(path.name))
+        tables = top.path.parent.glob("*.csv")
+        beside = sorted(path for path in tables if not is_hidden(path.name) and path.is_file())
     except OSError:
         return None
     return next((path for path in beside if role_of(path.stem) != "test"), None)

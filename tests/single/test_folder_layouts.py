@@ -174,8 +174,16 @@ def test_sets_of_photos_are_no_classes(tmp_path: Path, folders: tuple[str, ...])
     classes(tmp_path, *folders)
     (tmp_path / "train.csv").write_text("file,label\n")
     said = refusal(tmp_path)
-    assert "names of sets of photos or of what lies beside them, not of classes" in said
+    assert "what sets of photos are called, or what lies beside photos, not classes" in said
     assert f"--data.labels-csv {tmp_path / 'train.csv'}" in said
+
+
+def test_what_to_type_for_labels_in_a_csv(tmp_path: Path) -> None:
+    classes(tmp_path, "test_images", "train_images")
+    (tmp_path / "train.csv").write_text("image_id,label\n0.jpg,a\n1.jpg,a\n2.jpg,b\n")
+    path, table = tmp_path / "train_images", tmp_path / "train.csv"
+    assert f"as --data.path {path} --data.labels-csv {table};" in refusal(tmp_path)
+    assert open_source(config(path, labels_csv=str(table))).images == 3
 
 
 def test_classes_that_look_like_sets_are_classes(tmp_path: Path) -> None:
