@@ -40,7 +40,7 @@ class Found:
     prepared: Prepared | None
     """None where they are not prepared."""
     source: Source | None
-    """None where the photos are not there any more."""
+    """None where the photos are not there any more, or are not those that were prepared."""
     remark: str | None = None
     """What is to be said of how they were found."""
 
@@ -63,21 +63,29 @@ def find_images(config: RunConfig, trained_on: TrainedOn | None = None) -> Found
     prepared = find(root, source) or find_same_contents(root, source)
     if trained_on is None or config.data.source == "synthetic":
         return Found(prepared, source)
-    if prepared is None and _same_numbers(source, trained_on, root):
-        prepared = find_by_digest(root, trained_on.digest)
-        remark = "the photos have other times than when they were prepared: going on with what was prepared then"
-        return Found(prepared, source, remark)
-    refuse_other_images(trained_on, source.class_names, prepared.digest if prepared is not None else None)
-    return Found(prepared, source)
+    return _of_the_run(Found(prepared, source), source, trained_on, root)
 
 
-def _same_numbers(source: Source, trained_on: TrainedOn, root: Path) -> bool:
-    prepared = find_by_digest(root, trained_on.digest)
-    return (
-        prepared is not None
-        and (prepared.class_names, prepared.source_images) == (source.class_names, source.images)
-        and prepared.class_names == trained_on.class_names
-    )
+def _of_the_run(found: Found, source: Source, trained_on: TrainedOn, root: Path) -> Found:
+    """The very images that a run was trained on, whatever has come of their photos since.
+
+    Raises UserError where the classes are others now, or the run's images are gone and others were prepared.
+    """
+    if source.class_names != trained_on.class_names:
+        refuse_other_images(trained_on, source.class_names, None)
+    now = found.prepared.digest if found.prepared is not None else None
+    if now == trained_on.digest:
+        return found
+    kept = find_by_digest(root, trained_on.digest)
+    if kept is not None:
+        remark = (
+            "the photos have changed since they were prepared for this run "
+            f"({kept.source_images} then, {source.images} now): going on with what was prepared then"
+        )
+        return Found(kept, None, remark)
+    if now is not None:
+        refuse_other_images(trained_on, source.class_names, now)
+    return found  # to be prepared again: what comes of that is compared
 
 
 def refuse_other_images(trained_on: TrainedOn, class_names: tuple[str, ...], digest: str | None) -> None:

@@ -128,11 +128,21 @@ def test_a_class_that_came_is_named(
         find_images(config, run)
 
 
-def test_a_photo_that_came_is_told(tmp_path: Path, photos: Path, prepared: Prepared) -> None:
+def test_a_run_goes_on_with_its_own_images_when_photos_came(tmp_path: Path, photos: Path, prepared: Prepared) -> None:
     shutil.copy(photos / "red" / "001.jpg", photos / "red" / "009.jpg")
+    run, config = trained_on(prepared), run_of(tmp_path, photos)
+    for prepared_again in (False, True):
+        if prepared_again:
+            prepare(tmp_path / "prepared", open_source(config.data), processes=1)
+        found = find_images(config, run)
+        assert found.prepared is not None
+        assert found.prepared.digest == prepared.digest
+        assert found.remark is not None
+        assert "(8 then, 9 now): going on with what was prepared then" in found.remark
+    shutil.rmtree(prepared.folder)
     with pytest.raises(UserError, match="the classes are the same, the images are not"):
-        find_images(run_of(tmp_path, photos), trained_on(prepared))
-    refuse_other_images(trained_on(prepared), prepared.class_names, prepared.digest)
+        find_images(config, run)
+    refuse_other_images(run, prepared.class_names, prepared.digest)
 
 
 def test_the_command_names_all_that_decides(tmp_path: Path) -> None:
