@@ -47,6 +47,7 @@ from horovod_flowers.report.analysis.evaluation import MOST_MISTAKES
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Prediction
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunAtRest, RunHold
 from horovod_flowers.runtime.console import Steps, say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
@@ -108,16 +109,20 @@ class EvaluateConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.evaluate`; every rank calls it."""
-    with error_boundary("horovod_flowers.evaluate"):
+    with error_boundary("horovod_flowers.evaluate"), RunHold("horovod_flowers.evaluate") as hold:
         job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
         config = parse(EvaluateConfig, "horovod_flowers.evaluate", description, arguments, job.rank)
         folder = RunFolder(Path(config.run[0]))
+        at_rest = None
+        if job.rank == 0:
+            at_rest = RunAtRest(folder.path, folder.config, folder.checkpoints / f"{config.checkpoint}.safetensors")
         trained = read_run_config(folder)
         progress = progress_of(folder, config.checkpoint)
         root = Path(config.prepared_dir or trained.data.prepared_dir)
         if job.rank == 0:
             check_before_mpi(config, trained, progress, root)
+            hold.take(config.output_folder, "wait for its end, or choose another --output")
         ranks = connect(job, config.threads, "auto")
         images, digest = open_images(config, trained, progress, root, ranks)
         cores = take_cores(ranks, "auto", config.threads)
@@ -144,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             metrics = metrics_of(predictions, min(config.top_k, len(model.class_names)))
             record = record_of(evaluated, metrics, worst_mistakes(predictions, MOST_MISTAKES), unreadable)
+            if at_rest is not None:
+                at_rest.check()
             write_evaluation(config.output_folder, record, predictions, metrics, images.image)
             print_summary(record, metrics, config.output_folder)
         ranks.barrier()

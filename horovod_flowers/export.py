@@ -37,6 +37,7 @@ from horovod_flowers.runlog.environment import versions
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunAtRest, RunHold, check_not_held
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError, first_line
 from horovod_flowers.runtime.exit import error_boundary
@@ -67,15 +68,17 @@ class ExportConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.export`, which one process runs."""
-    with error_boundary("horovod_flowers.export"):
+    with error_boundary("horovod_flowers.export"), RunHold("horovod_flowers.export") as hold:
         job = JobEnvironment.from_environment(os.environ)
         description = (__doc__ or "").splitlines()[0]
         config = parse(ExportConfig, "horovod_flowers.export", description, arguments, job.rank)
         if job.size > 1:
             raise UserError(f"{job.size} ranks are started, and export runs in one process: start it without mpirun")
         run, output = RunFolder(Path(config.run[0])), config.folder
+        check_not_held(run.path, "wait for its end")
         trained = read_run_config(run)
         check_output(output, config.overwrite)
+        hold.take(output, "wait for its end, or choose another --output")
         ranks = connect(job, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         start_tensorflow(ranks, config.threads or cores.physical)
@@ -91,12 +94,16 @@ def export(run: RunFolder, config: RunConfig, which: Checkpoint, output: Path) -
     """Export a checkpoint of a run to the folder `output`, whole or not at all; TensorFlow must have been started.
 
     Raises UserError where the checkpoint cannot be read, where Keras or TensorFlow cannot write its model, where what
-    they wrote does not load without the model's own code, or answers otherwise than the run.
+    they wrote does not load without the model's own code, or answers otherwise than the run; and where another process
+    trains the run, JobError where one has begun to.
     """
+    at_rest = RunAtRest(run.path, run.config, run.checkpoints / f"{which}.safetensors")
     model = load_run(run, which, config)
     description = describe(run, config, which, model)
     with whole_folder(output) as folder:
-        return write(folder, model, description)
+        written = write(folder, model, description)
+        at_rest.check()
+    return written
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -5,18 +5,21 @@
     python -m horovod_flowers.train --help
 
 Order of work: configuration and data are checked on every rank alone; then MPI, cores, TensorFlow and Horovod start;
-then the run folder is made and training begins. TensorFlow is imported late: a mistake is told before it loads.
+then the run folder is made and training begins. TensorFlow is imported late: a mistake is told before it loads. Rank 0
+holds the run from its first look at it to the end.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.opening import open_data
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.stall_watch import StallWatch, longest
 from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
 from horovod_flowers.ranks.stop_request import StopRequest
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, StorageError
 from horovod_flowers.runtime.exit import error_boundary
@@ -31,23 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error_boundary("horovod_flowers.train"),
         StopRequest() as request,
         StallWatch("horovod_flowers.train") as watch,
+        RunHold("horovod_flowers.train") as hold,
     ):
         job = JobEnvironment.from_environment(os.environ, elastic=True)
-        config = read_config(arguments, job.rank)
+        config = read_config(arguments, job.rank, hold)
         check_launcher(config, job)
         if config.elastic:
             from horovod_flowers.training.elastic.job import train_elastic
 
-            train_elastic(config, job, request)
+            if not is_complete(config, job.rank):
+                train_elastic(config, job, request, hold)
             return
-        check_before_mpi(config, job)
-        if config.resume_or_start and has_ended(config):
-            if job.rank == 0:
-                say(f"run {Path(config.runs_dir) / str(config.name)} is complete: nothing to do")
-            return
+        check_before_mpi(config, job, hold)
 
         ranks = connect(job, config.threads, config.bind, round(longest(config.stall_seconds)))
-        config = ranks.broadcast(with_name(config, ranks.size))
+        config = with_name(config, ranks, hold)
+        # Asked of rank 0 alone, which holds the run: another may have looked before it ended.
+        if ranks.broadcast(ranks.rank == 0 and is_complete(config, ranks.rank)):
+            return
         watch.begin(ranks, Path(config.runs_dir) / f".stall-{config.name}", config.stall_seconds)
         prepared, images = open_data(config, ranks, read_trained_on(config) if ranks.rank == 0 else None)
         cores = take_cores(ranks, config.bind, config.threads)
@@ -70,6 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             there = trainer.folder.has_checkpoint
             kept = "its last checkpoint" if there else "the beginning, since it has no checkpoint yet"
             raise JobError(f"{error}; --resume-or-start --name {config.name} then continues from {kept}") from error
+
+
+def is_complete(config: RunConfig, rank: int) -> bool:
+    """Whether --resume-or-start finds nothing left to do; says so on rank 0."""
+    if not (config.resume_or_start and has_ended(config)):
+        return False
+    if rank == 0:
+        say(f"run {Path(config.runs_dir) / str(config.name)} is complete: nothing to do")
+    return True
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from horovod_flowers.runlog.records import (
     Header,
 )
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.files import write_whole
+from horovod_flowers.runtime.files import clear_abandoned, write_whole
 
 
 class RunFolder:
@@ -72,12 +72,14 @@ class RunFolder:
         return all(path == self._steps or path.name.startswith(".config.yaml.") for path in self.path.iterdir())
 
     def create(self, overwrite: bool, resume: bool) -> None:
-        """Make the folder, replacing an earlier run of the name where asked to. One rank calls this."""
+        """Make the folder, replacing an earlier run of the name where asked to. Only who holds the run calls this."""
         if resume:
             self.result.unlink(missing_ok=True)
-            # Of a process that was killed while it wrote.
+            # Of a training that was killed while it wrote; folders are `export` and `evaluate`, maybe at work.
             for leftover in [*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")]:
-                leftover.unlink(missing_ok=True)
+                if leftover.is_symlink() or not leftover.is_dir():
+                    leftover.unlink(missing_ok=True)
+            clear_abandoned(self.path)
             return
         if overwrite and self.path.exists():
             self.path.rename(self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}"))

@@ -10,11 +10,12 @@ from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
 from horovod_flowers.model.precision import choose
 from horovod_flowers.model.registry import check_name
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import cpu_flags
 from horovod_flowers.training.initial_weights import check_weights
-from horovod_flowers.training.resume import check_continues, read_trained_on
+from horovod_flowers.training.resume import IN_USE, check_continues, read_trained_on
 
 
 def check_launcher(config: RunConfig, job: JobEnvironment) -> None:
@@ -26,8 +27,8 @@ def check_launcher(config: RunConfig, job: JobEnvironment) -> None:
         raise UserError(f"elastic training is started with {command}, not {job.launcher}: or add --no-elastic")
 
 
-def check_before_mpi(config: RunConfig, job: JobEnvironment) -> None:
-    """Refuse everything that can be known without the other ranks. Rank 0 looks at files, for all.
+def check_before_mpi(config: RunConfig, job: JobEnvironment, hold: RunHold) -> None:
+    """Refuse everything that can be known without the other ranks. Rank 0 looks at files, for all, and holds the run.
 
     Raises UserError.
     """
@@ -42,6 +43,7 @@ def check_before_mpi(config: RunConfig, job: JobEnvironment) -> None:
     writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")
     if config.name is not None:
         folder = RunFolder(Path(config.runs_dir) / config.name)
+        hold.take(folder.path, IN_USE)
         folder.check(config.overwrite, config.resume)
         if config.resume:
             check_continues(folder, config, job.size)

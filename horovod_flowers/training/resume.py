@@ -17,17 +17,27 @@ from horovod_flowers.data.opening import TrainedOn
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
 
+IN_USE = "wait for its end, or choose another --name"
+"""What to do about a run that another job works on."""
 
-def read_config(arguments: Sequence[str] | None, rank: int) -> RunConfig:
-    """Flags over YAML file over defaults; a run to resume starts from its own configuration instead of the defaults."""
+
+def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None = None) -> RunConfig:
+    """Flags over YAML file over defaults; a run to resume starts from its own configuration instead of the defaults.
+
+    `hold`: on rank 0 it takes the run before anything of it is looked at, so that what is found stays true. Raises
+    UserError, also where another job is at work on the run.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
     config = parse(RunConfig, command, description, words, rank)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
+    if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
+        hold.take(folder.path, IN_USE)
     if config.resume_or_start and folder.path.exists():
-        # Decided by every rank before MPI starts, and so before rank 0 changes anything.
+        # Decided by every rank before MPI starts, and so before rank 0 changes anything; what rank 0 finds counts.
         if not (folder.has_checkpoint or folder.result.exists()):
             return replace(config, overwrite=True, resume_or_start=False)
         words.append("--resume")

@@ -1,6 +1,7 @@
 """How a training starts, the same for every kind of job: name, precision, Horovod, strategy, state, records."""
 
 import datetime
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from horovod_flowers.ranks.startup import start_horovod
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.records import Environment, Trial
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runlog.training_progress import BEGINNING
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import cpu_flags
@@ -124,10 +126,21 @@ def choose_strategy(
     return fastest(trials), trials
 
 
-def with_name(config: RunConfig, size: int) -> RunConfig:
-    """Give a nameless run the date, the time and its number of ranks for a name, one that is free."""
-    if config.name is not None:
-        return config
-    name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{size}ranks"
-    free = (f"{name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(2, 1000))))
-    return replace(config, name=next(name for name in free if not (Path(config.runs_dir) / name).exists()))
+def with_name(config: RunConfig, ranks: Ranks, hold: RunHold) -> RunConfig:
+    """Give a nameless run the date, the time and its number of ranks for a name, one that is free, and hold it.
+
+    The same on every rank: rank 0 chooses. Raises UserError there where nothing can be written.
+    """
+    if ranks.rank == 0 and config.name is None:
+        name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{ranks.size}ranks"
+        for number in itertools.count(1):
+            chosen = name if number == 1 else f"{name}-{number}"
+            folder = Path(config.runs_dir) / chosen
+            # Held first: another job that starts in the same second may take the name at any moment.
+            if not folder.exists() and hold.take_if_free(folder):
+                if not folder.exists():
+                    break
+                hold.give_up()
+        config = replace(config, name=chosen)
+    named: RunConfig = ranks.broadcast(config)
+    return named

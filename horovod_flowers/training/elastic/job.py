@@ -8,6 +8,7 @@ from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.gloo import is_lost
 from horovod_flowers.ranks.startup import limit_stalls, set_horovod_options, start_tensorflow
 from horovod_flowers.ranks.stop_request import StopRequest
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.machine import core_of
 from horovod_flowers.training.elastic.hosts import HostNews
@@ -15,14 +16,14 @@ from horovod_flowers.training.elastic.rendezvous import LeftOut, Rendezvous
 from horovod_flowers.training.elastic_commits import HostsChanged
 
 
-def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) -> None:
+def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest, hold: RunHold) -> None:
     """Train with whichever ranks there are, to the end of the run or of this process' part in it.
 
     Raises UserError and Stopped as training without --elastic does.
     """
     rendezvous = Rendezvous(os.environ)
     limit_stalls(config.stall_seconds)
-    set_horovod_options(config.horovod)
+    set_horovod_options(config.horovod, size=None)
     own = os.sched_getaffinity(0)
     threads = config.threads or max(1, len({core_of(cpu) for cpu in own}) // job.local_size)
     # TensorFlow's threads are made once: before the ranks can talk, and know who shares this machine.
@@ -32,7 +33,7 @@ def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest) 
     from horovod_flowers.training.elastic.member import Member
 
     news = HostNews()
-    member = Member(config, job, rendezvous.slot, threads, gpu, news)
+    member = Member(config, job, rendezvous.slot, threads, gpu, news, hold)
     while True:
         news.hosts_changed = False
         try:

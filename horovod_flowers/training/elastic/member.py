@@ -21,6 +21,7 @@ from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.json_lines import LineLog, read_lines
 from horovod_flowers.runlog.records import Cause, Change, EpochRecord
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.files import write_whole
@@ -28,6 +29,7 @@ from horovod_flowers.runtime.machine import core_of, machine_id, utc_now
 from horovod_flowers.training.checks_before_mpi import check_before_mpi
 from horovod_flowers.training.elastic.hosts import HostNews, newest
 from horovod_flowers.training.elastic_commits import Commit, Commits, HostsChanged
+from horovod_flowers.training.resume import IN_USE
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, with_name
 from horovod_flowers.training.trainer import Trainer
 
@@ -71,10 +73,17 @@ class Member:
     """This process, whatever its rank."""
 
     def __init__(
-        self, config: RunConfig, job: JobEnvironment, slot: str, threads: int, gpu: bool, news: HostNews
+        self,
+        config: RunConfig,
+        job: JobEnvironment,
+        slot: str,
+        threads: int,
+        gpu: bool,
+        news: HostNews,
+        hold: RunHold,
     ) -> None:
         self._config, self._job, self._slot, self._threads, self._gpu = config, job, slot, threads, gpu
-        self._commits = Commits(news)
+        self._commits, self._hold = Commits(news), hold
         self._trainer: Trainer | None = None
         self._prepared: Prepared | None = None
         self._reached = 0
@@ -147,6 +156,10 @@ class Member:
             config = commit.config
         else:
             config = self._config_of_first_ranks(ranks)
+        if rank == 0:  # it may have been another's place until now
+            self._hold.take(Path(config.runs_dir) / str(config.name), IN_USE)
+        else:
+            self._hold.give_up()
         masks = [members[number].cpus for number in same_machine]
         cores = unbound(masks, {cpu: core_of(cpu) for mask in masks for cpu in mask}, same_machine.index(rank))
         trainer = self._set_up(config, ranks, cores, request, new=not continuing)
@@ -168,11 +181,11 @@ class Member:
         )
         error = None
         try:
-            check_before_mpi(self._config, job)
+            check_before_mpi(self._config, job, self._hold)
         except UserError as found:
             error = found
         ranks.raise_on_all(error)
-        named: RunConfig = ranks.broadcast(with_name(self._config, ranks.size))
+        named = with_name(self._config, ranks, self._hold)
         precision = agree_on_precision(named, ranks, self._gpu)
         batch = named.global_batch_for(ranks.size)
         return replace(named, global_batch=batch, per_rank_batch=None, precision=precision, bind="none")
