@@ -51,6 +51,7 @@ def write_run(
     from horovod_flowers.config.command_line import to_yaml
 
     config = config or RunConfig(global_batch=images_per_step, threads=1)
+    epochs_done = max(1, len(validation))
     folder = RunFolder(path)
     folder.create(overwrite=False, resume=False)
     environment = Environment(
@@ -117,7 +118,7 @@ def write_run(
         log.close()
     epochs = LineLog(folder.epochs)
     seconds = sum(max(sum(_parts(rank)) for rank in row) for row in step_ms) / 1000
-    for epoch in range(1, 1 + max(1, len(validation))):
+    for epoch in range(1, 1 + epochs_done):
         epochs.write(
             EpochRecord(
                 epoch=epoch,
@@ -134,9 +135,9 @@ def write_run(
     result = Result(
         schema=SCHEMA,
         progress=TrainingProgress(
-            epochs_done=1,
+            epochs_done=epochs_done,
             steps_done=len(step_ms),
-            training_seconds=seconds,
+            training_seconds=seconds * epochs_done,
             validation_accuracy=accuracy,
             best_validation_accuracy=accuracy,
             best_epoch=None if accuracy is None else 1,
@@ -147,6 +148,7 @@ def write_run(
         data_digest=digest,
         training_images=100,
         validation_images=10,
+        stopped_early=epochs_done < config.epochs,
     )
     write_json(folder.result, result)
     return folder

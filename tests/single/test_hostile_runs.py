@@ -237,6 +237,23 @@ def test_the_ranks_of_the_environment_are_told_apart(folder: RunFolder) -> None:
     assert "a rank on a host that it does not describe" in refusal(folder)
 
 
+def test_a_result_of_another_training_refuses_the_run(folder: RunFolder) -> None:
+    """As two jobs left it that both replaced the run: the options and epochs of one, the result of the other."""
+    change(folder.result, progress={"training_seconds": 0.5})
+    assert refusal(folder) == "result.json has 0.500 s of training, epochs.jsonl 0.509 s: they are of two trainings"
+    change(folder.result, progress={"training_seconds": 0.509})
+    line = folder.epochs.read_text()
+    folder.epochs.write_text(line + line)
+    assert refusal(folder) == "epochs.jsonl has an epoch twice: two jobs wrote into it at once"
+    folder.epochs.write_text("")  # version 0.1.0 could lose it
+    assert read_run(folder.path).epochs == []
+    folder.epochs.write_text(line)
+    folder.config.write_text(folder.config.read_text().replace("epochs: 1\n", "epochs: 2\n", 1))
+    assert refusal(folder) == "config.yaml asks for 2 epochs, result.json has 1: they are of two trainings"
+    change(folder.result, stopped_early=True)
+    assert read_run(folder.path).images == 2 * 64
+
+
 @pytest.mark.parametrize("name", ["environment.json", "result.json"])
 def test_a_half_written_file_is_damaged(folder: RunFolder, name: str) -> None:
     path = folder.path / name

@@ -156,6 +156,21 @@ def test_a_damaged_file_is_told_by_its_line(folder: RunFolder, damage: Callable[
     assert sentence in refusal(folder)
 
 
+@pytest.mark.parametrize("block_bytes", [4 * 2**20, 300])
+def test_steps_that_two_jobs_wrote_at_once_are_told_from_repeated_ones(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    """A resumed run begins with a header; of two jobs in one run, the first goes on behind the second one's header."""
+    monkeypatch.setattr("horovod_flowers.runlog.reading.steps._BLOCK_BYTES", block_bytes)
+    whole = read_run(folder.path)
+    header, *steps = folder.steps(1).read_bytes().splitlines(keepends=True)
+    folder.steps(1).write_bytes(b"".join([header, *steps[:3], header, *steps[1:]]))
+    assert np.array_equal(read_run(folder.path).step_ns, whole.step_ns)
+    folder.steps(1).write_bytes(b"".join([header, *steps[:2], header, steps[1], steps[2], steps[2], *steps[3:]]))
+    assert "rank-00001.jsonl has step 2 twice, and 1 steps in all" in refusal(folder)
+    assert "two jobs wrote into the run at once" in refusal(folder)
+
+
 def test_a_sparse_file_of_a_terabyte_is_not_read_to_its_end(folder: RunFolder) -> None:
     with open(folder.steps(1), "ab") as file:
         file.truncate(2**40)

@@ -1,5 +1,6 @@
 """A finished run, read back from its records and checked for gaps. No TensorFlow here."""
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from horovod_flowers.runtime.files import check_regular
 
 _MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,096 ranks on 64 cores each need
 _TOLD_CHANGES = 8
+_ROUNDING = 1e-6
+"""Of seconds that are added up in another order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ def read_run(path: Path) -> RecordedRun:
         result = read_json(folder.result, Result)
         epochs = list(read_lines(folder.epochs, EpochRecord))
         _check_agreement(config, environment, result)
+        _check_epochs(config, epochs, result)
         times = read_steps(folder, environment.world_size, result.progress.steps_done, environment.global_batch)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
@@ -157,3 +161,24 @@ def _check_agreement(config: dict[str, Any], environment: Environment, result: R
     for numbers in (result.optimizer_bytes, result.peak_memory_bytes):
         if len(numbers) != ranks:
             raise UserError(f"result.json has memory of {len(numbers)} of {ranks} ranks")
+
+
+def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Result) -> None:
+    """Refuse a result that is of another training than the configuration or the epochs (UserError).
+
+    Epochs may be missing: version 0.1.0 could lose the record of one whose checkpoint it had.
+    """
+    done, trained = result.progress.epochs_done, result.progress.training_seconds
+    if not result.ends(config["epochs"]):
+        raise UserError(
+            f"config.yaml asks for {config['epochs']} epochs, result.json has {done}: they are of two trainings"
+        )
+    recorded = [epoch for epoch in epochs if epoch.epoch <= done]
+    if len({epoch.epoch for epoch in recorded}) < len(recorded):
+        raise UserError("epochs.jsonl has an epoch twice: two jobs wrote into it at once")
+    seconds = math.fsum(epoch.training_seconds for epoch in recorded)
+    same = math.isclose(seconds, trained, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    if not same and (len(recorded) == done or seconds > trained):
+        raise UserError(
+            f"result.json has {trained:.3f} s of training, epochs.jsonl {seconds:.3f} s: they are of two trainings"
+        )

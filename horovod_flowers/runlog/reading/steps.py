@@ -173,6 +173,8 @@ class _RankReader:
         self._ranks = ranks
         self._global_batch = global_batch
         self._offset: float | None = None
+        self._records = 0
+        self._starts: list[int] = []  # how many records there are before each header
 
     def read(self, file: BinaryIO, block: bytes) -> tuple[np.ndarray, float]:
         """int64 [steps, _FIELDS] in the order of the steps, and the clock offset. Raises UserError.
@@ -192,6 +194,7 @@ class _RankReader:
             raise UserError(f"{self._path} holds no records")
         table = np.concatenate(tables)
         if not np.array_equal(table[:, _STEP], np.arange(len(table))):
+            self._check_one_writer(table[:, _STEP])
             _, last = np.unique(table[::-1, _STEP], return_index=True)
             table = table[len(table) - 1 - last]
         if (np.diff(table[:, _EPOCH]) < 0).any():
@@ -199,6 +202,19 @@ class _RankReader:
         if table[:, _TOTAL].sum(dtype=np.float64) > LONGEST_RUN_NS:
             raise UserError(f"the steps of {self._path} add up to more than {LONGEST_RUN_NS} ns")
         return table, self._offset
+
+    def _check_one_writer(self, numbers: np.ndarray) -> None:
+        """Refuse steps that come twice though the run was not started again between them (UserError).
+
+        `numbers`: int64 [records], of the whole file.
+        """
+        for of_a_start in np.split(numbers, self._starts[1:]):
+            found, counts = np.unique(of_a_start, return_counts=True)
+            if (counts > 1).any():
+                raise UserError(
+                    f"{self._path} has step {found[np.argmax(counts > 1)]} twice, and {int((counts > 1).sum())} steps "
+                    "in all, without a start between them: two jobs wrote into the run at once"
+                )
 
     def _table(self, lines: bytes) -> np.ndarray:
         """int64 [records, _FIELDS] of whole lines."""
@@ -217,6 +233,8 @@ class _RankReader:
                 steps.append(record)
             else:
                 self._offset = self._clock_offset(record)
+                self._starts.append(self._records + len(steps))
+        self._records += len(steps)
         values = itertools.chain.from_iterable(map(_values, steps))
         table = np.fromiter(values, np.int64, len(steps) * len(_FIELDS)).reshape(-1, len(_FIELDS))
         self._check(table)
