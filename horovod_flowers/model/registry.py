@@ -13,6 +13,7 @@ from typing import Any
 from horovod_flowers.model.first_run import first_outputs, pixels, reason
 from horovod_flowers.model.outputs import logits_of
 from horovod_flowers.model.trainable import check_trainable
+from horovod_flowers.ranks.tensorflow_import import check_keras_settings
 from horovod_flowers.runtime.errors import UserError
 
 
@@ -118,6 +119,7 @@ def build(name: str, image_size: int, classes: int) -> tuple[Any, list[str]]:
             f"model {name} cannot be built at {image_size} pixels and {classes} classes ({reason(error)}): fix the "
             "function, or give it other data"
         ) from error
+    check_keras_settings(f"model {name}")
     if not isinstance(model, keras_model()):
         raise UserError(f"model {name} gives {_kind(model)}, no Keras model: {_WANTED}")
     images = pixels(image_size)

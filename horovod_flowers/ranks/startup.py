@@ -19,6 +19,7 @@ from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.mpi import MpiCommunicator
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.runtime.machine import core_of, machine_id
@@ -83,11 +84,16 @@ def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cor
 
 
 def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:
-    """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one."""
+    """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one.
+
+    Raises UserError where Keras cannot be started on it.
+    """
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
     HEARTBEAT.at("the start of TensorFlow", long=True)
-    import_tensorflow()
+    replaced = import_tensorflow()
+    if replaced is not None and place.rank == 0:
+        warn(replaced)
     import tensorflow as tf
 
     _silence_notices()
@@ -116,12 +122,29 @@ def _silence_notices() -> None:
         least(ctypes.c_int(2))
 
 
-def set_horovod_options(config: HorovodConfig) -> None:
-    """Hand the options to Horovod, which reads them when it starts."""
+MOST_RANKS_IN_ANY_ORDER = 2
+"""a + b is b + a, bit by bit. With a third summand the order counts."""
+
+
+def set_horovod_options(config: HorovodConfig, size: int | None) -> None:
+    """Hand the options to Horovod, which reads them when it starts. `size`: of the world; None where it may change.
+
+    Which tensors Horovod fuses into one call depends on which of them are ready when it looks. MPI sums up an element
+    in an order that depends on the size of the call and on the place of the element in it, so that from three ranks
+    on two runs would differ in their last bits. Without fusion calls have the contents that a strategy gives them
+    (strategy/packing.py).
+    """
     if config.fusion_threshold_mb is not None:
         os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))
+    elif size is None or size > MOST_RANKS_IN_ANY_ORDER:
+        _set_unless_given("HOROVOD_FUSION_THRESHOLD", "0")
     if config.cycle_time_ms is not None:
         os.environ["HOROVOD_CYCLE_TIME"] = str(config.cycle_time_ms)
+
+
+def fuses_tensors() -> bool:
+    """Whether Horovod may put several calls into one."""
+    return os.environ.get("HOROVOD_FUSION_THRESHOLD") != "0"
 
 
 def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:
@@ -129,7 +152,7 @@ def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int)
 
     Raises UserError where Horovod knows of other ranks than MPI.
     """
-    set_horovod_options(config)
+    set_horovod_options(config, ranks.size)
     import horovod.tensorflow as hvd
 
     size, sets = model_parallel_size, []

@@ -16,6 +16,7 @@ from horovod_flowers.data.decoding import decode_photo
 from horovod_flowers.inference.export.exported import Checked
 from horovod_flowers.inference.trained_model import TrainedModel
 from horovod_flowers.model.trainable import compute_types
+from horovod_flowers.ranks.tensorflow_import import set_keras_variables
 from horovod_flowers.runtime.errors import UserError
 
 TOLERANCE, TOLERANCE_OF_16_BITS = 1e-4, 2e-2
@@ -107,8 +108,11 @@ def _load_apart(folder: Path, trial: Path, name: str) -> None:
     packages = [module.partition(".")[0]] if colon else []
     script = Path(__file__).with_name("load_apart.py")
     words = [sys.executable, str(script), str(folder), str(trial), *packages]
+    # The model's own code may have set variables of Keras; a file of the user's in KERAS_HOME has nothing to say here.
+    variables = {**os.environ, "KERAS_HOME": str(trial)}
+    set_keras_variables(variables)
     try:
-        ended = subprocess.run(words, env=os.environ, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
+        ended = subprocess.run(words, env=variables, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
         status = f"status {ended.returncode}"
     except subprocess.TimeoutExpired:
         status = f"nothing after {TIMEOUT_SECONDS} s"
