@@ -132,7 +132,8 @@ class HorovodConfig:
 
     fusion_threshold_mb: float | None = option(
         None,
-        "tensors that are ready together are fused into one call of up to this many MB (default: Horovod's 128)",
+        "tensors that are ready together are fused into one call of up to this many MB (default: Horovod's 128 on two "
+        "ranks; on more, calls of fixed contents, since what is fused differs from run to run, and so do rounded sums)",
         Effect.SPEED,
         at_least=0,
         at_most=4096,

@@ -1,6 +1,7 @@
 """Strategies that keep all weights on every rank: one rank, ranks that train independently, and allreduce."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.communication_volume import FP32_BYTES, DenseShape, volume_per_step
 from horovod_flowers.strategy.layout import Groups, Part
+from horovod_flowers.strategy.packing import calls_of, packed
 from horovod_flowers.strategy.step_timer import StepTimer
 from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
 from horovod_flowers.strategy.wide_dense_collectives import Exchange
@@ -25,6 +27,8 @@ class OneRank:
         self.groups = groups
         self.timer = StepTimer()
         self.notes: list[str] = []
+        self.packs_bytes = 0
+        """Of a call that combines several tensors; 0: each has its own, which Horovod may fuse with others."""
 
     def attach(self, model: Any) -> None:
         """Take the model's weights as they are."""
@@ -43,6 +47,28 @@ class OneRank:
     def gather_weights(self) -> None:
         """Nothing to bring."""
 
+    def _calls(self, numbers: Sequence[int], value_bytes: int = FP32_BYTES) -> list[list[int]]:
+        """The numbers of weights by the calls that combine their gradients."""
+        elements = [self.parts[number].elements for number in numbers]
+        found = calls_of(elements, self.packs_bytes // value_bytes)
+        return [[numbers[position] for position in positions] for positions in found]
+
+    def _elements(self, calls: Sequence[Sequence[int]]) -> list[int]:
+        """Of each call."""
+        return [sum(self.parts[number].elements for number in numbers) for numbers in calls]
+
+    def _averages(
+        self, gradients: Sequence[tf.Tensor], calls: Sequence[Sequence[int]], name: str, **options: Any
+    ) -> dict[int, tf.Tensor]:
+        """Gradients averaged over ranks, by their numbers."""
+        import horovod.tensorflow as hvd
+
+        averages: dict[int, tf.Tensor] = {}
+        for numbers in calls:
+            average = partial(hvd.allreduce, op=hvd.Average, name=f"{name}.{numbers[0]}", **options)
+            averages |= zip(numbers, packed([gradients[number] for number in numbers], average), strict=True)
+        return averages
+
 
 class Independent(OneRank):
     """Ranks that train apart: the ceiling that a machine sets before any communication ('none').
@@ -57,8 +83,8 @@ class Independent(OneRank):
 class Allreduce(OneRank):
     """Data parallelism by ring-allreduce of each gradient (Sergeev and Del Balso 2018, arXiv 1802.05799).
 
-    One allreduce a tensor, enqueued as soon as the backward pass yields it, so that the gradients of the last layers
-    travel while the first ones are still being differentiated.
+    One allreduce a tensor, or some together (packing.py), enqueued as soon as the backward pass yields them, so that
+    the gradients of the last layers travel while the first ones are still being differentiated.
     """
 
     name = "allreduce"
@@ -94,23 +120,26 @@ class Allreduce(OneRank):
             "allreduce",
             ranks=self._exchange.size,
             images=images,
-            small=[part.elements for k, part in enumerate(self.parts) if k not in self.combined_early],
+            small=self._elements(self._gradient_calls()),
             layers=self._shapes,
             factor_value_bytes=self._exchange.bytes_per_value,
             factored=True,
-            gradient_value_bytes=2 if self._compression == "fp16" else FP32_BYTES,
+            gradient_value_bytes=self._value_bytes,
         )
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over the ranks, but for what the layers have combined themselves."""
+        sent = [tf.cast(gradient, tf.float16) for gradient in gradients] if self._value_bytes == 2 else gradients
+        averages = self._averages(sent, self._gradient_calls(), "allreduce.gradient")
         return [
-            gradient if number in self.combined_early else self._average(gradient, number)
+            tf.cast(averages[number], gradient.dtype) if number in averages else gradient
             for number, gradient in enumerate(gradients)
         ]
 
-    def _average(self, gradient: tf.Tensor, number: int) -> tf.Tensor:
-        import horovod.tensorflow as hvd
+    @property
+    def _value_bytes(self) -> int:
+        return 2 if self._compression == "fp16" else FP32_BYTES
 
-        sent = tf.cast(gradient, tf.float16) if self._compression == "fp16" else gradient
-        average = hvd.allreduce(sent, op=hvd.Average, name=f"allreduce.gradient.{number}")
-        return tf.cast(average, gradient.dtype)
+    def _gradient_calls(self) -> list[list[int]]:
+        numbers = [number for number in range(len(self.parts)) if number not in self.combined_early]
+        return self._calls(numbers, self._value_bytes)

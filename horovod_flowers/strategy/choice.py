@@ -6,11 +6,13 @@ from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import per_rank_batch
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.startup import fuses_tensors
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, factors_send_less
 from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.strategy.layout import Groups
+from horovod_flowers.strategy.packing import MOST_BYTES
 from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
 from horovod_flowers.strategy.wide_dense import dense_layers
@@ -24,6 +26,13 @@ def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precisi
     """
     if ranks.size == 1:
         return OneRank(Groups())
+    strategy = _strategy(name, config, ranks, precision, model)
+    if config.horovod.fusion_threshold_mb is None and not fuses_tensors():  # in its place, the same in every run
+        strategy.packs_bytes = MOST_BYTES
+    return strategy
+
+
+def _strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any) -> OneRank:
     group = {"tensor": ranks.size, "mesh": ranks.model_parallel_size}.get(name, 1)
     layers = layers_to_divide(config, model, group) if name in DIVIDING else []
     if name == INDEPENDENT:

@@ -2,6 +2,7 @@
 section 5): each rank reduces, keeps state for and updates its part of the weights, and gathers the others' parts."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
+from horovod_flowers.strategy.packing import gathered, scattered
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
 from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
@@ -78,13 +80,12 @@ class Sharded(OneRank):
         """Gradients to those who update their weights, or their factors, and the weights back."""
         if self._shapes is None:
             return None
-        parts = [part for number, part in enumerate(self.parts) if number not in self.combined_early]
         return volume_per_step(
             "sharded",
             ranks=self._exchange.size,
             images=images,
-            small=[part.elements for part in parts if part.slices is None],
-            divided=[part.elements for part in parts if part.slices is not None],
+            small=self._elements(self._whole_calls()),
+            divided=self._elements(self._divided_calls()),
             layers=self._shapes,
             factor_value_bytes=self._exchange.bytes_per_value,
             factored=True,
@@ -94,17 +95,18 @@ class Sharded(OneRank):
         """Average over the ranks: this rank's part of the large ones, all of the small ones."""
         import horovod.tensorflow as hvd
 
-        combined = []
-        for number, gradient in enumerate(gradients):
-            if number in self.combined_early:
-                combined.append(gradient)
-            elif self._full[number] is None:
-                combined.append(hvd.allreduce(gradient, op=hvd.Average, name=f"sharded.gradient.{number}"))
-            else:
-                flat, name = tf.reshape(gradient, [-1]), f"sharded.gradient.{number}"
-                part = hvd.reducescatter(flat, op=hvd.Average, name=name)
-                combined.append(tf.ensure_shape(part, self.optimizer_variables[number].shape))
-        return combined
+        combined = self._averages(gradients, self._whole_calls(), "sharded.gradient")
+        for numbers in self._divided_calls():
+            scatter = partial(hvd.reducescatter, op=hvd.Average, name=f"sharded.gradient.{numbers[0]}")
+            flat = [tf.reshape(gradients[number], [-1]) for number in numbers]
+            parts = (
+                [scatter(flat[0])]
+                if len(flat) == 1
+                else scattered(flat, self._slices(numbers), self._exchange.rank, scatter)
+            )
+            for number, part in zip(numbers, parts, strict=True):
+                combined[number] = tf.ensure_shape(part, self.optimizer_variables[number].shape)
+        return [combined.get(number, gradient) for number, gradient in enumerate(gradients)]
 
     def gather_weights(self) -> None:
         """Gather every divided weight into the model's own variable."""
@@ -112,7 +114,21 @@ class Sharded(OneRank):
 
         for layer in self._gathered:
             layer.gather_kernel()
-        for number, (full, part) in enumerate(zip(self._full, self.optimizer_variables, strict=True)):
-            if full is not None:
-                whole = hvd.allgather(tf.convert_to_tensor(part.value), name=f"sharded.weight.{number}")
-                full.value.assign(tf.reshape(whole, full.shape))
+        for numbers in self._divided_calls():
+            gather = partial(hvd.allgather, name=f"sharded.weight.{numbers[0]}")
+            parts = [tf.convert_to_tensor(self.optimizer_variables[number].value) for number in numbers]
+            whole = [gather(parts[0])] if len(parts) == 1 else gathered(parts, self._slices(numbers), gather)
+            for number, values in zip(numbers, whole, strict=True):
+                full = self._full[number]
+                full.value.assign(tf.reshape(values, full.shape))
+
+    def _whole_calls(self) -> list[list[int]]:
+        """Those of the gradients that all ranks need."""
+        return self._calls([number for number, part in enumerate(self.parts) if part.slices is None])
+
+    def _divided_calls(self) -> list[list[int]]:
+        """Those of the weights that are divided, but for the layers that combine their own."""
+        return self._calls([number for number, full in enumerate(self._full) if full is not None])
+
+    def _slices(self, numbers: Sequence[int]) -> list[tuple[Slice, ...]]:
+        return [self.parts[number].slices or () for number in numbers]

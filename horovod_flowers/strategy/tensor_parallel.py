@@ -58,7 +58,7 @@ class TensorParallel(OneRank):
             "mesh",
             ranks=self._exchange.size * self._copies,
             images=images,
-            small=[part.elements for part in self.parts if part.slices is None],
+            small=self._elements(self._whole_calls()),
             layers=self._shapes,
             factor_value_bytes=self._exchange.bytes_per_value,
             group=self._exchange.size,
@@ -66,14 +66,11 @@ class TensorParallel(OneRank):
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over all ranks, and those of a slice over the ranks that hold it."""
-        return [self._combined(number, gradient) for number, gradient in enumerate(gradients)]
+        averages = self._averages(gradients, self._whole_calls(), "tensor.gradient")
+        if self._copies > 1:
+            name, slices = f"tensor.slice.{self._exchange.rank}", [[number] for number in sorted(self._divided)]
+            averages |= self._averages(gradients, slices, name, process_set=self._copies_set)
+        return [averages.get(number, gradient) for number, gradient in enumerate(gradients)]
 
-    def _combined(self, number: int, gradient: tf.Tensor) -> tf.Tensor:
-        import horovod.tensorflow as hvd
-
-        if number not in self._divided:
-            return hvd.allreduce(gradient, op=hvd.Average, name=f"tensor.gradient.{number}")
-        if self._copies == 1:
-            return gradient
-        name = f"tensor.slice.{self._exchange.rank}.{number}"
-        return hvd.allreduce(gradient, op=hvd.Average, name=name, process_set=self._copies_set)
+    def _whole_calls(self) -> list[list[int]]:
+        return self._calls([number for number in range(len(self.parts)) if number not in self._divided])

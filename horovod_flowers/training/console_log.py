@@ -77,7 +77,9 @@ def _parallelism(config: RunConfig, environment: Environment) -> Iterator[str]:
     notes = "".join(f", {note}" for note in environment.strategy_notes)
     knobs = {"HOROVOD_CYCLE_TIME": "ms cycle time", "HOROVOD_FUSION_THRESHOLD": "bytes fusion threshold"}
     given = environment.horovod_settings
-    settings = "".join(f", {given[name]} {what}" for name, what in knobs.items() if name in given)
+    settings = "".join(f", {given[name]} {what}" for name, what in knobs.items() if given.get(name, "0") != "0")
+    if given.get("HOROVOD_FUSION_THRESHOLD") == "0":
+        settings += ", the same calls in every run" if config.horovod.fusion_threshold_mb is None else ", no fusion"
     extras = f", {config.accumulate} steps per update" if config.accumulate > 1 else ""
     if config.compression != "none" and environment.strategy == "allreduce":
         extras += f", gradients sent as {config.compression}"
