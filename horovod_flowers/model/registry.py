@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from horovod_flowers.model.first_run import first_outputs, pixels, reason
-from horovod_flowers.model.outputs import logits_of
-from horovod_flowers.model.trainable import check_trainable
 from horovod_flowers.ranks.tensorflow_import import check_keras_settings
 from horovod_flowers.runtime.errors import UserError
 
@@ -119,6 +117,10 @@ def build(name: str, image_size: int, classes: int) -> tuple[Any, list[str]]:
             f"model {name} cannot be built at {image_size} pixels and {classes} classes ({reason(error)}): fix the "
             "function, or give it other data"
         ) from error
+    # Both import Keras, which this module, as all that commands import, leaves to the start of TensorFlow.
+    from horovod_flowers.model.outputs import logits_of
+    from horovod_flowers.model.trainable import check_trainable
+
     check_keras_settings(f"model {name}")
     if not isinstance(model, keras_model()):
         raise UserError(f"model {name} gives {_kind(model)}, no Keras model: {_WANTED}")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.model.keras_internals import all_layers
 from horovod_flowers.runtime.errors import UserError, first_line
 
 WEIGHT_FILES = (".h5", ".keras")
@@ -37,6 +36,8 @@ def load_weights(model: Any, classes: int, path: Path) -> list[str]:
 def _values_of_models_in(path: Path) -> list[list[np.ndarray]]:
     """Weights of a saved model and of each model in it; none where it cannot be loaded without running code."""
     import keras
+
+    from horovod_flowers.model.keras_internals import all_layers
 
     try:
         saved = keras.models.load_model(path, compile=False, safe_mode=True)

@@ -27,6 +27,15 @@ def test_plots_and_scikit_learn_are_left_out_until_somebody_imports_them(tmp_pat
     assert ended.stdout == "[]\n0.5 3\n"
 
 
+def test_commands_import_neither_keras_nor_tensorflow(tmp_path: Path) -> None:
+    """Mistakes are told before, and threads, cores and Keras' settings are set before."""
+    commands = ("train", "evaluate", "predict", "export", "prepare", "preflight.__main__", "study.__main__", "launcher")
+    program = "; ".join(f"import horovod_flowers.{name}" for name in commands)
+    asked = "import sys; print([name for name in ('keras', 'tensorflow') if name in sys.modules])"
+    ended = run_command([sys.executable, "-c", f"{program}; {asked}"], tmp_path)
+    assert (ended.status, ended.stdout) == (0, "[]\n"), ended.output
+
+
 def test_what_was_imported_before_stays(tmp_path: Path) -> None:
     program = (
         "import sklearn.metrics, horovod_flowers.ranks.tensorflow_import as t; t.import_tensorflow(); import sklearn"
