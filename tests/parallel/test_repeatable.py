@@ -25,19 +25,20 @@ MODELS: dict[int, tuple[tuple[str, ...], ...]] = {
 def test_the_same_training_has_the_same_weights(workplace: Workplace, ranks: int) -> None:
     """Fused sums differ in their last bits, since timing decides what is fused: so calls have fixed contents."""
     training, commands, pairs = workplace.training, [], []
-    for number, model in enumerate(MODELS[ranks]):
-        options, names = (*OPTIONS, *model), (f"{number}-whole", f"{number}-again")
-        commands += [training(*options, "--epochs", "2", "--name", name) for name in names]
-        pairs.append(names)
-    options, resumed = (*OPTIONS, *MODELS[ranks][0]), "0-resumed"
-    commands.append(training(*options, "--epochs", "1", "--name", resumed))
-    commands.append(training(*options, "--epochs", "2", "--name", resumed, "--resume"))
+    first, *others = MODELS[ranks]
+    commands.append(training(*OPTIONS, *first, "--epochs", "2", "--name", "whole"))
+    commands.append(training(*OPTIONS, *first, "--epochs", "1", "--name", "resumed"))
+    commands.append(training(*OPTIONS, *first, "--epochs", "2", "--name", "resumed", "--resume"))
+    pairs.append(("whole", "resumed"))
+    for number, options in enumerate(others):
+        pairs.append((f"{number}-once", f"{number}-again"))
+        commands += [training(*OPTIONS, *options, "--name", name) for name in pairs[-1]]
     printed = workplace.run_in_one_job(*commands, ranks=ranks)
     assert all("the same calls in every run" in text for text in printed)
-    for first, second in [*pairs, ("0-whole", resumed)]:
-        expected, found = (weights(workplace.folder / "runs" / name) for name in (first, second))
+    for pair in pairs:
+        expected, found = (weights(workplace.folder / "runs" / name) for name in pair)
         differing = [key for key, value in expected.items() if not np.array_equal(value, found[key])]
-        assert differing == [], f"{first} against {second} on {ranks} ranks: {len(differing)} of {len(expected)}"
+        assert differing == [], f"{pair} on {ranks} ranks: {len(differing)} of {len(expected)}"
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
