@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import check_limits, option
+from horovod_flowers.config.options import MOST_RANKS, check_limits, option
 from horovod_flowers.launch.job import run_job
 from horovod_flowers.launch.launchers import LauncherChoice, choose_launcher
 from horovod_flowers.runtime.errors import UserError
@@ -24,7 +24,7 @@ from horovod_flowers.runtime.exit import error_boundary
 class LauncherConfig:
     """How to start ranks."""
 
-    ranks: int = option(1, "ranks to start", at_least=1)
+    ranks: int = option(1, "ranks to start", at_least=1, at_most=MOST_RANKS)
     launcher: LauncherChoice = option(
         "auto", "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself"
     )
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = list(sys.argv[1:] if arguments is None else arguments)
         if "--" not in words:
             words.append("--")
-        own, command = words[: words.index("--")], words[words.index("--") + 1 :]
-        config = parse(LauncherConfig, "horovod_flowers.launcher", (__doc__ or "").splitlines()[0], own)
+        flags, command = words[: words.index("--")], words[words.index("--") + 1 :]
+        config = parse(LauncherConfig, "horovod_flowers.launcher", __doc__, flags)
         if not command:
             raise UserError("no command is given: add it behind --, such as -- python -m horovod_flowers.train")
         launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
@@ -58,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if config.dry_run:
             print(shlex.join(whole_command))
             return
-        ending = run_job(whole_command)
-        if ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
+        own = any(word.startswith("horovod_flowers.") for word in command)
+        ending = run_job(whole_command, ranks_end_together=own)
+        if ending.given_up is not None:
+            print(f"horovod_flowers.launcher: {ending.given_up}", file=sys.stderr, flush=True)
+        elif ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
             print(
                 "horovod_flowers.launcher: a rank was killed (SIGKILL: its node ran out of memory, or "
                 "it was killed by hand); the lines above name it",

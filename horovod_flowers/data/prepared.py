@@ -11,6 +11,7 @@ costs a new look at them, never a second copy. Objects are written beside and re
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -30,7 +31,17 @@ from horovod_flowers.data.chunks import Chunk, Parts, Source
 from horovod_flowers.data.moved_photos import digest_of
 from horovod_flowers.data.photo_file import KINDS
 from horovod_flowers.runtime.errors import JobError, UserError
-from horovod_flowers.runtime.files import clear_abandoned, sync, unfinished, writable_folder, write_whole, writing
+from horovod_flowers.runtime.files import (
+    clear_abandoned,
+    move_folder,
+    set_mode,
+    sync,
+    unfinished,
+    writable_folder,
+    write_whole,
+    writing,
+)
+from horovod_flowers.runtime.parent_death import end_with_parent
 
 SCHEMA = 1
 NAMED_UNREADABLE = 3  # how many a sentence names; the manifest lists them all
@@ -223,16 +234,18 @@ def prepare(
     return open_prepared(root / "objects" / digest)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _begin_process(parent: int) -> None:
+    """Leave interrupts to the parent, and end with it: it may be killed, and a pool's processes would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def _write_shards(folder: Path, source: Source, processes: int, progress: Callable[[int], None]) -> list[_Shard]:
     shards = []
     # Spawned, not forked: the parent may hold MPI or TensorFlow threads that a fork would break.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts_to_parent) as pool:
-        numbered = enumerate(source.chunks())
-        numbers, chunks = zip(*numbered, strict=True)
+    numbers, chunks = zip(*enumerate(source.chunks()), strict=True)
+    processes = min(processes, len(chunks))
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (os.getpid(),)) as pool:
         for shard in pool.map(_write_shard, chunks, repeat(folder), numbers):
             shards.append(shard)
             progress(shard.images + len(shard.unreadable))
@@ -276,9 +289,9 @@ def _write_manifest(folder: Path, source: Source, shards: list[_Shard]) -> str:
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:
-    temporary.chmod(0o755)  # prepared images are shared
+    set_mode(temporary, 0o755)  # prepared images are shared
     try:
-        temporary.rename(target)
+        move_folder(temporary, target)
     except OSError:
         if not (target / "manifest.json").exists():
             raise

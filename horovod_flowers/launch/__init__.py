@@ -3,4 +3,7 @@
 launchers.py        mpirun, horovodrun, srun: the one place that spells their commands
 job_environment.py  rank and world size, from the launcher's environment variables
 job.py              a launcher with all that it starts, run from outside and ended for certain
+signals.py          signals that are answered one after the other meanwhile
+process_tree.py     all that a launcher has started here, found and ended
+guard.py            ends a job whose launcher is gone
 """

@@ -1,24 +1,41 @@
 """Runs a launcher with all that it starts, passes requests to stop on to it, and ends it for certain.
 
-SIGTERM is passed on as SIGUSR1: mpirun answers SIGTERM by killing its ranks, and hands SIGUSR1 to them.
+SIGTERM is passed on as SIGUSR1: mpirun answers SIGTERM by killing its ranks, and hands SIGUSR1 to them. A terminal that
+is closed (SIGHUP) asks in the same way; Ctrl-C and Ctrl-\\ end the job at once. Whatever ends this process instead
+(kill -9), its guard then ends the job.
 """
 
 import contextlib
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
+from functools import partial
 from typing import IO, Any
 
 import psutil
 
+from horovod_flowers.launch.process_tree import ProcessTree
+from horovod_flowers.launch.signals import Signals
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.parent_death import end_with_parent
 
-SECONDS_TO_END = 15.0
-"""What mpirun gets to end its ranks on other nodes, before it is killed."""
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+"""Ask a job, or a rank of it, to stop with everything in its place."""
+STOP_SIGNALS = (*SIGNALS, signal.SIGHUP)
+"""Ask a launcher for it."""
+END_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
+"""End it at once."""
+SECONDS_TO_STOP = 600.0
+"""For a step, a checkpoint and the end, once a job was asked to stop; as long as a rank may take without a sign of life
+between steps (stall_watch.longest of the usual limit)."""
+SECONDS_WITHOUT_RANKS = 30.0
+"""That mpirun may stay once all ranks of this machine have ended. It waits for ever for a node that is frozen: whose
+kernel answers for it, but not its daemon."""
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 VARIABLES = {
     # TensorFlow's notices, which horovodrun's own probes print too, would bury what a job says.
@@ -40,10 +57,14 @@ class Ending:
     timed_out: bool
     asked_to_stop: str | None
     """Name of the signal that was passed on to it."""
+    given_up: str | None = None
+    """Why it was killed though nobody asked for that: one sentence without its stop."""
 
     @property
     def exit_status(self) -> int:
-        """As a shell tells it: 128 + the signal's number."""
+        """As a shell tells it: 128 + the signal's number; 1 for what was given up."""
+        if self.given_up is not None:
+            return 1
         return self.status if self.status >= 0 else 128 - self.status
 
 
@@ -53,73 +74,158 @@ def run_job(
     output: IO[Any] | None = None,
     timeout_seconds: float | None = None,
     variables: Mapping[str, str] | None = None,
+    ranks_end_together: bool = False,
 ) -> Ending:
     """Run a command to its end, its output into a file where one is given, or end it after `timeout_seconds`.
 
-    Raises UserError where it cannot be started.
+    `ranks_end_together`: of ranks that wait for each other at their end, so that mpirun has to end soon after those of
+    this machine. Raises UserError where it cannot be started; KeyboardInterrupt and SystemExit, for Ctrl-C and Ctrl-\\,
+    once the job has ended.
     """
+    environment = {**VARIABLES, **os.environ, **(variables or {})}
+    with Signals([*STOP_SIGNALS, *END_SIGNALS]) as signals, _guarded(words, environment, output) as process:
+        job = _Job(process, timeout_seconds, ranks_end_together)
+        while process.poll() is None and job.goes_on(signals.wait(job.seconds_to_next_look)):
+            pass
+        job.end()
+    if job.ended_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if job.ended_by is not None:
+        raise SystemExit(128 + job.ended_by)
+    return Ending(process.returncode, job.timed_out, job.asked_to_stop, job.given_up)
+
+
+@contextlib.contextmanager
+def _guarded(
+    words: Sequence[str], environment: Mapping[str, str], output: IO[Any] | None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a command in a session of its own, with a guard that ends that session if this process is killed."""
     try:
-        process = subprocess.Popen(
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "horovod_flowers.launch.guard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UserError(f"no process can be started beside the job ({error.strerror or error})") from error
+    try:
+        process = _started(words, environment, output)
+        assert guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # somebody killed it
+            guard.stdin.write(f"{process.pid}\n".encode())
+            guard.stdin.flush()
+        try:
+            yield process
+        except BaseException:  # a defect: the job must not go on by itself
+            ProcessTree(process.pid).end()
+            raise
+    finally:
+        guard.kill()
+        guard.wait()
+
+
+def _started(words: Sequence[str], environment: Mapping[str, str], output: IO[Any] | None) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(
             list(words),
-            env={**VARIABLES, **os.environ, **(variables or {})},
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=None if output is None else subprocess.STDOUT,
             start_new_session=True,
+            # Until the guard knows of it. This process has no other threads, with which a function here may hang.
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
         )
-    except OSError as error:
-        raise UserError(f"{words[0]} cannot be started ({error.strerror or error})") from error
-    timed_out = False
-    with _passing_on(process) as asked:
-        try:
-            process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:
-            _end(process)
-    return Ending(process.returncode, timed_out, asked[0] if asked else None)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{words[0]} cannot be started ({reason or error})") from error
 
 
-@contextlib.contextmanager
-def _passing_on(process: "subprocess.Popen[bytes]") -> Iterator[list[str]]:
-    """Pass requests to stop on to a process meanwhile; yields the names of the signals that came."""
-    asked: list[str] = []
+class _Job:
+    """A launcher while it runs, and why it is ended if it does not end by itself."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        # Once: a second one of a signal that is not answered yet says nothing new.
-        if not asked:
-            for recipient in _launchers(process):
-                recipient.send_signal(signal.SIGUSR1)
-        asked.append(signal.Signals(number).name)
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", timeout_seconds: float | None, ranks_end_together: bool
+    ) -> None:
+        self._process, self._tree = process, ProcessTree(process.pid)
+        self._limit = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._ranks = _RanksHere(process.pid) if ranks_end_together else None
+        self._asked_at: float | None = None
+        self.timed_out = False
+        self.asked_to_stop: str | None = None
+        self.ended_by: signal.Signals | None = None
+        self.given_up: str | None = None
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    @property
+    def seconds_to_next_look(self) -> float:
+        """Until there may be something to do."""
+        left = _SECONDS_BETWEEN_LOOKS if self._limit is None else self._limit - time.monotonic()
+        return min(_SECONDS_BETWEEN_LOOKS, left)
+
+    def goes_on(self, numbers: Sequence[int]) -> bool:
+        """Answer the signals that have come; whether the launcher may go on."""
+        now = time.monotonic()
+        for number in numbers:
+            if number in END_SIGNALS:
+                self.ended_by = signal.Signals(number)
+                return False
+            # Once: a second one of a signal that is not answered yet says nothing new.
+            if self.asked_to_stop is None:
+                self._tree.send(signal.SIGUSR1)
+                self.asked_to_stop, self._asked_at = signal.Signals(number).name, now
+        if self._limit is not None and now >= self._limit:
+            self.timed_out = True
+        elif self._asked_at is not None and now - self._asked_at >= SECONDS_TO_STOP:
+            self.given_up = (
+                f"the job did not end within {SECONDS_TO_STOP:.0f} s of {self.asked_to_stop}, and was killed"
+            )
+        elif self._ranks is not None and self._ranks.seconds_without(now) >= SECONDS_WITHOUT_RANKS:
+            self.given_up = (
+                f"all ranks on {os.uname().nodename} had ended {SECONDS_WITHOUT_RANKS:.0f} s before and mpirun still "
+                "waited, as for a node that is frozen: it was killed"
+            )
+        return not self.timed_out and self.given_up is None
+
+    def end(self) -> None:
+        """End what still runs, and whatever is left of it here."""
+        if self._process.poll() is None and self.given_up is None:
+            self._tree.end()
+        else:
+            self._tree.kill()
+        self._process.wait()
+
+
+class _RanksHere:
+    """The ranks that mpirun has started on this machine."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._ranks: list[psutil.Process] = []
+        self._last_seen: float | None = None
+
+    def seconds_without(self, now: float) -> float:
+        """Since the last of them was seen; 0 while there is one, and before there was any."""
+        if not any(_runs(rank) for rank in self._ranks):
+            self._ranks = self._find()
+        if self._ranks or self._last_seen is None:
+            self._last_seen = now if self._ranks else None
+            return 0.0
+        return now - self._last_seen
+
+    def _find(self) -> list[psutil.Process]:
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self._root).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if _runs(process) and "OMPI_COMM_WORLD_RANK" in process.environ():
+                        found.append(process)
+        return found
+
+
+def _runs(process: psutil.Process) -> bool:
     try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _launchers(process: "subprocess.Popen[bytes]") -> "list[psutil.Process] | list[subprocess.Popen[bytes]]":
-    """Who answers SIGUSR1: the mpirun that horovodrun started behind a shell, which would die of it; else `process`."""
-    found = []
-    with contextlib.suppress(psutil.Error):  # it has just ended
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if Path(next(iter(child.cmdline()), "")).name == "mpirun":
-                    found.append(child)
-    return found or [process]
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End what still runs: the launcher first, so that it ends its ranks everywhere, then whatever is left here."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_END)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -2,6 +2,7 @@
 
     RUNS/.study/POINT.json    every attempt, with its outcome, reason and command
     RUNS/.study/POINT.log     the output of the last attempt; locked while it runs
+    RUNS/.study/POINT.holder  who runs it, and where: meanwhile, and until the next start where that one was killed
 
 A file a point, so that tasks of a job array on different nodes write without meeting. No TensorFlow here.
 """
@@ -9,14 +10,17 @@ A file a point, so that tasks of a job array on different nodes write without me
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
 import msgspec
+import psutil
 
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
+from horovod_flowers.runtime.machine import machine_id, utc_now
 
 SCHEMA = 1
 _LAST_BYTES = 20_000
@@ -46,6 +50,48 @@ class PointRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     attempts: list[Attempt]
 
 
+class PointHolder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The study that runs a point now."""
+
+    host: str
+    machine: str
+    """The Linux kernel that it runs under."""
+    process: int
+    started_utc: str
+    job: str | None
+    """The scheduler's number of the job."""
+
+    @staticmethod
+    def this_process() -> "PointHolder":
+        """Of a point that this study begins."""
+        return PointHolder(
+            host=os.uname().nodename,
+            machine=machine_id(),
+            process=os.getpid(),
+            started_utc=utc_now(),
+            job=scheduler_job(),
+        )
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether what it runs takes cores of the machine that this process is on."""
+        return self.machine == machine_id()
+
+    @property
+    def left_its_job_behind(self) -> bool:
+        """Whether the study itself has gone, as far as this process can see."""
+        return self.shares_cores and not psutil.pid_exists(self.process)
+
+    def __str__(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"since {self.started_utc}, by process {self.process} on {self.host}{job}"
+
+
+def scheduler_job() -> str | None:
+    """The scheduler's number of the job that this process belongs to."""
+    return os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID")
+
+
 class PointFiles:
     """The files of one point in a runs folder."""
 
@@ -53,6 +99,7 @@ class PointFiles:
         self.point = point
         self.record = runs_dir / ".study" / f"{point}.json"
         self.log = runs_dir / ".study" / f"{point}.log"
+        self._holder = runs_dir / ".study" / f"{point}.holder"
 
     def attempts(self) -> list[Attempt]:
         """What was tried so far. Raises UserError where the file is damaged."""
@@ -67,20 +114,32 @@ class PointFiles:
     def locked_log(self) -> Iterator[IO[bytes] | None]:
         """The emptied log, held against others that run the same point; None where one does so now.
 
-        The lock goes with the process. File systems without locks (some parallel ones) give none.
+        The lock goes with the study and with all that writes into the log: a job that has outlived its study holds it,
+        too. File systems without locks (some parallel ones) give none.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    yield None
-                    return
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
+            if not _lock(file):
+                yield None
+                return
             file.truncate(0)
-            yield file
+            write_whole(self._holder, msgspec.json.encode(PointHolder.this_process()).decode() + "\n")
+            try:
+                yield file
+            finally:
+                self._holder.unlink(missing_ok=True)
+
+    def holder(self) -> PointHolder | None:
+        """Who runs the point now; None where nobody does, or it cannot be told."""
+        if not self.log.exists():
+            return None
+        with open(self.log, "rb") as file:
+            if _lock(file):
+                return None
+        try:
+            return msgspec.json.decode(self._holder.read_bytes(), type=PointHolder)
+        except (OSError, msgspec.MsgspecError):  # it has ended just now, or is of another version
+            return None
 
     def reason(self) -> str:
         """The line of the log that says why: the first that names an error, else the last."""
@@ -90,6 +149,27 @@ class PointFiles:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         told = [line for line in lines if "rror:" in line or " failed: " in line]
         return (told or lines[-1:] or ["no output"])[0][:300]
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a file, as long as it is open, or say that somebody else has. Yes where its file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    return True
+
+
+def held_points(runs_dir: Path) -> Iterator[tuple[PointFiles, PointHolder]]:
+    """The points of any study that are running now, and who runs each."""
+    for path in sorted((runs_dir / ".study").glob("*.holder")):
+        files = PointFiles(runs_dir, path.stem)
+        holder = files.holder()
+        if holder is not None:
+            yield files, holder
 
 
 def read_record(path: Path) -> PointRecord:

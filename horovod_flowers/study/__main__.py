@@ -8,8 +8,6 @@ Words behind -- are options of train, for every point. A point that fails is rec
 again, the study runs what is missing.
 """
 
-import datetime
-import os
 import shlex
 import sys
 import time
@@ -17,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -25,13 +23,17 @@ from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import check_limits, option, positional, rank_counts
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
-from horovod_flowers.runlog.study_attempts import Attempt, PointFiles
+from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, PointHolder, held_points, scheduler_job
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, error_boundary
 from horovod_flowers.runtime.files import writable_folder
+from horovod_flowers.runtime.machine import utc_now
 from horovod_flowers.study.file import in_order, points_of, read_study
 from horovod_flowers.study.point import Point, option_words
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At a job that is waited for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with error_boundary("horovod_flowers.study"):
         words = list(sys.argv[1:] if arguments is None else arguments)
         split = words.index("--") if "--" in words else len(words)
-        config = parse(StudyConfig, "horovod_flowers.study", (__doc__ or "").splitlines()[0], words[:split])
+        config = parse(StudyConfig, "horovod_flowers.study", __doc__, words[:split])
         points = read_points(config, words[split + 1 :])
         runs_dir = Path(config.runs_dir)
         if config.list:
@@ -163,11 +165,13 @@ def print_commands(points: Sequence[Point], launcher: Launcher, preflight: bool)
 
 def look_first(points: Sequence[Point], launcher: Launcher) -> None:
     """Run the preflight; end with its status where it finds a problem, or is asked to stop."""
-    ending = run_job(preflight_command(points, launcher))
+    ending = run_job(preflight_command(points, launcher), ranks_end_together=True)
     if ending.asked_to_stop:
         raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
     if ending.status != 0:
         say("study: the preflight found problems: fix them, or add --no-preflight to run anyway")
+        if ending.given_up:
+            say(f"study: {ending.given_up}")
         raise SystemExit(ending.exit_status)
 
 
@@ -176,41 +180,85 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
 
     Raises Stopped where a signal asked for it, SystemExit(1) at the end where points failed.
     """
-    failed = 0
+    outcomes = Counter[str]()
     for number, point in enumerate(points, 1):
-        files = PointFiles(runs_dir, point.name)
         label = f"study: {number}/{len(points)} {point.name}"
-        with files.locked_log() as log:
-            if log is None:
-                say(f"{label}: is running elsewhere, skipped")
-                continue
-            say(f"{label}: started")
-            started, utc = time.monotonic(), datetime.datetime.now(datetime.timezone.utc)
-            command = command_of(point, launcher)
-            ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds)
-            seconds = time.monotonic() - started
-            outcome, reason = judged(ending, point, files)
-            files.add(
-                Attempt(
-                    outcome=outcome,
-                    reason=reason,
-                    status=ending.exit_status,
-                    elapsed_seconds=seconds,
-                    started_utc=utc.isoformat(timespec="seconds"),
-                    job=os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID"),
-                    command=command,
-                )
-            )
-        say(f"{label}: {outcome} after {seconds:.1f} s" + (f": {reason} (output in {files.log})" if reason else ""))
-        failed += outcome == "failed"
-        if ending.asked_to_stop or outcome == "stopped":
+        if wait_for_cores(point, runs_dir, label) and state_of(point, runs_dir) == "finished":
+            say(f"{label}: is finished by now")
+            outcomes["finished"] += 1
+            continue
+        outcome = run_point(point, launcher, runs_dir, label)
+        outcomes[outcome] += 1
+        if outcome == "stopped":
             raise Stopped(
                 f"stopped on request with {len(points) - number} points not begun: rerun the same command to continue"
             )
-    if failed:
+    if elsewhere := outcomes["running elsewhere"]:
+        say(f"study: {elsewhere} of {len(points)} points are running elsewhere, and were not waited for")
+    if failed := outcomes["failed"]:
         say(f"study: {failed} of {len(points)} points failed; rerun the study to retry them")
         raise SystemExit(EXIT_FAILURE)
-    say(f"study: all of {len(points)} points finished")
+    say(f"study: {outcomes['finished'] if elsewhere else 'all'} of {len(points)} points finished")
+
+
+Outcome: TypeAlias = Literal["finished", "failed", "stopped", "running elsewhere"]
+
+
+def run_point(point: Point, launcher: Launcher, runs_dir: Path, label: str) -> Outcome:
+    """Run one point and record what became of it."""
+    files = PointFiles(runs_dir, point.name)
+    with files.locked_log() as log:
+        if log is None:
+            say(f"{label}: is running elsewhere, skipped")
+            return "running elsewhere"
+        say(f"{label}: started")
+        started, utc = time.monotonic(), utc_now()
+        command = command_of(point, launcher)
+        ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds, ranks_end_together=True)
+        seconds = time.monotonic() - started
+        outcome, reason = judged(ending, point, files)
+        files.add(
+            Attempt(
+                outcome=outcome,
+                reason=reason,
+                status=ending.exit_status,
+                elapsed_seconds=seconds,
+                started_utc=utc,
+                job=scheduler_job(),
+                command=command,
+            )
+        )
+    say(f"{label}: {outcome} after {seconds:.1f} s" + (f": {reason} (output in {files.log})" if reason else ""))
+    return "stopped" if ending.asked_to_stop else outcome
+
+
+def wait_for_cores(point: Point, runs_dir: Path, label: str) -> bool:
+    """Wait while a job on this machine is at this point, or has outlived its study: whether there was one.
+
+    Two jobs on the same cores would both be measured wrongly. Raises UserError where it goes on for longer than the
+    point may take.
+    """
+    deadline, waited = time.monotonic() + point.timeout_seconds, False
+    while holder := holder_of_cores(point, runs_dir):
+        name, who = holder
+        if not waited:
+            say(f"{label}: waits for {name}, which has been running {who}")
+        waited = True
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"{name} has been running {who}, and is still there after {point.timeout_seconds / 60:g} minutes: end "
+                "it, or wait for it"
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return waited
+
+
+def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, PointHolder] | None:
+    """The point that a job on this machine is at, if it has to end before this one begins, and who runs it."""
+    for files, holder in held_points(runs_dir):
+        if holder.shares_cores and (files.point == point.name or holder.left_its_job_behind):
+            return files.point, holder
+    return None
 
 
 def judged(
@@ -220,7 +268,9 @@ def judged(
     if ending.status == 0:
         return "finished", None
     if ending.status == EXIT_STOPPED or ending.asked_to_stop:
-        return "stopped", f"asked to stop ({ending.asked_to_stop or 'its ranks were'})"
+        return "stopped", ending.given_up or f"asked to stop ({ending.asked_to_stop or 'its ranks were'})"
+    if ending.given_up:
+        return "failed", ending.given_up
     if ending.timed_out:
         return "failed", f"took more than {point.timeout_seconds / 60:g} minutes"
     return "failed", f"status {ending.exit_status}: {files.reason()}"

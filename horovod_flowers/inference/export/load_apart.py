@@ -1,11 +1,14 @@
 """Load an export as somebody else would, in a process that cannot import horovod_flowers nor the model's own code.
 
-Run by its path, not imported: python load_apart.py EXPORT TRIAL [PACKAGE...], where TRIAL holds images-K.npy (uint8
-[n, h, w, 3]) and photo-K.png. Writes keras-K.npy, served-K.npy and photos.npy (probabilities [n, classes]) and
-names.json beside them, or what went wrong into error.txt.
+Run by its path, not imported: python load_apart.py PARENT EXPORT TRIAL [PACKAGE...]. PARENT is the process that starts
+it, with which it ends; TRIAL holds images-K.npy (uint8 [n, h, w, 3]) and photo-K.png. Writes keras-K.npy, served-K.npy
+and photos.npy (probabilities [n, classes]) and names.json beside them, or what went wrong into error.txt.
 """
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -35,10 +38,18 @@ def main(export: Path, trial: Path, packages: list[str]) -> None:
     (trial / "names.json").write_text(json.dumps(decoded), encoding="utf-8")
 
 
+def end_with_parent(parent: int) -> None:
+    """As horovod_flowers.runtime.parent_death, which cannot be imported here."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+        main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     except Exception as error:
         message = " ".join(str(error).split())
-        Path(sys.argv[2], "error.txt").write_text(f"{type(error).__name__}: {message}", encoding="utf-8")
+        Path(sys.argv[3], "error.txt").write_text(f"{type(error).__name__}: {message}", encoding="utf-8")
         raise
