@@ -21,7 +21,7 @@ from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.console import say
-from horovod_flowers.runtime.errors import JobError, StorageError
+from horovod_flowers.runtime.errors import GoneError, JobError, StorageError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.checks_before_mpi import check_before_mpi, check_launcher
 from horovod_flowers.training.resume import has_ended, read_config, read_trained_on
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranks.barrier()
         try:
             trainer.run()
+        except GoneError:  # nothing continues in a folder that is no longer there
+            raise
         except StorageError as error:
             there = trainer.folder.has_checkpoint
             kept = "its last checkpoint" if there else "the beginning, since it has no checkpoint yet"

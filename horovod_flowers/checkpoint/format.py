@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from horovod_flowers.runlog.training_progress import TrainingProgress
 from horovod_flowers.runtime.errors import UserError, first_line
-from horovod_flowers.runtime.files import sync, whole_file
+from horovod_flowers.runtime.files import refusal_sentence, sync, whole_file, writing
 
 SCHEMA = 3
 UNCHECKED = ("1", "2")  # without checksum; 1 also without interrupted epochs
@@ -81,8 +81,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], progress: S
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     metadata = {"format": "horovod_flowers", "schema": str(SCHEMA), "progress": msgspec.json.encode(progress).decode()}
     metadata["crc32"] = _checksum(contiguous, metadata["progress"])
-    folder.mkdir(exist_ok=True)
     last = folder / LAST
+    with writing(last):
+        folder.mkdir(exist_ok=True)
     with whole_file(last) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
         sync(temporary)  # before anything that is there moves
@@ -93,7 +94,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], progress: S
         if keep > 1:
             _set_aside(last, progress)
     for path in _earlier(folder)[keep - 1 :]:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _set_aside(last: Path, newer: SavedProgress) -> None:
@@ -252,10 +253,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise DamagedError(f"checkpoint {path} is not a file")  # a named pipe would never end
+        with open(path, "rb"):  # safetensors says of a file that it may not read that it is not there
+            pass
         with safe_open(path, framework="numpy") as file:
             yield file, file.metadata() or {}
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}: start the run without --resume") from error
+    except PermissionError as error:
+        raise UserError(refusal_sentence(path, error)) from error
     except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two: of a type that numpy has not
         raise DamagedError(f"checkpoint {path} is damaged ({first_line(error)})") from error
 

@@ -1,7 +1,6 @@
 """Records as JSON: files of one record, and lines that are appended. Readers check every record against its type."""
 
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ import msgspec
 from horovod_flowers.runlog.older_schemas import brought_up_to_date
 from horovod_flowers.runlog.records import READABLE_SCHEMAS, SCHEMA
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.files import write_whole, writing
+from horovod_flowers.runtime.files import sync_descriptor, write_whole, writing
 
 Structure = TypeVar("Structure")
 
@@ -43,12 +42,12 @@ class LineLog:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, "a record was written in part only")
             if self._durable:
-                os.fsync(self._file.fileno())
+                sync_descriptor(self._file.fileno())
 
     def sync(self) -> None:
         """Force what was written to storage."""
         with writing(self._path):
-            os.fsync(self._file.fileno())
+            sync_descriptor(self._file.fileno())
 
     def close(self) -> None:
         """Force what was written to storage; nothing is written after it."""

@@ -15,7 +15,7 @@ from horovod_flowers.runlog.records import (
     Header,
 )
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.files import clear_abandoned, write_whole
+from horovod_flowers.runtime.files import clear_abandoned, put_aside, write_whole
 
 
 class RunFolder:
@@ -82,7 +82,7 @@ class RunFolder:
             clear_abandoned(self.path)
             return
         if overwrite and self.path.exists():
-            self.path.rename(self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}"))
+            put_aside(self.path, self.path.with_name(f".{self.path.name}.discarded-{os.getpid()}"))
         for discarded in self.path.parent.glob(f".{self.path.name}.discarded-*"):  # also by a job that died over it
             shutil.rmtree(discarded, ignore_errors=True)
         try:

@@ -1,5 +1,6 @@
 """Progress for a person at a terminal, plain lines for a log."""
 
+import contextlib
 import os
 import sys
 import time
@@ -22,8 +23,9 @@ def say(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Print one line that matters even where the output is thrown away."""
-    print(f"warning: {harmless(message)}", file=sys.stderr, flush=True)
+    """Print one line that matters even where the output is thrown away; what cannot be said stops nothing."""
+    with contextlib.suppress(OSError):
+        print(f"warning: {harmless(message)}", file=sys.stderr, flush=True)
 
 
 class Terminal(Console):

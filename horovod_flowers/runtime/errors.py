@@ -47,6 +47,10 @@ class StorageError(JobError):
     """A file that could not be written, for a reason that lies with the storage: full, read-only, over quota."""
 
 
+class GoneError(StorageError):
+    """A file that could not be written because somebody has renamed or deleted its folder."""
+
+
 class Stopped(Exception):
     """The job was asked to stop before its end, and did so with everything in its place.
 

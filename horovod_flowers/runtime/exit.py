@@ -8,7 +8,13 @@ import traceback
 from collections.abc import Iterator
 
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError, cause, harmless
-from horovod_flowers.runtime.files import storage_errno, storage_sentence
+from horovod_flowers.runtime.files import refusal_sentence, storage_errno, storage_sentence
+from horovod_flowers.runtime.standard_streams import (
+    drop_what_fails,
+    lead_nowhere,
+    open_where_closed,
+    output_that_failed,
+)
 
 EXIT_FAILURE = 1
 
@@ -37,6 +43,7 @@ def error_boundary(command: str) -> Iterator[None]:
     stopped because it was asked to status 75 (every rank of it: nothing is wrong); Ctrl-C status 130; anything else is
     a defect of ours or of the machine: its traceback is printed with rank and host, and the job ends with status 1.
     """
+    open_where_closed()
     try:
         yield
         sys.stdout.flush()  # here, where its failure is answered
@@ -46,16 +53,19 @@ def error_boundary(command: str) -> Iterator[None]:
         _end_with_one_voice(f"{command}: error: {harmless(str(error))}", EXIT_FAILURE)
     except Stopped as stop:
         if _own_rank() == 0:
-            print(f"{command}: {stop}", file=sys.stderr, flush=True)
+            _complain(f"{command}: {stop}")
         raise SystemExit(EXIT_STOPPED) from stop
     except KeyboardInterrupt:
         _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         _end_where_nobody_listens()
     except Exception as error:
+        path = getattr(error, "filename", None)
+        if isinstance(error, PermissionError) and path is not None:
+            _end_with_one_voice(f"{command}: error: {harmless(refusal_sentence(path, error))}", EXIT_USER_ERROR)
         if (number := storage_errno(error)) is not None:
-            what = getattr(error, "filename", None) or "a file"
-            _end_with_one_voice(f"{command}: error: {storage_sentence(what, number)}", EXIT_FAILURE)
+            what = path or output_that_failed(error) or "a file"
+            _end_with_one_voice(f"{command}: error: {harmless(storage_sentence(what, number))}", EXIT_FAILURE)
         if _ranks_connected() and follows_from_another(error):
             time.sleep(GRACE_SECONDS)  # the launcher ends this rank by then: the one that failed first is read
         _end_job(f"{_trace_of(error)}{command}: {failure(error)}", EXIT_FAILURE)
@@ -89,14 +99,14 @@ def _trace_of(error: BaseException) -> str:
 
 def _end_where_nobody_listens() -> None:
     """End as a program that SIGPIPE ends, such as when `head` has read enough, without a second complaint at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    lead_nowhere(sys.stdout)
     raise SystemExit(EXIT_BROKEN_PIPE)
 
 
 def _own_rank() -> int:
     """The rank by whichever variable is there, 0 without any: good enough to choose who speaks."""
     for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
+        if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
 
@@ -118,9 +128,16 @@ def _ranks_connected() -> bool:
     return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
 
 
+def _complain(message: str) -> None:
+    """Say it, where anybody can be told; nothing is left that would be tried again at the end."""
+    drop_what_fails()
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+    drop_what_fails()
+
+
 def _end_job(message: str, status: int) -> None:
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    _complain(message)
     if not _ranks_connected():
         raise SystemExit(status)
     # Not sys.exit: exit handlers would wait for ranks that are waiting for this one.

@@ -103,6 +103,19 @@ def test_checkpoints_become_read_only_in_the_middle_of_a_run(workplace: Workplac
     assert read_progress(folder / "last.safetensors").epochs_done >= 1
 
 
+def test_a_run_whose_folder_is_renamed_while_it_trains(workplace: Workplace) -> None:
+    with training(workplace, *OPTIONS, "--name", "moved", "--epochs", "100000", "--no-validate") as job:
+        job.wait_for("epoch 2/100000: ")
+        (workplace.folder / "runs" / "moved").rename(workplace.folder / "runs" / "elsewhere")
+        status = job.end(TIMEOUT_SECONDS)
+    sentence = the_sentence(Ended(status, "", job.output))
+    assert "cannot write runs/moved/checkpoints/last.safetensors (its folder was renamed or deleted while" in sentence
+    assert "--resume-or-start" not in sentence  # it would start from the beginning
+    assert [path.name for path in (workplace.folder / "runs").iterdir() if not path.name.startswith(".")] == [
+        "elsewhere"
+    ]
+
+
 def test_files_that_may_not_grow_large(workplace: Workplace) -> None:
     """What a quota does to one process."""
     words = [
