@@ -20,7 +20,7 @@ from horovod_flowers.report.analysis.laws import Fit, Law, fit
 from horovod_flowers.report.analysis.learning import Curve, Reached, curve_of, reached_by
 from horovod_flowers.report.analysis.points import Point, Series, points_of, series_of
 from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
-from horovod_flowers.report.analysis.rank_times import RankTimes, rank_times_of, shown_in_detail
+from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, rank_times_of, shown_in_detail
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.runlog.collectives import Collectives
@@ -51,6 +51,8 @@ class Content:
     bounds: dict[Point, Bounds]
     rank_times: list[RankTimes]
     """Of every point of more than one rank."""
+    bursts: dict[Point, str]
+    """A sentence for each point whose mean and median step part."""
     detailed: list[RankTimes]
     """Of those that are drawn."""
     curves: list[tuple[Point, list[Curve]]]
@@ -104,6 +106,7 @@ def gather(
         efficiency_losses={point: found for point, found in efficiency_losses.items() if found is not None},
         bounds={point: found for point, found in bounds.items() if found is not None},
         rank_times=rank_times,
+        bursts={point: found for point in points if (found := bursts_of(point)) is not None},
         detailed=[times for times in rank_times if times.point in drawn],
         curves=[(point, [curve_of(run) for run in point.runs]) for point in points],
         reached=reached_by(points, config.target_accuracy),

@@ -5,6 +5,7 @@ run_folder.py         the folder of a run, and how it is made
 run_hold.py           one job at a time in a folder; holder.py: who that is, lock_file.py: the file that says so
 json_lines.py         writing and checking records; older_schemas.py: those of earlier versions
 environment.py        what a run runs on, gathered from its ranks
+step_spread.py        means beside medians of steps, and a sentence where they part
 collectives.py        the record of timed collective calls
 study_attempts.py     what became of each point of a study
 reading/              finished runs, read back and checked

@@ -15,6 +15,7 @@ from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.training.engine import TrainingEngine
 from horovod_flowers.training.health import BadLoss
 from horovod_flowers.training.step import Update
+from horovod_flowers.training.step_times import StepTimes
 
 
 class StepClock:
@@ -71,6 +72,7 @@ class StepLoop:
         """`bad_loss`: called where the loss of this rank's images is not a finite number."""
         self._engine, self._bad_loss = engine, bad_loss
         self._steps_here = 0  # steps of this process: its first ones are warm-up
+        self.times = StepTimes()
         self.reached = 0
         """The first step of the run that this process has not done."""
 
@@ -108,7 +110,9 @@ class StepLoop:
         outcome = engine.step(batch, sums.learning_rate, update)
         HEARTBEAT.at("the record of step {} of epoch {}", step, epoch)
         warmup = self._steps_here < engine.config.warmup_steps
-        log.write(outcome.record(epoch, step, batch.rank_images, warmup, clock.previous_ns, batch_ns))
+        record = outcome.record(epoch, step, batch.rank_images, warmup, clock.previous_ns, batch_ns)
+        log.write(record)
+        self.times.add(record)
         HEARTBEAT.at("reading the batch after step {} of epoch {}", step, epoch)
         clock.step_ended(outcome.end_ns)
         self._steps_here += 1

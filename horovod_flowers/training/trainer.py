@@ -14,6 +14,7 @@ from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.json_lines import LineLog, write_json
 from horovod_flowers.runlog.records import SCHEMA, EpochRecord, Result
 from horovod_flowers.runlog.run_folder import RunFolder, forget_epochs, open_step_log
+from horovod_flowers.runlog.step_spread import bursts_in_words
 from horovod_flowers.runlog.training_progress import PartialEpoch, TrainingProgress
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError
@@ -251,12 +252,17 @@ class Trainer:
         self._checkpoints.finish()
         step_log.close()
         memory = self.ranks.gather((self.engine.state.optimizer_bytes, _peak_memory_bytes()))
-        if epoch_log is not None and memory is not None:
+        times = self.ranks.gather((os.uname().nodename, self._loop.times.total, self._loop.times.work))
+        if epoch_log is not None and memory is not None and times is not None:
             epoch_log.close()
             result = self._result(memory)
             write_json(self.folder.result, result)
             for line in describe_result(result, self.folder.path, self.config.early_stopping_on):
                 say(line)
+            slowest = max((total for _, total, _ in times), key=lambda total: total.mean_seconds)
+            work = {f"rank {rank} on {host}": own for rank, (host, _, own) in enumerate(times)}
+            if (sentence := bursts_in_words(slowest, work)) is not None:
+                say(sentence)
         self.ranks.barrier()
 
     def _result(self, memory: list[tuple[int, int]]) -> Result:

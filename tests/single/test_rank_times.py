@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from horovod_flowers.report.analysis.points import points_of
-from horovod_flowers.report.analysis.rank_times import chrome_trace, rank_times_of, spans, stragglers_of
+from horovod_flowers.report.analysis.rank_times import bursts_of, chrome_trace, rank_times_of, spans, stragglers_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.runlog.reading.run import read_run
+from horovod_flowers.runlog.step_spread import Spread, bursts_in_words
 from tests.single.recorded_runs import write_run
 
 EVEN = (1, 80, 15, 4)
@@ -43,6 +44,49 @@ def test_many_slow_ranks_are_counted_and_the_slowest_listed(tmp_path: Path) -> N
     times = rank_times_of(point)
     assert times.straggler_count > len(times.stragglers) == 10
     assert [slow.rank for slow in times.stragglers] == list(range(63, 53, -1))
+
+
+BURST = (1, 80, 15, 4)
+
+
+def in_bursts(steps: int = 40) -> list[list[tuple[int, int, int, int]]]:
+    """Rank 1 is slowed tenfold in every fourth step; rank 0 waits for it."""
+    return [[(1, 80, 815, 4), (1, 880, 15, 4)] if step % 4 == 0 else [BURST, BURST] for step in range(steps)]
+
+
+def test_a_rank_that_is_slowed_in_bursts_is_named(tmp_path: Path) -> None:
+    """Its medians say nothing of it."""
+    write_run(tmp_path / "r", 2, [[(0, 9, 0, 0)] * 2, *in_bursts()])
+    (point,) = points_of([summary(tmp_path / "r")])
+    assert stragglers_of(point.runs[0]) == []
+    assert point.step_seconds.value == pytest.approx(0.100)
+    assert point.mean_step_seconds == pytest.approx(0.300)
+    assert bursts_of(point) == (
+        "a step took 0.3 s in the mean and 0.1 s in the median: its median does not tell how fast these steps are; "
+        "rank 1 on node is slowed in bursts: its own work took 0.285 s in the mean and 0.085 s in the median"
+    )
+
+
+def test_a_machine_that_is_slowed_in_bursts_is_told_apart_from_one_rank(tmp_path: Path) -> None:
+    rows = [[(1, 880, 15, 4)] * 2 if step % 4 == 0 else [BURST] * 2 for step in range(40)]
+    write_run(tmp_path / "r", 2, [[(0, 9, 0, 0)] * 2, *rows])
+    (point,) = points_of([summary(tmp_path / "r")])
+    assert str(bursts_of(point)).endswith("; some of them are slowed, all ranks alike")
+
+
+def test_steps_that_vary_a_little_or_are_few_are_no_bursts(tmp_path: Path) -> None:
+    write_run(tmp_path / "even", 2, [[9, 9], *([[100 + step % 10] * 2 for step in range(40)])])
+    write_run(tmp_path / "few", 2, [[(0, 9, 0, 0)] * 2, *in_bursts(12)])
+    for name in ("even", "few"):
+        (point,) = points_of([summary(tmp_path / name)])
+        assert bursts_of(point) is None
+    whole = Spread.of([0.2] * 40)
+    assert bursts_in_words(whole, {"rank 0": Spread(0.1, 0.1, 40), "rank 1": Spread(0.1, 0.05, 40)}) == (
+        "rank 1 is slowed in bursts, which no median tells: its own work took 0.1 s in the mean and 0.05 s in the "
+        "median of a step"
+    )
+    most_are_slow = Spread.of([0.1] * 10 + [0.4] * 30)
+    assert str(bursts_in_words(most_are_slow, {})).endswith("most of them are slowed, and some are not")
 
 
 def test_percentiles_are_of_the_slowest_rank(tmp_path: Path) -> None:

@@ -89,6 +89,25 @@ def test_oversubscribed_ranks_are_marked_wherever_they_appear(
         assert [row["oversubscribed"] for row in csv.DictReader(file)] == ["False", "True"]
 
 
+def test_a_rank_slowed_in_bursts_is_told_wherever_steps_are_shown(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 1 takes ten times as long in every fourth step: the median step is that of a run without it."""
+    quick, slow = [(1, 80, 15, 4)] * 2, [(1, 80, 815, 4), (1, 880, 15, 4)]
+    write_run(runs / "two", 2, [[(0, 9, 0, 0)] * 2, *([slow, quick, quick, quick] * 10)])
+    run_report(tmp_path)
+    sentence = "rank 1 on node is slowed in bursts: its own work took 0.285 s in the mean and 0.085 s in the median"
+    text = capsys.readouterr().out
+    assert " 0.100, mean 0.300 " in text
+    report = tmp_path / "report"
+    for said in (text, *((report / page).read_text() for page in ("index.html", "report.md"))):
+        assert sentence in " ".join(said.split())
+    (point,) = json.loads((report / "scaling.json").read_text())["points"]
+    assert point["median_step_seconds"] == pytest.approx(0.1)
+    assert point["mean_step_seconds"] == point["of_runs"][0]["mean_step_seconds"] == pytest.approx(0.3)
+    assert sentence in point["bursts"]
+
+
 def test_runs_with_gaps_are_listed_and_left_out(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(runs / "whole", 1, [[1], [400]])
     write_run(runs / "dead", 1, [[1], [400]]).result.unlink()

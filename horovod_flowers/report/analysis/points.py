@@ -64,6 +64,11 @@ class Point:
         return estimate(_rate, self.totals, each=tuple((self.totals[:, 0] / self.totals[:, 1]).tolist()))
 
     @cached_property
+    def mean_step_seconds(self) -> float:
+        """Mean over all steps of all runs of the slowest rank's seconds."""
+        return float(np.concatenate([run.slowest_seconds for run in self.runs]).mean())
+
+    @cached_property
     def step_seconds(self) -> Estimate:
         """Median over runs of each run's median step of the slowest rank."""
         medians = np.array([[run.median_step_seconds] for run in self.runs])

@@ -9,6 +9,7 @@ import numpy as np
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.analysis.run_summary import STRAGGLER_SHARE, RunSummary, step_percentiles
 from horovod_flowers.runlog.reading.run import PARTS
+from horovod_flowers.runlog.step_spread import Spread, bursts_in_words
 
 MOST_STRAGGLERS = 10
 
@@ -50,6 +51,21 @@ def rank_times_of(point: Point) -> RankTimes:
     run = median_run(point)
     found = stragglers_of(run)
     return RankTimes(point, run, step_percentiles(list(point.runs)), found[:MOST_STRAGGLERS], len(found))
+
+
+def bursts_of(point: Point) -> str | None:
+    """A sentence where mean and median of a point's steps part, as where a rank is slowed in bursts; else None."""
+    steps = Spread.of(np.concatenate([run.slowest_seconds for run in point.runs]))
+    counts = [len(run.slowest_seconds) for run in point.runs]
+    means, medians = (
+        np.average([getattr(run, name) for run in point.runs], axis=0, weights=counts)
+        for name in ("rank_work_mean_seconds", "rank_work_seconds")
+    )
+    work = {
+        f"rank {rank.rank} on {rank.host}": Spread(float(means[rank.rank]), float(medians[rank.rank]), steps.steps)
+        for rank in point.runs[0].environment.ranks
+    }
+    return bursts_in_words(steps, work)
 
 
 def stragglers_of(run: RunSummary) -> list[Straggler]:

@@ -45,6 +45,8 @@ class RunSummary(DescribedRun):
     """float64 [ranks]: median of each rank's steps."""
     rank_work_seconds: np.ndarray
     """float64 [ranks]: median of each rank's own work, that is its steps without communication."""
+    rank_work_mean_seconds: np.ndarray
+    """float64 [ranks]: the same in the mean."""
     rank_last_share: np.ndarray
     """float64 [ranks]: share of the steps in which this rank's own work ended last."""
     timeline: Timeline
@@ -53,6 +55,11 @@ class RunSummary(DescribedRun):
     def median_step_seconds(self) -> float:
         """Median over the steps of the slowest rank's seconds."""
         return float(np.median(self.slowest_seconds))
+
+    @property
+    def mean_step_seconds(self) -> float:
+        """Mean over the steps of the slowest rank's seconds."""
+        return float(self.slowest_seconds.mean())
 
     @property
     def part_shares(self) -> dict[str, float]:
@@ -76,6 +83,7 @@ def summarise(run: RecordedRun) -> RunSummary:
         imbalance_seconds=_imbalance(work, communication),
         rank_step_seconds=np.median(run.step_ns, axis=0) / 1e9,
         rank_work_seconds=np.median(work, axis=0) / 1e9,
+        rank_work_mean_seconds=work.mean(axis=0) / 1e9,
         rank_last_share=np.bincount(work.argmax(axis=1), minlength=run.ranks) / len(work),
         timeline=_timeline(run),
     )

@@ -15,7 +15,7 @@ from horovod_flowers.report.content import Content
 SCHEMA = 2
 COLUMNS = (
     *("scaling", "batch", "precision", "strategy", "which", "ranks", "threads", "epochs", "runs"),
-    *("median_step_seconds", "median_step_seconds_low", "median_step_seconds_high"),
+    *("median_step_seconds", "median_step_seconds_low", "median_step_seconds_high", "mean_step_seconds"),
     *("images_per_second", "images_per_second_low", "images_per_second_high"),
     *("speed_up", "speed_up_low", "speed_up_high"),
     *("efficiency", "efficiency_low", "efficiency_high"),
@@ -49,6 +49,7 @@ def row(content: Content, point: Point) -> dict[str, Any]:
         ("serial_fraction", point.serial_fraction),
     ):
         found |= {name: value and value.value, f"{name}_low": value and value.low, f"{name}_high": value and value.high}
+    found["mean_step_seconds"] = point.mean_step_seconds
     bounds, losses = content.bounds.get(point), content.efficiency_losses.get(point)
     found["ceiling_speed_up"] = bounds and bounds.ceiling and bounds.ceiling.value
     found["model_communication_seconds"] = bounds and bounds.communication_seconds
@@ -91,6 +92,7 @@ def scaling_json(content: Content) -> dict[str, Any]:
                 "images": run.images,
                 "timed_seconds": run.timed_seconds,
                 "median_step_seconds": run.median_step_seconds,
+                "mean_step_seconds": run.mean_step_seconds,
                 "imbalance_seconds": run.imbalance_seconds,
                 **{f"{part}_seconds": seconds for part, seconds in run.part_seconds.items()},
                 "training_seconds": run.result.progress.training_seconds,
@@ -98,7 +100,8 @@ def scaling_json(content: Content) -> dict[str, Any]:
             for run in point.runs
         ]
         refusal = point.refusal or (f"its baseline is missing{point.nearest}" if point.other_work else None)
-        points.append({**row(content, point), "refusal": refusal, "of_runs": runs})
+        bursts = content.bursts.get(point)
+        points.append({**row(content, point), "bursts": bursts, "refusal": refusal, "of_runs": runs})
     return {
         "schema": SCHEMA,
         "command": shlex.join(content.command),

@@ -13,6 +13,7 @@ from horovod_flowers.report.pages.wording import (
     NO_INTERVAL,
     OVERSUBSCRIBED,
     UNLIKE,
+    counted,
     marks,
     number,
     percent,
@@ -61,13 +62,19 @@ def print_table(content: Content) -> None:
             f"{point.ranks}{marks(point)}",
             "/".join(str(threads) for threads in dict(point.work)["threads"]),
             str(len(point.runs)),
-            with_interval(point.step_seconds, step_digits(point)),
+            _step_seconds(point, parted=point in content.bursts),
             with_interval(point.images_per_second, 1),
             with_interval(point.speed_up, 2),
             with_interval(point.efficiency, 2),
             "–" if accuracy is None else f"{accuracy:.3f}",
         )
     console.print(table)
+
+
+def _step_seconds(point: Point, parted: bool) -> str:
+    """The median; the mean beside it where the two tell different things."""
+    mean = f", mean {point.mean_step_seconds:.{step_digits(point)}f}" if parted else ""
+    return with_interval(point.step_seconds, step_digits(point)) + mean
 
 
 def sentences(content: Content) -> list[str]:
@@ -87,6 +94,8 @@ def sentences(content: Content) -> list[str]:
                 f"slow in {times.run.name}: rank {first.rank} on {first.host}, cores {first.cores}, takes "
                 f"{percent(first.excess)} longer than the median rank for its own work{others}"
             )
+    for point, sentence in content.bursts.items():
+        lines.append(f"{counted(point.ranks, 'rank')} ({point.strategy}){_note(point)}: {sentence}")
     for found in content.evaluations:
         lines.append(f"predictions of {found.title}: {evaluation_sentences(found.metrics)[0]}")
     lines += [proposal_paragraph(proposal) for proposal in content.proposals]
