@@ -22,6 +22,7 @@ from horovod_flowers.launch.process_tree import ProcessTree
 from horovod_flowers.launch.signals import Signals
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.parent_death import end_with_parent
+from horovod_flowers.runtime.temporary_space import refuse_full_temporary_folder
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 """Ask a job, or a rank of it, to stop with everything in its place."""
@@ -79,9 +80,10 @@ def run_job(
     """Run a command to its end, its output into a file where one is given, or end it after `timeout_seconds`.
 
     `ranks_end_together`: of ranks that wait for each other at their end, so that mpirun has to end soon after those of
-    this machine. Raises UserError where it cannot be started; KeyboardInterrupt and SystemExit, for Ctrl-C and Ctrl-\\,
-    once the job has ended.
+    this machine. Raises UserError where it cannot be started, or would not have the room to start; KeyboardInterrupt
+    and SystemExit, for Ctrl-C and Ctrl-\\, once the job has ended.
     """
+    refuse_full_temporary_folder()
     environment = {**VARIABLES, **os.environ, **(variables or {})}
     with Signals([*STOP_SIGNALS, *END_SIGNALS]) as signals, _guarded(words, environment, output) as process:
         job = _Job(process, timeout_seconds, ranks_end_together)

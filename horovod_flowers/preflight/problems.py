@@ -149,6 +149,13 @@ def _folders(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         hosts = [rank.host for rank in ranks if rank.data == text]
         what, _, remedy = text.partition(": ")
         yield Finding(f"{_names(hosts)}: {what}", remedy or "run python -m horovod_flowers.prepare first")
+    for text in dict.fromkeys(text for rank in ranks for text in rank.scarce):
+        hosts = [rank.host for rank in ranks if text in rank.scarce]
+        yield Finding(
+            f"{_names(hosts)}: {text}",
+            "remove what earlier jobs have left there, or set TMPDIR to a folder of the node's own with more; /dev/shm "
+            "is the node's or container's shared memory (docker run --shm-size)",
+        )
     hosts = [rank.host for rank in ranks if rank.runs_dir is not None]
     if hosts:
         reason = next(rank.runs_dir for rank in ranks if rank.runs_dir is not None)

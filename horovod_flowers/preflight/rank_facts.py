@@ -13,6 +13,7 @@ from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.environment import CPU_FEATURES, versions
 from horovod_flowers.runtime.machine import cpu_flags, machine_id
+from horovod_flowers.runtime.temporary_space import scarce_space
 
 CLOCK_EXCHANGES = 5
 
@@ -50,6 +51,8 @@ class RankFacts:
     """What is wrong with the prepared images as this node sees them; None for nothing."""
     runs_dir: str | None = None
     """What is wrong with the folder of the runs as this node sees it."""
+    scarce: tuple[str, ...] = ()
+    """What its node has little room in."""
     interfaces: tuple[str, ...] = ()
     """What it reaches other nodes through."""
 
@@ -66,6 +69,7 @@ def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: 
         "threads": threads,
         "memory_bytes": available_memory_bytes(),
         "cpu_quota": cpu_quota(),
+        "scarce": scarce_space(ranks.local_size),
         "cpu_features": tuple(feature for feature in CPU_FEATURES if feature in cpu_flags()),
         "versions": versions(),
         "sources": digest_of_sources(),

@@ -18,11 +18,12 @@ from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_i
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.mpi import MpiCommunicator
 from horovod_flowers.ranks.single_process import SingleProcess
-from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+from horovod_flowers.ranks.tensorflow_import import check_python, import_tensorflow
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.runtime.machine import core_of, machine_id
+from horovod_flowers.runtime.temporary_space import refuse_full_temporary_folder
 
 STALL_WARNING_SECONDS = 30
 STALL_SECONDS = 120
@@ -34,12 +35,15 @@ def connect(
     """Start MPI and agree with the launcher on the number of ranks.
 
     stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
-    Raises UserError where MPI knows of fewer ranks than the launcher started.
+    Raises UserError where MPI knows of fewer ranks than the launcher started, or has no room to start.
     """
+    check_python()  # before MPI starts
     limit_stalls(stall_seconds)
     most = threads if bind == "auto" else None
     if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most):
         _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
+    if job.launcher != SINGLE and job.local_rank == 0:
+        refuse_full_temporary_folder()
     if job.launcher == SINGLE:
         return Ranks(0, 1, 0, 1, job.launcher, SingleProcess())
     world = MpiCommunicator.world()

@@ -28,13 +28,23 @@ _FOREIGN_VARIABLES = ("TF_USE_LEGACY_KERAS", "KERAS_MAX_EPOCHS", "KERAS_MAX_STEP
 """Another Keras behind tf.keras; an early end of whatever Keras' own loops do."""
 
 
+def check_python(optimize: int = sys.flags.optimize) -> None:
+    """Refuse a Python that leaves docstrings out: TensorFlow 2.18 reads some as it is imported (UserError)."""
+    if optimize >= 2:
+        raise UserError(
+            "PYTHONOPTIMIZE=2 (python -OO) leaves docstrings out, without which TensorFlow cannot be imported: unset "
+            "it, or set it to 1"
+        )
+
+
 def import_tensorflow() -> str | None:
     """Import TensorFlow, and Keras with it, without what Keras imports only in case it is asked for.
 
     Keras runs on TensorFlow with the SETTINGS afterwards, whatever the user's file and variables say: what of them is
     not used, as a sentence; None where they say nothing else. Raises UserError where Keras was imported on another
-    library before, or cannot read its file.
+    library before, or cannot read its file, and where this Python cannot.
     """
+    check_python()
     replaced = [*_settings_in_file(), *set_keras_variables(os.environ)]
     # Hundreds of thousands of objects are made, none of which is garbage: another quarter goes into looking for some.
     collecting = gc.isenabled()

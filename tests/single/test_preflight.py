@@ -59,6 +59,7 @@ def test_each_problem_is_named_with_its_remedy() -> None:
         ({"memory_bytes": 2**32}, "n2 has 4.0 GiB of memory left for 4 ranks, and each needs about 1.5", "--mem"),
         ({"cpu_quota": 2.0}, "n2 may use 2 cores' worth of time, and its ranks take 4 CPUs", "CPU limit"),
         ({"data": "cannot read x: share it"}, "n2: cannot read x", "share it"),
+        ({"scarce": ("/tmp has 0.5 MiB free, and 64 are needed",)}, "n2: /tmp has 0.5 MiB free", "set TMPDIR"),
         ({"runs_dir": "does not see runs"}, "n2: does not see runs", "--runs-dir"),
         ({"clock_offset_seconds": -7.0}, "the clock of n2 is 7.0 s behind that of n1", "chronyd"),
         ({"gpus": 1}, "Horovod was built without NCCL", "HOROVOD_GPU_OPERATIONS=NCCL"),
