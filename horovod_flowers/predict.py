@@ -21,11 +21,12 @@ import numpy as np
 
 from horovod_flowers.config.choices import PrecisionChoice
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import check_limits, option, positional
+from horovod_flowers.config.options import MOST_THREADS, check_limits, option, positional
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.inference.prediction.decoding import decoded
 from horovod_flowers.inference.prediction.parts import classify, merge, part_of, unreadable_list
-from horovod_flowers.inference.prediction.photos import blocks, photos, write_list
+from horovod_flowers.inference.prediction.patience import answered
+from horovod_flowers.inference.prediction.photos import blocks, photos, reads_a_pipe, write_list
 from horovod_flowers.inference.prediction.tables import format_of
 from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
 from horovod_flowers.launch.job_environment import JobEnvironment
@@ -52,7 +53,10 @@ class PredictConfig:
     batch: int = option(32, "photos that a rank decodes and classifies at a time", at_least=1)
     precision: PrecisionChoice = option("auto", "as in training: bf16 where the CPU has instructions for it")
     threads: int = option(
-        0, "threads that decode and compute on each rank; 0: as many as its share of the node's cores", at_least=0
+        0,
+        "threads that decode and compute on each rank; 0: as many as its share of the node's cores",
+        at_least=0,
+        at_most=MOST_THREADS,
     )
 
     def __post_init__(self) -> None:
@@ -67,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.predict`; every rank calls it."""
     with error_boundary("horovod_flowers.predict"):
         job = JobEnvironment.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(PredictConfig, "horovod_flowers.predict", description, arguments, job.rank)
+        config = parse(PredictConfig, "horovod_flowers.predict", __doc__, arguments, job.rank)
         load = loader(config)
         output = Path(config.output)
         if job.rank == 0:
             writable_folder(output.parent, "choose another file with --output")
-            next(photos(config.photos))
+            if not reads_a_pipe(config.photos):
+                next(answered(photos(config.photos)))
         ranks = connect(job, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         threads = config.threads or cores.physical
@@ -124,7 +128,7 @@ def open_parts(ranks: Ranks, output: Path, words: Sequence[str]) -> tuple[Path, 
         try:
             folder = unfinished(output, "parts")
             folder.mkdir()
-            count = write_list(folder / LIST, photos(words))
+            count = write_list(folder / LIST, answered(photos(words)))
         except UserError as found:
             error = found
         except OSError as found:

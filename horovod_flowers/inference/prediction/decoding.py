@@ -1,14 +1,13 @@
 """Photos decoded by several threads, a block ahead of the model."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from horovod_flowers.data.decoding import photo_or_reason
+from horovod_flowers.inference.prediction.patience import SECONDS, Hands
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Decoded:
 
 def decoded(blocks: Iterator[Sequence[str]], block_size: int, size: int, threads: int) -> Iterator[Decoded]:
     """Decode block after block, the photos of one by `threads` threads: Pillow decodes outside Python's lock."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+    with Hands[str, np.ndarray | str](lambda name: photo_or_reason(Path(name), size), threads, SECONDS) as hands:
         for names in blocks:
             images = np.zeros((block_size, size, size, 3), np.uint8)
-            found = list(pool.map(photo_or_reason, map(Path, names), repeat(size)))
+            found = hands.each(names, lambda name: f"its file system does not answer ({SECONDS:g} s)")
             problems: list[str | None] = []
             for place, image in enumerate(found):
                 problems.append(image if isinstance(image, str) else None)

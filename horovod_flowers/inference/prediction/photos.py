@@ -30,6 +30,12 @@ def photos(words: Sequence[str]) -> Iterator[str]:
         yield from found
 
 
+def reads_a_pipe(words: Sequence[str]) -> bool:
+    """Whether one of the lists can be read only once, as `@<(find ...)` of a shell: a look at it would lose names."""
+    lists = (Path(word[len(LIST_MARK) :]) for word in words if word.startswith(LIST_MARK) and not os.path.lexists(word))
+    return any(path.exists() and not path.is_file() for path in lists)
+
+
 def _of_word(word: str) -> Iterator[str]:
     path = Path(word)
     if path.is_dir():
