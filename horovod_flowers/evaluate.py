@@ -19,7 +19,7 @@ import numpy as np
 
 from horovod_flowers.checkpoint.format import SavedProgress, read_progress
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import check_limits, option, positional
+from horovod_flowers.config.options import MOST_THREADS, check_limits, option, positional
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Prefetcher
 from horovod_flowers.data.opening import draw_where_missing
@@ -79,7 +79,12 @@ class EvaluateConfig:
         None, "folder to write (default: RUN/evaluation, or RUN/evaluation-NAME for photos or training images)"
     )
     batch: int = option(32, "images that a rank classifies at a time", at_least=1)
-    threads: int = option(0, "TensorFlow threads of each rank; 0: as many as its share of the node's cores", at_least=0)
+    threads: int = option(
+        0,
+        "TensorFlow threads of each rank; 0: as many as its share of the node's cores",
+        at_least=0,
+        at_most=MOST_THREADS,
+    )
 
     def __post_init__(self) -> None:
         if len(self.run) > 1:
@@ -111,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.evaluate`; every rank calls it."""
     with error_boundary("horovod_flowers.evaluate"), RunHold("horovod_flowers.evaluate") as hold:
         job = JobEnvironment.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(EvaluateConfig, "horovod_flowers.evaluate", description, arguments, job.rank)
+        config = parse(EvaluateConfig, "horovod_flowers.evaluate", __doc__, arguments, job.rank)
         folder = RunFolder(Path(config.run[0]))
         at_rest = None
         if job.rank == 0:

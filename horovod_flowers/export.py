@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.config.options import check_limits, option, positional
+from horovod_flowers.config.options import MOST_THREADS, check_limits, option, positional
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.inference.export.exported import (
     FORMAT,
@@ -53,7 +53,7 @@ class ExportConfig:
     checkpoint: Literal["best", "last"] = option("best", "which of the run's checkpoints")
     output: str | None = option(None, "folder to write, which must not be there (default: export in the run's folder)")
     overwrite: bool = option(False, "replace an earlier export")
-    threads: int = option(0, "TensorFlow threads; 0: as many as there are cores", at_least=0)
+    threads: int = option(0, "TensorFlow threads; 0: as many as there are cores", at_least=0, at_most=MOST_THREADS)
 
     def __post_init__(self) -> None:
         if len(self.run) > 1:
@@ -70,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.export`, which one process runs."""
     with error_boundary("horovod_flowers.export"), RunHold("horovod_flowers.export") as hold:
         job = JobEnvironment.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(ExportConfig, "horovod_flowers.export", description, arguments, job.rank)
+        config = parse(ExportConfig, "horovod_flowers.export", __doc__, arguments, job.rank)
         if job.size > 1:
             raise UserError(f"{job.size} ranks are started, and export runs in one process: start it without mpirun")
         run, output = RunFolder(Path(config.run[0])), config.folder

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; every rank calls it."""
     with error_boundary("horovod_flowers.microbenchmark"):
         job = JobEnvironment.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(MicrobenchmarkConfig, "horovod_flowers.microbenchmark", description, arguments, job.rank)
+        config = parse(MicrobenchmarkConfig, "horovod_flowers.microbenchmark", __doc__, arguments, job.rank)
         if job.size < 2:
             raise UserError("one rank has no other to communicate with: start at least 2 ranks, with mpirun -np 2")
         output = Path(config.output)

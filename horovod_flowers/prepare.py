@@ -41,7 +41,7 @@ class PrepareConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.prepare`."""
     with error_boundary("horovod_flowers.prepare"):
-        config = parse(PrepareConfig, "horovod_flowers.prepare", (__doc__ or "").splitlines()[0], arguments)
+        config = parse(PrepareConfig, "horovod_flowers.prepare", __doc__, arguments)
         source = open_source(config.data, download=True)
         refuse_incomplete(source, config.strict)
         root = Path(config.data.prepared_dir)

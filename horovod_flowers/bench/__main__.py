@@ -43,7 +43,7 @@ from horovod_flowers.runlog.collectives import Collectives, read_collectives
 from horovod_flowers.runtime.console import Steps, say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
-from horovod_flowers.runtime.files import writable_folder, write_whole
+from horovod_flowers.runtime.files import temporary_folder, writable_folder, write_whole
 from horovod_flowers.runtime.machine import cpu_flags, own_command
 
 SCHEMA = 2
@@ -97,7 +97,7 @@ class BenchConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.bench`."""
     with error_boundary("horovod_flowers.bench"):
-        config = parse(BenchConfig, "horovod_flowers.bench", (__doc__ or "").splitlines()[0], arguments)
+        config = parse(BenchConfig, "horovod_flowers.bench", __doc__, arguments)
         output = writable_folder(Path(config.output), "choose another folder with --output")
         work = Workload(config.per_rank_batch, config.steps, config.warmup_steps)
         strategies = config.strategies.split(",")
@@ -183,19 +183,23 @@ def measure(contenders: Sequence[Contender], config: BenchConfig) -> list[Measur
 
 def run_once(contender: Contender, timeout_seconds: int) -> Timing:
     """One run in a folder of its own. Raises UserError, with the end of its output, where it fails."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        run_to_its_end(contender.command(Path(folder)), contender.variables(), timeout_seconds)
-        return contender.read(Path(folder))
+    with temporary_folder("bench") as folder:
+        run_to_its_end(contender.command(folder), contender.variables(), timeout_seconds)
+        return contender.read(folder)
 
 
 def run_to_its_end(words: list[str], variables: dict[str, str], timeout_seconds: int) -> None:
     """Run a job to its end, or end it with all that it started. Raises UserError where it fails."""
     with tempfile.TemporaryFile() as output:
-        ending = run_job(words, output=output, timeout_seconds=timeout_seconds, variables=variables)
+        ending = run_job(
+            words, output=output, timeout_seconds=timeout_seconds, variables=variables, ranks_end_together=True
+        )
         output.seek(0)
         lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
     if ending.asked_to_stop:
         raise KeyboardInterrupt
+    if ending.given_up:
+        raise UserError(ending.given_up)
     if ending.timed_out:
         raise UserError(f"took more than {timeout_seconds} s")
     if ending.status != 0:
@@ -205,8 +209,8 @@ def run_to_its_end(words: list[str], variables: dict[str, str], timeout_seconds:
 
 def measure_communication(config: BenchConfig) -> Collectives:
     """Run the microbenchmark on the largest number of ranks."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        file = Path(folder) / "microbenchmark.json"
+    with temporary_folder("bench") as folder:
+        file = folder / "microbenchmark.json"
         words = [sys.executable, "-m", "horovod_flowers.microbenchmark", "--output", str(file)]
         run_to_its_end(HERE.command(max(config.rank_counts), words), {}, config.timeout_seconds)
         return read_collectives(file)

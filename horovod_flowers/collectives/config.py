@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from horovod_flowers.collectives.timing import UNTIMED_CALLS
-from horovod_flowers.config.options import check_limits, option
+from horovod_flowers.config.options import MOST_THREADS, check_limits, option
 from horovod_flowers.config.run import HorovodConfig
 
 
@@ -21,7 +21,9 @@ class MicrobenchmarkConfig:
         limits="give 1 to 1024",
     )
     repetitions: int = option(15, f"timed calls of each size, after {UNTIMED_CALLS} more", at_least=3)
-    threads: int = option(1, "cores of each rank; 0: as many as its share of the node's cores", at_least=0)
+    threads: int = option(
+        1, "cores of each rank; 0: as many as its share of the node's cores", at_least=0, at_most=MOST_THREADS
+    )
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores")
     horovod: HorovodConfig = field(default_factory=HorovodConfig)
 

@@ -37,7 +37,7 @@ def time_calls(operation: Operation, size: int, ranks: Ranks, repetitions: int) 
         "allgather": lambda: hvd.allgather(part, name=f"allgather.{size}"),
         "alltoall": lambda: hvd.alltoall(values, splits=splits, name=f"alltoall.{size}")[0],
     }
-    return _slowest_seconds(tf.function(calls[operation]), ranks, repetitions)
+    return _slowest_seconds(tf.function(calls[operation], autograph=False), ranks, repetitions)
 
 
 def time_reductions(size: int, ranks: Ranks, repetitions: int) -> list[float]:
@@ -66,7 +66,7 @@ def timestamp_seconds() -> float:
     timer = StepTimer()
 
     def chain(stamped: bool) -> Callable[[tf.Tensor], tf.Tensor]:
-        @tf.function
+        @tf.function(autograph=False)  # it leaves files where temporary ones belong
         def run(value: tf.Tensor) -> tf.Tensor:
             for _ in range(TIMESTAMPS):
                 value = value + (tf.cast(timer.after([value]), tf.float32) * 0 if stamped else 1.0)

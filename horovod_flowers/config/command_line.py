@@ -31,18 +31,22 @@ class _Parser(jsonargparse.ArgumentParser):
         raise UserError(in_one_sentence(message, self._option_string_actions))
 
 
-def parse(kind: type[Config], command: str, description: str, arguments: Sequence[str] | None, rank: int = 0) -> Config:
+def parse(
+    kind: type[Config], command: str, description: str | None, arguments: Sequence[str] | None, rank: int = 0
+) -> Config:
     """Read flags and `--config` YAML into a `kind` instance; flags override the file, and both the preset that either
     names.
 
     --help and --print-config answer on rank 0 alone. Raises UserError for an unknown flag or key, or a value of the
     wrong type; the dataclasses raise it for values out of range.
+
+    description: the command's docstring, whose first line --help shows; None where Python leaves docstrings out (-OO).
     """
     parser = _Parser(
         prog=f"python -m {command}",
         usage=f"python -m {command} [--config FILE] [options]{_positionals(kind)}",
         allow_abbrev=False,  # a mistyped flag must not become another one
-        description=description,
+        description=next(iter((description or "").splitlines()), ""),
         print_config="--print-config",
         default_env=False,
         formatter_class=jsonargparse.DefaultHelpFormatter,
@@ -183,10 +187,18 @@ def build(kind: type[Config], values: Any, prefix: str = "") -> Config:
         if key not in hints:
             raise UserError(f"there is no option {prefix}{key}: {nearest(str(key), hints)}")
         group = dataclasses.is_dataclass(hints[key])
+        if not group and isinstance(value, int) and abs(value) >= 2**63:
+            _refuse_large(kind, key, prefix, value)
         if not group and not _fits(value, hints[key]):
             raise UserError(f"{prefix}{key} is {str(value)[:100]!r}, which is not of that option's type")
         arguments[key] = build(hints[key], value, f"{prefix}{key}.") if group else value
     return kind(**arguments)
+
+
+def _refuse_large(kind: type, key: str, prefix: str, value: int) -> NoReturn:
+    """Raise UserError for a number that 64 bits do not hold, with the option's own limits where it has any."""
+    options_of(kind)[key].check_limits(f"{prefix}{key}", value)
+    raise UserError(f"{prefix}{key} is {value}, which 64 bits do not hold: give a smaller number")
 
 
 def _fits(value: Any, hint: Any) -> bool:

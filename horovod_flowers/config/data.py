@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from horovod_flowers.config.options import Effect, check_limits, option
+from horovod_flowers.config.options import MOST_SEED, Effect, check_limits, option
 from horovod_flowers.runtime.errors import UserError
 
 _TFDS_NAME = re.compile(r"tfds:[a-z0-9_]+(/[A-Za-z0-9_.-]+)?(:[0-9]+\.[0-9]+\.[0-9]+)?")
@@ -82,7 +82,12 @@ class DataConfig:
         before=0.0,
     )
     split_seed: int = option(
-        0, "folder and tfds:NAME: seed of the stratified split into training and validation", Effect.RECIPE, at_least=0
+        0,
+        "folder and tfds:NAME: seed of the stratified split into training and validation",
+        Effect.RECIPE,
+        at_least=0,
+        at_most=MOST_SEED,
+        limits=f"give a whole number from 0 to {MOST_SEED}",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none",

@@ -31,6 +31,13 @@ class Effect(Enum):
     PLACE = "where the files lie that they read"
 
 
+MOST_RANKS = 100_000
+"""That can be asked for: a slip of the keyboard is told, not tried."""
+MOST_THREADS = 65_536
+"""The same of threads; TensorFlow counts them in 32 bits."""
+MOST_SEED = 2**32 - 1
+"""That NumPy's and scikit-learn's older generators take."""
+
 _RESUMABLE = frozenset(Effect) - {Effect.WORK, Effect.RECIPE, Effect.REPETITION}
 _ALWAYS_THERE: Any = object()
 
@@ -182,7 +189,10 @@ def rank_counts(words: str) -> list[int]:
     """The numbers of an option called ranks, such as '1,2'. Raises UserError."""
     if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", word, re.ASCII) for word in words.split(",")):
         raise UserError(f"ranks is {words!r}: give positive whole numbers separated by commas, such as 1,2")
-    return [int(word) for word in words.split(",")]
+    counts = [int(word) for word in words.split(",")]
+    if max(counts) > MOST_RANKS:
+        raise UserError(f"ranks is {words!r}: give numbers from 1 to {MOST_RANKS}")
+    return counts
 
 
 def check_strategy(config: Any, strategy: str) -> None:

@@ -10,7 +10,15 @@ from typing import Literal
 
 from horovod_flowers.config.choices import INDEPENDENT, PrecisionChoice, StrategyChoice
 from horovod_flowers.config.data import DataConfig
-from horovod_flowers.config.options import Effect, check_limits, check_strategy, flag_of, option
+from horovod_flowers.config.options import (
+    MOST_SEED,
+    MOST_THREADS,
+    Effect,
+    check_limits,
+    check_strategy,
+    flag_of,
+    option,
+)
 from horovod_flowers.runtime.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -191,7 +199,14 @@ class RunConfig:
         Effect.RESOLVED,
         at_least=1,
     )
-    seed: int = option(0, "seed of weights, image order and augmentation", Effect.REPETITION, at_least=0)
+    seed: int = option(
+        0,
+        "seed of weights, image order and augmentation",
+        Effect.REPETITION,
+        at_least=0,
+        at_most=MOST_SEED,
+        limits=f"give a whole number from 0 to {MOST_SEED}",
+    )
     label_smoothing: float = option(
         0.0,
         "share of each label that is spread over all classes (Szegedy et al. 2016, section 7)",
@@ -281,6 +296,7 @@ class RunConfig:
         "TensorFlow threads, and with --bind auto cores, of each rank; 0: as many as its share of the node's cores",
         Effect.RESOLVED,
         at_least=0,
+        at_most=MOST_THREADS,
     )
     bind: Literal["auto", "none"] = option("auto", "auto: pin each rank to its share of the node's cores", Effect.SPEED)
     stall_seconds: int = option(

@@ -14,6 +14,7 @@ from horovod_flowers.data.folder_layout import Layout, check_class_name
 from horovod_flowers.data.folder_scan import PhotosMissing
 from horovod_flowers.data.moved_photos import place_of
 from horovod_flowers.data.photo_names import role_of
+from horovod_flowers.ranks.tensorflow_import import check_python
 from horovod_flowers.runtime.errors import UserError
 
 # Where tensorflow-datasets 4.9 fetches tf_flowers from, and most other sets' metadata.
@@ -40,6 +41,7 @@ class TfdsSource:
         prepared = _prepared_folder(folder, self._name)
         if prepared is None and not download:
             raise PhotosMissing(f"{self._name} is not in {folder}")
+        check_python()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         self._builder = _tfds_builder(folder, self._name, prepared)
         info = self._builder.info

@@ -57,7 +57,7 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
     except DamagedError as error:
         other = "last" if which == "best" else "best"
         raise UserError(f"{error}: take the other one with --checkpoint {other}") from error
-    forward = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False))
+    forward = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False), autograph=False)
     return TrainedModel(
         class_names=class_names,
         image_size=config.data.image_size,

@@ -4,6 +4,7 @@ Reads environment variables only, so that a mistake is told by one rank, within 
 another.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -35,12 +36,15 @@ class JobEnvironment:
         """What the first of the READERS finds that knows the variables; a single process where none does.
 
         `elastic`: for a command that can be. Raises UserError for horovodrun --gloo, under which every rank would be an
-        MPI singleton; and for a Slurm task without any variables of an MPI: `srun` without a matching PMI starts N
-        separate one-rank jobs.
+        MPI singleton; for a Slurm task without any variables of an MPI: `srun` without a matching PMI starts N
+        separate one-rank jobs; and for variables that no launcher sets so.
         """
         for read in READERS:
             job = read(environment, elastic)
             if job is not None:
+                if job.launcher != ELASTIC:
+                    job.check()
+                    refuse_gloo(environment)
                 return job
         tasks = _slurm_tasks(environment)
         if tasks > 1:
@@ -50,6 +54,27 @@ class JobEnvironment:
                 "('mpirun -np 1' for a one-rank run)"
             )
         return JobEnvironment(SINGLE, 0, 1, 0, 1)
+
+    def check(self) -> None:
+        """Refuse ranks that cannot be (UserError): variables that somebody has set by hand, or that were left over."""
+        if 0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size:
+            return
+        raise UserError(
+            f"the launcher's variables ({self.launcher}) speak of rank {self.rank} of {self.size}, on its node rank "
+            f"{self.local_rank} of {self.local_size}, which cannot be: leave them to the launcher (unset those that "
+            "your shell exports)"
+        )
+
+
+def refuse_gloo(environment: Variables) -> None:
+    """Refuse to start where Horovod would be told to talk through Gloo under a launcher of MPI (UserError)."""
+    for name in ("HOROVOD_CONTROLLER", "HOROVOD_CPU_OPERATIONS"):
+        value = environment.get(name, "")
+        if value and value.lower() != "mpi":
+            raise UserError(
+                f"{name} is {value!r}, but these ranks talk through MPI: unset it, or set it to mpi (Gloo is for "
+                "--elastic, which horovodrun --host-discovery-script starts)"
+            )
 
 
 def _open_mpi(environment: Variables, elastic: bool) -> JobEnvironment | None:
@@ -120,11 +145,16 @@ counts."""
 
 
 def slurm_layout(layout: str) -> list[int]:
-    """Slurm's run-length list of tasks a node: '2(x3),1' is 2, 2, 2, 1."""
+    """Slurm's run-length list of tasks a node: '2(x3),1' is 2, 2, 2, 1. Raises UserError for what is none."""
     counts: list[int] = []
     for part in layout.split(","):
-        count, _, repeat = part.partition("(x")
-        counts += [int(count)] * int(repeat.rstrip(")") or 1)
+        found = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,6})\))?", part.strip(), re.ASCII)
+        if found is None:
+            raise UserError(
+                f"Slurm's variables speak of {layout!r} tasks a node, which is no such list as '2(x3),1': leave them "
+                "to Slurm, or give --hosts"
+            )
+        counts += [int(found[1])] * int(found[2] or 1)
     return counts
 
 
@@ -138,5 +168,10 @@ def _slurm_tasks(environment: Variables) -> int:
 
 
 def _number(environment: Variables, name: str, default: int) -> int:
+    """Raises UserError where there is something else than a whole number."""
     value = environment.get(name, "")
-    return int(value) if value.isdigit() else default
+    if not value:
+        return default
+    if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
+        raise UserError(f"{name} is {value!r}, and a launcher sets it to a whole number: unset it")
+    return int(value)

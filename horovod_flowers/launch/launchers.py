@@ -197,15 +197,30 @@ def choose_launcher(
     if name not in LAUNCHERS:
         raise UserError(f"FLOWERS_LAUNCHER is {name!r}: allowed is one of {', '.join(LAUNCHERS)}")
     slots = find_slots(hosts or environment.get("FLOWERS_HOSTS"), environment)
-    options = tuple(shlex.split(environment.get("FLOWERS_LAUNCHER_OPTIONS", "")))
+    given = environment.get("FLOWERS_LAUNCHER_OPTIONS", "")
+    try:
+        options = tuple(shlex.split(given))
+    except ValueError as error:
+        raise UserError(f"FLOWERS_LAUNCHER_OPTIONS is {given!r} ({error}): quote its words as for a shell") from error
     launcher = LAUNCHERS[name](slots, oversubscribe or oversubscription_asked_for(environment), options)
     launcher.check_allocation()
     return launcher
 
 
 def oversubscription_asked_for(environment: Mapping[str, str]) -> bool:
-    """Whether FLOWERS_OVERSUBSCRIBE allows ranks to share cores."""
-    return environment.get("FLOWERS_OVERSUBSCRIBE", "0") not in ("", "0")
+    """Whether FLOWERS_OVERSUBSCRIBE allows ranks to share cores. Raises UserError where it is neither yes nor no."""
+    return yes_or_no("FLOWERS_OVERSUBSCRIBE", environment)
+
+
+def yes_or_no(name: str, environment: Mapping[str, str]) -> bool:
+    """What a variable says that switches something on; no where it is not set. Raises UserError for anything else."""
+    value = environment.get(name, "").strip().lower()
+    if value not in (*_YES, *_NO):
+        raise UserError(f"{name} is {environment[name]!r}: give 1 (yes, true, on) or 0 (no, false, off)")
+    return value in _YES
+
+
+_YES, _NO = ("1", "yes", "true", "on", "y"), ("", "0", "no", "false", "off", "n")
 
 
 def find_slots(hosts: str | None, environment: Mapping[str, str]) -> Slots:

@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.preflight`; every rank calls it."""
     with error_boundary("horovod_flowers.preflight"):
         job = JobEnvironment.from_environment(os.environ)
-        description = (__doc__ or "").splitlines()[0]
-        config = parse(PreflightConfig, "horovod_flowers.preflight", description, arguments, job.rank)
+        config = parse(PreflightConfig, "horovod_flowers.preflight", __doc__, arguments, job.rank)
         check_name(config.model.name)
         config.global_batch_for(job.size)
         config.model_parallel_size_for(job.size, job.local_size)

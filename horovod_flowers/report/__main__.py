@@ -29,7 +29,7 @@ from horovod_flowers.runtime.files import writable_folder
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.report`."""
     with error_boundary("horovod_flowers.report"):
-        config = parse(ReportConfig, "horovod_flowers.report", (__doc__ or "").splitlines()[0], arguments)
+        config = parse(ReportConfig, "horovod_flowers.report", __doc__, arguments)
         folders = [Path(folder) for folder in config.folders]
         runs, left_out = read_runs(folders)
         collectives, unreadable = read_measurements(folders)

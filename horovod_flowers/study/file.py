@@ -1,7 +1,7 @@
 """A study's job file, and the points that it stands for: which runs, with which options, in which order."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,19 +11,22 @@ import yaml
 
 from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
 from horovod_flowers.config.command_line import flags, parse
-from horovod_flowers.config.options import Effect, flat_options, names_of
+from horovod_flowers.config.options import MOST_RANKS, Effect, flag_of, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Ranks = Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)]
 Seed = Annotated[int, msgspec.Meta(ge=0)]
-SomeRanks = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
+SomeRanks = Annotated[tuple[Ranks, ...], msgspec.Meta(min_length=1)]
 SomeSeeds = Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
 SomeStrategies = Annotated[tuple[StrategyChoice, ...], msgspec.Meta(min_length=1)]
 SomePrecisions = Annotated[tuple[PrecisionChoice, ...], msgspec.Meta(min_length=1)]
 
+MOST_POINTS = 10_000
+"""Of a study: each is checked as train would check it, and would be run."""
 SET_BY_STUDY = ("strategy", "precision", "seed", *names_of(RunConfig, Effect.FOLDER))
 """A study sets these itself, for each of its points."""
 NO_OPTIONS_OF_A_RUN = ("config", "help", "print_config")
@@ -79,6 +82,7 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             raise UserError(f"job file {path}: {name} is not an option of a run: leave it out of options")
         if name in SET_BY_STUDY:
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
+    _refuse_too_many(study, path)
     points, timeout = list[Point](), study.timeout_minutes * 60
     repetitions = range(1, study.repetitions + 1)
     for ranks in study.ranks:
@@ -87,17 +91,40 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
         for precision, strategy, seed, number in product(study.precisions, strategies, study.seeds, repetitions):
             how = "alone" if alone else strategy
             name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{number}"
-            own = {
-                **options,
-                **{"strategy": strategy, "precision": precision, "seed": seed},
-                **{"name": name, "runs_dir": runs_dir, "resume_or_start": True},
-            }
-            config = _checked(path, [*flags(own), *more_options], ranks)
+            own: dict[str, Any] = {"strategy": strategy, "precision": precision, "seed": seed}
+            own |= {"name": name, "runs_dir": runs_dir, "resume_or_start": True}
+            config = _checked(path, [*flags({**options, **own}), *more_options], ranks)
+            _refuse_overridden(study, own, config)
             points.append(TrainingPoint(name, ranks, number, config, timeout))
         if study.collectives and not alone:
             names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
             points += [CollectivesPoint(name, ranks, number, config, timeout) for number, name in names]
     return points
+
+
+def _refuse_too_many(study: StudyFile, path: Path) -> None:
+    """Raise UserError for more points than anybody runs, before they are made: a slip of the keyboard fills memory."""
+    combinations = len(study.precisions) * len(study.seeds)
+    a_repetition = sum(combinations * (1 if ranks == 1 else len(study.strategies)) for ranks in study.ranks)
+    if study.collectives:
+        a_repetition += sum(ranks > 1 for ranks in study.ranks)
+    if a_repetition * study.repetitions > MOST_POINTS:
+        raise UserError(
+            f"job file {path} stands for {a_repetition * study.repetitions} points ({a_repetition} combinations, "
+            f"{study.repetitions} repetitions): at most {MOST_POINTS} are taken; lower repetitions, or shorten the "
+            "lists"
+        )
+
+
+def _refuse_overridden(study: StudyFile, own: Mapping[str, Any], config: RunConfig) -> None:
+    """Raise UserError for an option behind -- by which points would be the same that are to differ, or get lost."""
+    varied = {"strategy": study.strategies, "precision": study.precisions, "seed": study.seeds}
+    for name, value in own.items():
+        if getattr(config, name) != value and len(varied.get(name, (0, 0))) > 1:
+            raise UserError(
+                f"{flag_of(name)} is given behind --, and the study sets it for each point: leave it out, or change "
+                "the job file"
+            )
 
 
 def _checked(path: Path, words: list[str], ranks: int) -> RunConfig:

@@ -1,7 +1,6 @@
 """What a resumed run starts from, and what must not differ from the run that is resumed."""
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.files import temporary_folder
 
 IN_USE = "wait for its end, or choose another --name"
 """What to do about a run that another job works on."""
@@ -31,8 +31,8 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     UserError, also where another job is at work on the run.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command, description = "horovod_flowers.train", (__doc__ or "").splitlines()[0]
-    config = parse(RunConfig, command, description, words, rank)
+    command = "horovod_flowers.train"
+    config = parse(RunConfig, command, __doc__, words, rank)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
         hold.take(folder.path, IN_USE)
@@ -47,14 +47,14 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     folder.check(overwrite=False, resume=True)
     stored = options_in(folder.config)
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
-        return parse(RunConfig, command, description, ["--config", str(folder.config), *words], rank)
+        return parse(RunConfig, command, __doc__, ["--config", str(folder.config), *words], rank)
     # Another strategy: what the one before was told says nothing about it.
     options = options_of(RunConfig)
     kept = {name: value for name, value in stored.items() if name not in options or not options[name].strategies}
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(yaml.safe_dump(kept))
-        file.flush()
-        return parse(RunConfig, command, description, ["--config", file.name, *words], rank)
+    with temporary_folder("resume") as place:
+        file = place / "options.yaml"
+        file.write_text(yaml.safe_dump(kept), encoding="utf-8")
+        return parse(RunConfig, command, __doc__, ["--config", str(file), *words], rank)
 
 
 def has_ended(config: RunConfig) -> bool:

@@ -56,6 +56,10 @@ def test_the_order_is_random_by_repetition_and_the_same_every_time(tmp_path: Pat
         ({"strategies": ["ring"]}, "ring"),
         ({"options": {"epoch": 1}}, "there is no option --epoch: did you mean --epochs"),
         ({"options": {"seed": 1}}, "option seed is the study's own"),
+        ({"seeds": [2**32]}, "seed is 4294967296: give a whole number from 0 to 4294967295"),
+        ({"seeds": [99999999999999999999]}, "seed is 99999999999999999999: give a whole number from 0 to 4294967295"),
+        ({"repetitions": 100_000_000}, r"stands for 200000000 points \(2 combinations, .* at most 10000 are taken"),
+        ({"ranks": [1000001]}, "<= 100000"),
         ({"options": {"global_batch": 15}}, "ranks 2: global_batch 15 cannot be divided equally over 2 ranks"),
         ({"options": {"compression": "fp16"}, "strategies": ["tensor"]}, "strategy tensor cannot use it"),
     ],
@@ -66,6 +70,22 @@ def test_mistakes_in_a_job_file_are_told_before_anything_runs(
     path = job_file(tmp_path, **fields)
     with pytest.raises(UserError, match=sentence):
         points_of(read_study(path), path, "runs")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seed", "99999999999999999999"], "seed is 99999999999999999999: give a whole number from 0 to 4294967295"),
+        (["--strategy", "tensor"], "--strategy is given behind --, and the study sets it for each point: leave it out"),
+        (["--name", "other"], "--name is given behind --"),
+    ],
+)
+def test_words_behind_the_options_are_checked_with_them(tmp_path: Path, words: list[str], sentence: str) -> None:
+    path = job_file(tmp_path, strategies=["allreduce", "tensor"])
+    with pytest.raises(UserError, match=sentence):
+        points_of(read_study(path), path, "runs", words)
+    points = points_of(read_study(path), path, "runs", ["--seed", "7", "--precision", "fp32"])
+    assert {(point.config.seed, point.config.precision) for point in points} == {(7, "fp32")}
 
 
 def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_of_ranks(tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def _load_keras(path: Path) -> TrainedModel:
         raise UserError(
             f"{path} holds no classifier of images of any size into {len(description.class_names)} classes: {_AGAIN}"
         )
-    forward = tf.function(lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True)
+    forward = tf.function(
+        lambda images: model(tf.cast(images, tf.float32), training=False), reduce_retracing=True, autograph=False
+    )
     return TrainedModel(
         class_names=tuple(description.class_names),
         image_size=description.image_size,

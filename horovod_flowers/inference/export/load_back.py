@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from horovod_flowers.inference.trained_model import TrainedModel
 from horovod_flowers.model.trainable import compute_types
 from horovod_flowers.ranks.tensorflow_import import set_keras_variables
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.files import temporary_folder
 
 TOLERANCE, TOLERANCE_OF_16_BITS = 1e-4, 2e-2
 """Of probabilities. The same sums in another order differ by 1e-7 to 1e-5; a weight in the wrong place by much more.
@@ -40,8 +40,7 @@ def compare(folder: Path, model: TrainedModel, whole: Any, name: str) -> Checked
     native, larger, smaller = (_drawn(h, w) for h, w in ((size, size), (5 * size // 4, 3 * size // 2), _smaller(size)))
     expected = [model.probabilities(native), _answer(whole, larger), _answer(whole, smaller)]
     levels = max(_levels(whole, images, size) for images in (native, larger, smaller))
-    with tempfile.TemporaryDirectory(prefix="export-") as trial_name:
-        trial = Path(trial_name)
+    with temporary_folder("export") as trial:
         for number, images in enumerate((native, larger, smaller)):
             np.save(trial / f"images-{number}.npy", images)
         for number, image in enumerate((*native, *larger)):
@@ -107,9 +106,10 @@ def _load_apart(folder: Path, trial: Path, name: str) -> None:
     module, colon, _ = name.partition(":")
     packages = [module.partition(".")[0]] if colon else []
     script = Path(__file__).with_name("load_apart.py")
-    words = [sys.executable, str(script), str(folder), str(trial), *packages]
+    words = [sys.executable, str(script), str(os.getpid()), str(folder), str(trial), *packages]
     # The model's own code may have set variables of Keras; a file of the user's in KERAS_HOME has nothing to say here.
-    variables = {**os.environ, "KERAS_HOME": str(trial)}
+    # What TensorFlow leaves among temporary files where it is killed goes with the trial.
+    variables = {**os.environ, "KERAS_HOME": str(trial), "TMPDIR": str(trial)}
     set_keras_variables(variables)
     try:
         ended = subprocess.run(words, env=variables, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)

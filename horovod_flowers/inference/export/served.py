@@ -6,6 +6,7 @@ where a photo is at least four times as large as the model's images, which Pillo
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def write_saved_model(whole: Any, image_size: int, class_names: Sequence[str], f
     served = tf.Module()
     # TensorFlow's variables behind the Keras ones: the SavedModel knows nothing of Keras.
     served.variables_of_model = [variable.value for variable in whole.variables]
-    served.images = tf.function(answer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32, "images")])
-    served.photos = tf.function(answer_photos, input_signature=[tf.TensorSpec((None,), tf.string, "photos")])
-    served.class_names = tf.function(lambda: {"class_names": names}, input_signature=[])
+    traced = partial(tf.function, autograph=False)  # as in training; AutoGraph leaves files in TMPDIR when it is killed
+    served.images = traced(answer, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32, "images")])
+    served.photos = traced(answer_photos, input_signature=[tf.TensorSpec((None,), tf.string, "photos")])
+    served.class_names = traced(lambda: {"class_names": names}, input_signature=[])
     tf.saved_model.save(
         served, str(folder), signatures={IMAGES: served.images, PHOTOS: served.photos, CLASS_NAMES: served.class_names}
     )
