@@ -87,7 +87,6 @@ class DataConfig:
         Effect.RECIPE,
         at_least=0,
         at_most=MOST_SEED,
-        limits=f"give a whole number from 0 to {MOST_SEED}",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none",

@@ -94,11 +94,13 @@ class Option:
     def _limits_in_words(self) -> str:
         if self.at_least is None or self.above is not None:
             raise TypeError("limits of this kind need words of their own: option(limits=...)")
+        counts = {0: "give 0 or a positive whole number", 1: "give a positive whole number"}
+        if self.at_most in (MOST_RANKS, MOST_THREADS, MOST_SEED):
+            return f"{counts[int(self.at_least)]} up to {self.at_most:.0f}"
         if self.at_most is not None:
             return f"give a number from {self.at_least:g} to {self.at_most:g}"
         if self.below is not None:
             return f"give a number from {self.at_least:g} to below {self.below:g}"
-        counts = {0: "give 0 or a positive whole number", 1: "give a positive whole number"}
         return counts.get(int(self.at_least), f"give at least {self.at_least:g}")
 
 

@@ -205,7 +205,6 @@ class RunConfig:
         Effect.REPETITION,
         at_least=0,
         at_most=MOST_SEED,
-        limits=f"give a whole number from 0 to {MOST_SEED}",
     )
     label_smoothing: float = option(
         0.0,

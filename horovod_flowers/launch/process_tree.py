@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from horovod_flowers.runtime.temporary_space import clear_files_of_mpirun
+
 SECONDS_TO_END = 15.0
 """What mpirun gets to end its ranks on other nodes, before it is killed."""
 _SECONDS_TO_DIE = 5.0
@@ -26,6 +28,7 @@ class ProcessTree:
         """`root`: process id of the leader, which may have ended just now."""
         self._root = root
         self._known: dict[int, psutil.Process] = {}
+        self._mpiruns: set[int] = set()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._known[root] = psutil.Process(root)
 
@@ -43,6 +46,7 @@ class ProcessTree:
         """Who ends or tells the ranks: the mpirun that horovodrun started behind a shell; else the leader itself."""
         alive = self.alive()
         found = [process for process in alive if _program(process) == "mpirun"]
+        self._mpiruns |= {process.pid for process in found}
         return found or [process for process in alive if process.pid == self._root]
 
     def send(self, number: int) -> None:
@@ -59,12 +63,15 @@ class ProcessTree:
 
     def kill(self) -> None:
         """Kill what is left here: stopped processes, too."""
+        self.launchers()  # to know them afterwards
         deadline = time.monotonic() + _SECONDS_TO_DIE
         while (left := self.alive()) and time.monotonic() < deadline:
             for process in left:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for number in self._mpiruns:
+            clear_files_of_mpirun(number)
 
     def wait(self, seconds: float) -> None:
         """Until nothing is left here, `seconds` at the most."""

@@ -87,9 +87,12 @@ def horovod_settings() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+_YES_OF_OPEN_MPI = ("1", "true", "t", "yes", "enabled")
+
+
 def yields_when_idle() -> bool:
     """Whether Open MPI gives up the core while it waits."""
-    return os.environ.get("OMPI_MCA_mpi_yield_when_idle") == "1"
+    return os.environ.get("OMPI_MCA_mpi_yield_when_idle", "").strip().lower() in _YES_OF_OPEN_MPI
 
 
 def _host(ranks_on_it: int) -> HostEnvironment:

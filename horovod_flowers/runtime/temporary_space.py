@@ -10,11 +10,11 @@ from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import TEMPORARY_REMEDY, unfinished
 
 NEEDED_BYTES = 8 * 2**20
-"""That Open MPI and PMIx map at their start, for a node of few ranks."""
+"""Of the two files that PMIx maps on each node at its start."""
 AMPLE_BYTES = 64 * 2**20
 """Below which the preflight says so: other programs take from it, too."""
-SHARED_BYTES_A_RANK = 8 * 2**20
-"""Of the memory in /dev/shm: Open MPI's segment of 4 MiB for messages within a node, and as much for large ones."""
+SHARED_BYTES_A_RANK = 4 * 2**20
+"""Of the memory in /dev/shm: Open MPI's segment for messages within a node."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -42,6 +42,12 @@ def refuse_full_temporary_folder(folder: Path | None = None) -> None:
             f"{folder} on {os.uname().nodename}, the folder for temporary files, has no room for the "
             f"{NEEDED_BYTES / 2**20:.0f} MiB that MPI starts with ({error.strerror or error}{left}): {TEMPORARY_REMEDY}"
         ) from error
+
+
+def clear_files_of_mpirun(process: int) -> None:
+    """Remove what an mpirun has left of that process id, which was killed: 8 MiB, which Open MPI never takes away."""
+    for folder in temporary_folder_of_mpi().glob(f"ompi.*.{os.geteuid()}/pid.{process}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def scarce_space(ranks: int) -> tuple[str, ...]:

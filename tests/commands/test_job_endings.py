@@ -102,11 +102,13 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, number: int, status: int,
 
 
 def test_a_rank_that_is_stopped_or_deaf_does_not_either(tmp_path: Path) -> None:
-    with started(tmp_path, launcher(), DEAF="1") as process:
+    (tmp_path / "t").mkdir()
+    with started(tmp_path, launcher(), DEAF="1", TMPDIR=str(tmp_path / "t")) as process:
         wait_for(tmp_path / "rank-0", tmp_path / "rank-1")
         os.kill(int((tmp_path / "rank-1").read_text()), signal.SIGSTOP)
         process.kill()
         wait_until_gone(tmp_path)
+    assert list((tmp_path / "t").glob("ompi.*/pid.*")) == []  # 8 MiB a job, which nobody else removes
 
 
 def test_a_signal_that_was_to_be_ignored_stays_ignored(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data.path", "photos"], "data.source is 'synthetic': add --data.source folder"),
         (["--optimizer.learning-rate", "-1"], "learning_rate is -1.0: give a positive number"),
         (["--optimizer.learning-rate", "nan"], "learning_rate is 'nan': allowed is a number"),
-        (["--seed", "-1"], "seed is -1: give a whole number from 0 to 4294967295"),
+        (["--seed", "-1"], "seed is -1: give 0 or a positive whole number"),
         (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (["--label-smoothing", "1"], "label_smoothing is 1.0: give a number from 0 to below 1"),
         (["--average-decay", "-0.1"], "average_decay is -0.1: give a number from 0 to below 1"),

@@ -56,8 +56,11 @@ def test_the_order_is_random_by_repetition_and_the_same_every_time(tmp_path: Pat
         ({"strategies": ["ring"]}, "ring"),
         ({"options": {"epoch": 1}}, "there is no option --epoch: did you mean --epochs"),
         ({"options": {"seed": 1}}, "option seed is the study's own"),
-        ({"seeds": [2**32]}, "seed is 4294967296: give a whole number from 0 to 4294967295"),
-        ({"seeds": [99999999999999999999]}, "seed is 99999999999999999999: give a whole number from 0 to 4294967295"),
+        ({"seeds": [2**32]}, "seed is 4294967296: give 0 or a positive whole number up to 4294967295"),
+        (
+            {"seeds": [99999999999999999999]},
+            "seed is 99999999999999999999: give 0 or a positive whole number up to 4294967295",
+        ),
         ({"repetitions": 100_000_000}, r"stands for 200000000 points \(2 combinations, .* at most 10000 are taken"),
         ({"ranks": [1000001]}, "<= 100000"),
         ({"options": {"global_batch": 15}}, "ranks 2: global_batch 15 cannot be divided equally over 2 ranks"),
@@ -75,7 +78,10 @@ def test_mistakes_in_a_job_file_are_told_before_anything_runs(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--seed", "99999999999999999999"], "seed is 99999999999999999999: give a whole number from 0 to 4294967295"),
+        (
+            ["--seed", "99999999999999999999"],
+            "seed is 99999999999999999999: give 0 or a positive whole number up to 4294967295",
+        ),
         (["--strategy", "tensor"], "--strategy is given behind --, and the study sets it for each point: leave it out"),
         (["--name", "other"], "--name is given behind --"),
     ],

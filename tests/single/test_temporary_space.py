@@ -56,7 +56,7 @@ def test_the_preflight_sees_what_is_scarce(full: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(temporary_space, "SHARED_MEMORY", tmp_path)
     assert scarce_space(2) == (f"{full} has 1.0 MiB free, and 64 are needed",)
     monkeypatch.setattr(temporary_space, "SHARED_MEMORY", full)
-    assert f"{full} has 1.0 MiB free, and 16 are needed" in scarce_space(2)
+    assert f"{full} has 1.0 MiB free, and 8 are needed" in scarce_space(2)
 
 
 def test_the_folder_is_the_one_that_open_mpi_takes() -> None:
