@@ -41,7 +41,7 @@ from horovod_flowers.runlog.run_hold import RunAtRest, RunHold, check_not_held
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError, first_line
 from horovod_flowers.runtime.exit import error_boundary
-from horovod_flowers.runtime.files import whole_folder, writable_folder
+from horovod_flowers.runtime.files import own_temporary_files, whole_folder, writable_folder
 from horovod_flowers.runtime.machine import utc_now
 
 
@@ -99,7 +99,7 @@ def export(run: RunFolder, config: RunConfig, which: Checkpoint, output: Path) -
     at_rest = RunAtRest(run.path, run.config, run.checkpoints / f"{which}.safetensors")
     model = load_run(run, which, config)
     description = describe(run, config, which, model)
-    with whole_folder(output) as folder:
+    with own_temporary_files("export"), whole_folder(output) as folder:
         written = write(folder, model, description)
         at_rest.check()
     return written

@@ -307,6 +307,20 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def own_temporary_files(purpose: str) -> Iterator[None]:
+    """Let Python's temporary files within the block, of libraries too, lie in a folder that goes with them.
+
+    TensorFlow's AutoGraph takes its files away at the end of the process, which one that is killed does not reach.
+    """
+    with temporary_folder(purpose) as folder:
+        before, tempfile.tempdir = tempfile.tempdir, str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 TEMPORARY_REMEDY = "free some space, or set TMPDIR to a folder of the node's own that has some"
 
 

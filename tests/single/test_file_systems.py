@@ -21,7 +21,14 @@ from horovod_flowers.runlog.study_attempts import PointFiles
 from horovod_flowers.runlog.training_progress import BEGINNING
 from horovod_flowers.runtime.errors import GoneError, UserError
 from horovod_flowers.runtime.exit import error_boundary
-from horovod_flowers.runtime.files import put_aside, temporary_folder, whole_file, whole_folder, write_whole
+from horovod_flowers.runtime.files import (
+    own_temporary_files,
+    put_aside,
+    temporary_folder,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 NOBODY = 65534
 
@@ -213,6 +220,9 @@ def test_temporary_files_of_killed_processes_go(tmp_path: Path, monkeypatch: pyt
         (left / "file").touch()
     with temporary_folder("test") as folder:
         assert list(tmp_path.iterdir()) == [folder]
+    assert list(tmp_path.iterdir()) == []
+    with own_temporary_files("test"):  # of whichever library
+        assert Path(tempfile.mkdtemp()).parent.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no place for temporary files .*set TMPDIR"), temporary_folder("test"):
