@@ -3,11 +3,12 @@
 Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names what has changed under another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.models.functional import Functional
 
 WRITTEN_FOR = "3.12.4"
 
@@ -48,6 +49,45 @@ def nodes_in_use(model: Any) -> set[int]:
     graphs = [getattr(layer, "_functional", layer) for layer in all_layers(model)]
     depths = [nodes for graph in graphs for nodes in getattr(graph, "_nodes_by_depth", {}).values()]
     return {id(node) for nodes in depths for node in nodes}
+
+
+def keeps_call(layer: Any) -> bool:
+    """Whether a layer's `call` is that of its class, not one that was set on this layer alone."""
+    return "call" not in vars(layer)
+
+
+def is_rematerialised(layer: Any) -> bool:
+    """Whether the backward pass computes the layer again instead of keeping its activations (keras.RematScope)."""
+    return layer._remat_mode is not None
+
+
+def follows_its_graph(layer: Any) -> bool:
+    """Whether calling a layer runs the layers of its graph and nothing else: Sequential and functional models do, and
+    layers that have no others in them."""
+    as_declared = (keras.Sequential.call, Functional.call)
+    return not layer._layers or (type(layer).call in as_declared and keeps_call(layer))
+
+
+def layers_in(layer: Any) -> list[Any]:
+    """Every layer inside another, at any depth, without it."""
+    return list(layer._flatten_layers(include_self=False))
+
+
+def has_own_moments(layer: Any) -> bool:
+    """Whether a layer takes its batch statistics otherwise than keras.layers.BatchNormalization does."""
+    as_keras = (keras.layers.BatchNormalization.call, keras.layers.BatchNormalization._moments)
+    kind = type(layer)
+    return (getattr(kind, "call", None), getattr(kind, "_moments", None)) != as_keras or not keeps_call(layer)
+
+
+def replace_moments(layer: Any, moments: Callable[[Any, Any, Sequence[int]], tuple[Any, Any]]) -> None:
+    """Have a batch normalisation take its statistics from a function of inputs, mask (or None) and the axes to reduce:
+    mean and variance of each channel."""
+
+    def own(self: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+        return moments(inputs, mask, self._reduction_axes)
+
+    layer.__class__ = type(f"{type(layer).__name__}OverAllRanks", (type(layer),), {"_moments": own})
 
 
 def replace_kernel(layer: Any, values: np.ndarray) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import keras
 
-from horovod_flowers.model.keras_internals import all_layers, nodes_into, users_of
+from horovod_flowers.model.keras_internals import (
+    all_layers,
+    follows_its_graph,
+    keeps_call,
+    layers_in,
+    nodes_into,
+    users_of,
+)
 
 
 class PoolingThenReLU(keras.layers.MaxPooling2D):
@@ -23,12 +30,14 @@ class PoolingThenReLU(keras.layers.MaxPooling2D):
 def move_relu_behind_pooling(model: Any) -> list[str]:
     """Change, in place, each convolution with ReLU whose output goes to a max pooling and nowhere else; their names.
 
-    Sequential and functional models, nested ones too. In a subclassed model nobody but its own code knows what follows
-    a layer: it stays as it is.
+    Sequential and functional models, nested ones too. A layer stays as it is if its outputs may be looked at elsewhere:
+    if it has an activity regularizer, or lies in a model or layer with a `call` of its own, of which nobody knows what
+    it calls.
     """
     layers = all_layers(model)
     results = keras.tree.flatten([getattr(inner, "outputs", None) or [] for inner in layers])
     outputs = {id(tensor) for tensor in results}
+    hidden = {id(inner) for layer in layers if not follows_its_graph(layer) for inner in layers_in(layer)}
     moved = []
     for layer in layers:
         if type(layer) is not keras.layers.Conv2D or layer.activation is not keras.activations.relu:
@@ -37,7 +46,11 @@ def move_relu_behind_pooling(model: Any) -> list[str]:
         if len(nodes_into(layer)) != 1 or len(users) != 1 or id(layer.output) in outputs:
             continue
         pooling = users[0]
-        if type(pooling) is keras.layers.MaxPooling2D and len(nodes_into(pooling)) == 1:
+        if type(pooling) is not keras.layers.MaxPooling2D or len(nodes_into(pooling)) != 1:
+            continue
+        if {id(layer), id(pooling)} & hidden or not (keeps_call(layer) and keeps_call(pooling)):
+            continue
+        if layer.activity_regularizer is None:
             layer.activation = keras.activations.linear
             pooling.__class__ = PoolingThenReLU
             moved.append(layer.name)

@@ -1,6 +1,7 @@
 """What is used of Keras beyond its public interface is there, and means what it meant."""
 
 from importlib import metadata
+from typing import Any
 
 import keras
 import numpy as np
@@ -70,3 +71,50 @@ def test_the_optimizers_slots_belong_to_their_weights() -> None:
     sgd.build(variables)
     assert internals.slot_counts(sgd.variables, 2) == (2, 1)
     assert tuple(internals.sgd_momentum(sgd, variables[1].value).shape) == (3, 1)
+
+
+def test_models_that_run_their_graph_are_told_from_those_with_a_call_of_their_own() -> None:
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs: Any) -> Any:
+            return self.dense(inputs)
+
+    class Named(keras.Sequential):
+        """A name, and nothing else of its own."""
+
+    layer = keras.layers.Dense(2)
+    assert all(internals.follows_its_graph(each) for each in (nested(), Named([keras.Input((4,)), layer]), layer))
+    assert not internals.follows_its_graph(Own())
+    assert not internals.follows_its_graph(keras.layers.TimeDistributed(layer))
+    assert internals.keeps_call(layer)
+    layer.call = lambda inputs: inputs
+    assert not internals.keeps_call(layer)
+    assert [each.name for each in internals.layers_in(nested())][-1] == "head"
+
+
+def test_what_is_computed_again_in_the_backward_pass_says_so() -> None:
+    assert not internals.is_rematerialised(keras.layers.Dense(2))
+    with keras.RematScope(mode="full"):
+        assert internals.is_rematerialised(keras.layers.Dense(2))
+
+
+def test_batch_normalisation_takes_other_moments() -> None:
+    layer = keras.layers.BatchNormalization(momentum=0.5, axis=1)
+    layer.build((None, 3, 4))
+    assert not internals.has_own_moments(layer)
+    seen = []
+
+    def moments(inputs: Any, mask: Any, axes: Any) -> tuple[np.ndarray, np.ndarray]:
+        seen.append((np.shape(inputs), mask, axes))
+        return np.full(3, 2, np.float32), np.full(3, 4, np.float32)
+
+    internals.replace_moments(layer, moments)
+    outputs = layer(np.full((5, 3, 4), 6, np.float32), training=True)
+    assert seen == [((5, 3, 4), None, [0, 2])]
+    np.testing.assert_allclose(outputs, (6 - 2) / 2, rtol=1e-3)
+    np.testing.assert_allclose(layer.moving_mean, 1)
+    assert internals.has_own_moments(layer)
+    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalizationOverAllRanks", 2]

@@ -42,3 +42,26 @@ def test_only_what_nobody_else_looks_at_is_moved() -> None:
     after = [layers.MaxPooling2D()(output), layers.MaxPooling2D()(smooth), moved]
     model = keras.Model(inputs, [output, *after])
     assert move_relu_behind_pooling(model) == ["moved"]
+
+
+def test_values_that_somebody_else_looks_at_stay_where_they_are() -> None:
+    class Peeking(layers.Layer):
+        """Calls parts of a model itself."""
+
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def call(self, inputs: Any) -> Any:
+            return self.inner(inputs) + keras.ops.mean(self.inner.layers[0](inputs))
+
+    def convolution(name: str, **options: Any) -> Any:
+        return layers.Conv2D(4, 3, activation="relu", name=name, **options)
+
+    inputs = layers.Input((32, 32, 3))
+    x = layers.MaxPooling2D()(convolution("penalised", activity_regularizer="l2")(inputs))
+    inner = keras.Sequential([layers.Input((15, 15, 4)), convolution("peeked_at"), layers.MaxPooling2D()])
+    x = Peeking(inner)(x)
+    nested = keras.Sequential([layers.Input((6, 6, 4)), convolution("nested"), layers.MaxPooling2D()])
+    model = keras.Model(inputs, nested(x))
+    assert move_relu_behind_pooling(model) == ["nested"]
