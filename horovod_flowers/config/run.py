@@ -121,6 +121,26 @@ class OptimizerConfig:
         limits="give 0 to below 1, such as 0.05",
     )
 
+    global_clipnorm: float | None = option(
+        None,
+        "shorten the gradient of all weights together, that of the global batch, to this norm where it is longer "
+        "(default: leave it)",
+        Effect.WORK,
+        before=None,
+        above=0,
+        below=float("inf"),
+        limits="give a positive number, such as 1",
+    )
+    clipnorm: float | None = option(
+        None,
+        "shorten the gradient of each weight tensor apart to this norm where it is longer (default: leave it)",
+        Effect.WORK,
+        before=None,
+        above=0,
+        below=float("inf"),
+        limits="give a positive number, such as 1",
+    )
+
     def __post_init__(self) -> None:
         check_limits(self, "optimizer.")
         if self.plateau_epochs is not None and self.decay != "none":
@@ -131,6 +151,11 @@ class OptimizerConfig:
         if self.plateau_epochs is None and self.plateau_factor != _PLATEAU_FACTOR:
             raise UserError(
                 "optimizer.plateau_factor needs --optimizer.plateau-epochs: add it, or leave out the factor"
+            )
+        if self.global_clipnorm is not None and self.clipnorm is not None:
+            raise UserError(
+                f"optimizer.global_clipnorm is {self.global_clipnorm} and optimizer.clipnorm is {self.clipnorm}: give "
+                "one of them"
             )
 
 

@@ -4,7 +4,10 @@ interface.py             what a strategy has to offer; choice.py: a strategy by 
 allreduce.py             one rank, independent ranks, and data parallelism by allreduce
 sharded.py               the same, with updates and optimizer state divided over ranks (ZeRO)
 tensor_parallel.py       large Dense layers divided over groups of ranks
-wide_dense.py            what becomes of a large Dense layer under each of them; its calls in wide_dense_collectives.py
+weight_use.py            what a model does with its weights, and so which of them may be divided
+wide_dense.py            what becomes of a large Dense layer under each of them
+batch_statistics.py      batch normalisation over the images of all ranks
+layer_collectives.py     the collective calls of these layers
 packing.py               several tensors in one call, the same ones in every run
 step_timer.py            timestamps inside a step
 layout.py                where the parts of a weight lie, so that checkpoints are the same under all

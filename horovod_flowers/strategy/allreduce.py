@@ -7,12 +7,19 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
-from horovod_flowers.strategy.communication_volume import FP32_BYTES, DenseShape, volume_per_step
+from horovod_flowers.strategy.batch_statistics import BatchStatistics
+from horovod_flowers.strategy.communication_volume import (
+    FP32_BYTES,
+    DenseShape,
+    added_up,
+    allreduce,
+    volume_per_step,
+)
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
 from horovod_flowers.strategy.packing import calls_of, packed
 from horovod_flowers.strategy.step_timer import StepTimer
 from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
-from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 
 class OneRank:
@@ -29,6 +36,9 @@ class OneRank:
         self.notes: list[str] = []
         self.packs_bytes = 0
         """Of a call that combines several tensors; 0: each has its own, which Horovod may fuse with others."""
+        self.statistics: BatchStatistics | None = None
+        """Of the layers of batch normalisation that are synchronised over the ranks."""
+        self.needs_norms = False
 
     def attach(self, model: Any) -> None:
         """Take the model's weights as they are."""
@@ -37,8 +47,34 @@ class OneRank:
         self.parts = [Part(tuple(variable.shape)) for variable in self.optimizer_variables]
 
     def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
-        """Nothing."""
+        """Of gradients and weights, of batch statistics and of the norms of divided gradients."""
+        of_weights = self._volume_of_weights(images)
+        of_statistics = self.statistics.communication_volume() if self.statistics is not None else []
+        if of_weights is None or of_statistics is None:
+            return None
+        divided = len(self._divided_parts()) if self.needs_norms else 0
+        norms = [allreduce([divided], self.groups.world.size)] if divided else []
+        return added_up([*of_weights, *of_statistics, *norms])
+
+    def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
+        """What each rank sends for gradients and updated weights in a step."""
         return []
+
+    def squared_norms(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Those of the whole gradients, from combined ones: those of divided weights are added up over their parts."""
+        own = tf.stack([tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32))) for gradient in gradients])
+        divided = self._divided_parts()
+        if not divided:
+            return own
+        import horovod.tensorflow as hvd
+
+        # Over all ranks, which hold each part as often as there are copies of the divided weights.
+        copies = self.groups.world.size // self.groups.members.size
+        sums = hvd.allreduce(tf.gather(own, divided), op=hvd.Sum, name="gradient.squared_norms") / copies
+        return tf.tensor_scatter_nd_update(own, [[number] for number in divided], sums)
+
+    def _divided_parts(self) -> list[int]:
+        return [number for number, part in enumerate(self.parts) if part.slices is not None]
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Leave them as they are."""
@@ -112,7 +148,7 @@ class Allreduce(OneRank):
             self.notes.append(f"gradient of {layer.name} by factors")
         self.combined_early = tuple(early)
 
-    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
+    def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """Gradients, and factors of those that the layers combine."""
         if self._shapes is None:
             return None

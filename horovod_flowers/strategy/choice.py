@@ -1,5 +1,6 @@
 """A strategy by name, for a built model."""
 
+from collections.abc import Callable
 from typing import Any
 
 from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
@@ -9,51 +10,83 @@ from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import fuses_tensors
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import Allreduce, Independent, OneRank
+from horovod_flowers.strategy.batch_statistics import BatchStatistics
 from horovod_flowers.strategy.communication_volume import DenseShape, factors_send_less
 from horovod_flowers.strategy.interface import Strategy
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.strategy.packing import MOST_BYTES
 from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
-from horovod_flowers.strategy.wide_dense import dense_layers
-from horovod_flowers.strategy.wide_dense_collectives import Exchange
+from horovod_flowers.strategy.weight_use import WeightUse
+from horovod_flowers.strategy.wide_dense import all_dense_layers, dense_layers, why_not_plain
 
 
-def make_strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any) -> Strategy:
-    """The strategy of that name, ready to adopt this model.
+def make_strategy(
+    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, image_size: int
+) -> Strategy:
+    """The strategy of that name, ready to adopt this model of images of [image_size, image_size, 3].
 
-    Raises UserError where the model has no layer to divide, or none of the name that the user gave.
+    Raises UserError where the model has no layer to divide, or none of the name that the user gave, or one that several
+    ranks, or this suite, cannot train.
     """
+    refuse_float8(model)
     if ranks.size == 1:
         return OneRank(Groups())
-    strategy = _strategy(name, config, ranks, precision, model)
+    strategy = _divided_strategy(name, config, ranks, precision, model, image_size)
+    if strategy.trains_one_model:
+        strategy.statistics = BatchStatistics(model, ranks.size, ranks.rank, strategy.timer)
+        strategy.notes += strategy.statistics.notes
     if config.horovod.fusion_threshold_mb is None and not fuses_tensors():  # in its place, the same in every run
         strategy.packs_bytes = MOST_BYTES
     return strategy
 
 
-def _strategy(name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any) -> OneRank:
+def _divided_strategy(
+    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, image_size: int
+) -> OneRank:
+    images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
+
+    def use_of_weights() -> WeightUse:
+        return WeightUse(model, image_size, images, dense_layers(model))
+
     group = {"tensor": ranks.size, "mesh": ranks.model_parallel_size}.get(name, 1)
-    layers = layers_to_divide(config, model, group) if name in DIVIDING else []
+    layers = layers_to_divide(config, model, group, use_of_weights()) if name in DIVIDING else []
     if name == INDEPENDENT:
         return Independent(Groups.of(ranks, ranks.size))
     bf16 = precision == "bf16"
     if name == "sharded":
-        exchange = Exchange(ranks.size, ranks.rank, bf16)
-        return Sharded(Groups.of(ranks, ranks.size), exchange, factored_layers(config, ranks, exchange, model, True))
+        exchange, use = Exchange(ranks.size, ranks.rank, bf16), use_of_weights()
+        factored = factored_layers(config, ranks, exchange, model, True, lambda: use)
+        return Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored)
     if group == 1:
         exchange = Exchange(ranks.size, ranks.rank, bf16)
-        factored = factored_layers(config, ranks, exchange, model, False)
+        factored = factored_layers(config, ranks, exchange, model, False, use_of_weights)
         groups, compression = Groups.of(ranks, ranks.size), config.compression
         return Allreduce(groups, exchange, factored=factored, compression=compression)
     exchange = Exchange(group, ranks.rank % group, bf16, ranks.members_set if group < ranks.size else None)
     return TensorParallel(name, Groups.of(ranks, group), exchange, layers, ranks.size // group, ranks.copies_set)
 
 
-def layers_to_divide(config: RunConfig, model: Any, group: int) -> list[Any]:
+def refuse_float8(model: Any) -> None:
+    """Refuse layers that training quantizes to float8 (UserError): the gradients of their scales are no gradients but
+    the next scales, which can be neither averaged over ranks, nor added up over steps, nor clipped."""
+    scales = [variable for variable in model.trainable_variables if variable.overwrite_with_gradient]
+    if scales:
+        raise UserError(
+            f"{scales[0].path} belongs to a layer that is quantized to float8 in training, which is not supported: "
+            "build the model without quantize('float8'), and use --precision to compute in less than fp32"
+        )
+
+
+def layers_to_divide(config: RunConfig, model: Any, group: int, use: WeightUse) -> list[Any]:
     """The Dense layers that tensor and mesh divide: those that the user names, else the large ones (UserError)."""
-    known = dense_layers(model)
+    reasons = {layer.name: why_not_plain(layer) for layer in all_dense_layers(model)}
+    reasons |= {layer.name: use.why_not_taken_over(layer) for layer in dense_layers(model)}
+    known = [layer for layer in dense_layers(model) if reasons[layer.name] is None]
     listed = ", ".join(f"{layer.name} ({_weights(layer):,} weights)" for layer in known) or "it has none"
+    whole = ", ".join(f"{name} ({reason})" for name, reason in reasons.items() if reason is not None)
+    listed += f"; to be left whole: {whole}" if whole else ""
     if config.shard_layers is not None:
         asked = [name.strip() for name in config.shard_layers.split(",")]
         for name in asked:
@@ -76,27 +109,37 @@ def layers_to_divide(config: RunConfig, model: Any, group: int) -> list[Any]:
     return found
 
 
-def factored_layers(config: RunConfig, ranks: Ranks, exchange: Exchange, model: Any, rows_only: bool) -> list[Any]:
-    """The Dense layers whose gradients travel as factors."""
+def factored_layers(
+    config: RunConfig,
+    ranks: Ranks,
+    exchange: Exchange,
+    model: Any,
+    rows_only: bool,
+    use_of_weights: Callable[[], WeightUse],
+) -> list[Any]:
+    """The Dense layers whose gradients travel as factors. `use_of_weights` is asked where there is one that may."""
     if config.dense_gradients == "reduced" or config.compression != "none" or config.accumulate > 1:
         return []
     large = [layer for layer in dense_layers(model) if _weights(layer) >= config.shard_above]
     large = [layer for layer in large if layer.kernel.shape[0] >= ranks.size]
-    if config.dense_gradients == "factors":
-        if not large:
-            raise UserError(
-                f"dense_gradients is 'factors' but the model has no Dense layer of at least {config.shard_above:,} "
-                "weights: leave out --dense-gradients, or lower --shard-above"
-            )
-        return large
-    images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
-    width = exchange.bytes_per_value
-    return [
-        layer
-        for layer in large
-        if _used_on_vectors(layer)
-        and factors_send_less(DenseShape(*layer.kernel.shape), images, ranks.size, width, rows_only)
-    ]
+    if config.dense_gradients == "auto":
+        images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
+        width = exchange.bytes_per_value
+        large = [
+            layer
+            for layer in large
+            if _used_on_vectors(layer)
+            and factors_send_less(DenseShape(*layer.kernel.shape), images, ranks.size, width, rows_only)
+        ]
+    if large:
+        use = use_of_weights()
+        large = [layer for layer in large if use.why_not_taken_over(layer) is None]
+    if config.dense_gradients == "factors" and not large:
+        raise UserError(
+            f"dense_gradients is 'factors' but the model has no Dense layer of at least {config.shard_above:,} weights "
+            "that can be taken over: leave out --dense-gradients, or lower --shard-above"
+        )
+    return large
 
 
 def _weights(layer: Any) -> int:

@@ -51,6 +51,14 @@ class Strategy(Protocol):
         """
         ...
 
+    needs_norms: bool
+    """Whether a step asks for `squared_norms`: set before `communication_volume` is asked."""
+
+    def squared_norms(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """fp32 [gradients]: of each whole gradient, given what `reduce_gradients` returned. Every rank calls it, inside
+        tf.function, and gets the same."""
+        ...
+
     def gather_weights(self) -> None:
         """Bring updated weights to where the model reads them. Every rank calls it, inside tf.function or not."""
         ...

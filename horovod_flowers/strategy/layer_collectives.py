@@ -1,4 +1,4 @@
-"""The collective calls of the large Dense layers."""
+"""The collective calls of layers: the large Dense layers, and batch normalisation over all ranks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,15 @@ from horovod_flowers.strategy.layout import Slice
 
 
 class Exchange:
-    """Collective calls of the layers, over one process set, in the format that products are computed in.
+    """Collective calls of layers, over one process set, in the format that products are computed in.
 
     Under bf16 both factors of a product are rounded to bfloat16 whatever happens. Rounding before sending halves the
     bytes and changes nothing; Horovod knows no bfloat16, so its 16 bits travel as uint16. Sums are sent in fp32.
     """
 
-    def __init__(self, size: int, rank: int, bf16: bool, process_set: Any = None) -> None:
-        self.size, self.rank, self._bf16 = size, rank, bf16
+    def __init__(self, size: int, rank: int, bf16: bool, process_set: Any = None, prefix: str = "dense") -> None:
+        """`prefix` begins the names of its calls, which no other Exchange of the process may use."""
+        self.size, self.rank, self._bf16, self._prefix = size, rank, bf16, prefix
         # Without the scopes of Keras' layer names, which count the models that a process has built.
         self._options: dict[str, Any] = {"ignore_name_scope": True}
         if process_set is not None:
@@ -42,6 +43,12 @@ class Exchange:
         import horovod.tensorflow as hvd
 
         return self._narrowed(hvd.allgather(self._bits(values), name=name, **self._options))
+
+    def sum(self, values: tf.Tensor, name: str) -> tf.Tensor:
+        """fp32 [...] of each rank -> the sum over ranks, on all."""
+        import horovod.tensorflow as hvd
+
+        return hvd.allreduce(values, op=hvd.Sum, name=name, **self._options)
 
     def sum_scatter(self, values: tf.Tensor, name: str) -> tf.Tensor:
         """fp32 [size * n, ...] of each rank -> the sum over ranks of this rank's [n, ...]."""
@@ -81,4 +88,4 @@ class Exchange:
     def call_name(self, what: str) -> str:
         """A name that no other call has, the same on every rank."""
         self._calls += 1
-        return f"dense.{self._calls}.{what}"
+        return f"{self._prefix}.{self._calls}.{what}"

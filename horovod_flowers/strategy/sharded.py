@@ -1,7 +1,7 @@
 """Data parallelism with the update divided over ranks (ZeRO stages 1 and 2, Rajbhandari et al. 2020, arXiv 1910.02054,
 section 5): each rank reduces, keeps state for and updates its part of the weights, and gathers the others' parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,16 @@ import tensorflow as tf
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.packing import gathered, scattered
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
-from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 SMALLEST_DIVIDED = 4096
 """Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""
+
+NAMED_WEIGHTS = 4
+"""Of those that stay whole, in the log."""
 
 
 class Sharded(OneRank):
@@ -27,26 +30,37 @@ class Sharded(OneRank):
     name = "sharded"
     gathers_weights = True
 
-    def __init__(self, groups: Groups, exchange: Exchange, factored: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        groups: Groups,
+        exchange: Exchange,
+        why_whole: Callable[[Any], str | None],
+        factored: Sequence[Any] = (),
+    ) -> None:
+        """`why_whole` tells of a weight why it has to stay whole, or None; see WeightUse."""
         super().__init__(groups)
-        self._exchange, self._factored = exchange, factored
+        self._exchange, self._factored, self._why_whole = exchange, factored, why_whole
         self._full: list[Any] = []  # the model's own variable for each of `updated`
         self._gathered: list[Any] = []
         self._shapes: list[DenseShape] | None = []
 
     def attach(self, model: Any) -> None:
-        """Make a variable of this rank's part of every weight that is not small."""
+        """Make a variable of this rank's part of every weight that is not small and need not be whole."""
         self._shapes = dense_shapes(model, self._factored)
         trainable = list(model.trainable_variables)
         layers = {id(layer.kernel): layer for layer in self._factored}
         self.optimizer_variables, self.model_variables, self.parts, early = [], [], [], []
+        whole = []
         for number, variable in enumerate(trainable):
+            small = variable.value.shape.num_elements() < SMALLEST_DIVIDED
+            reason = None if small else self._why_whole(variable)
             if id(variable) in layers:
                 early.append(number)
                 self._adopt_dense(layers[id(variable)])
-            elif variable.value.shape.num_elements() >= SMALLEST_DIVIDED:
+            elif not small and reason is None:
                 self._adopt_flat(variable)
             else:
+                whole += [f"{variable.path} ({reason})"] if reason is not None else []
                 self._full.append(None)
                 self.optimizer_variables.append(variable)
                 self.model_variables.append(variable.value)
@@ -54,6 +68,9 @@ class Sharded(OneRank):
         self.combined_early = tuple(early)
         divided = sum(part.elements for part in self.parts if part.slices)
         self.notes.append(f"{divided:,} weights divided over {self._exchange.size} ranks")
+        if whole:
+            more = f" and {len(whole) - NAMED_WEIGHTS} more" if len(whole) > NAMED_WEIGHTS else ""
+            self.notes.append(f"whole on every rank: {', '.join(whole[:NAMED_WEIGHTS])}{more}")
 
     def _adopt_dense(self, layer: Any) -> None:
         inputs, units = layer.kernel.shape
@@ -76,7 +93,7 @@ class Sharded(OneRank):
         self.model_variables.append(variable.value)
         self.parts.append(Part(shape, tuple(slices)))
 
-    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
+    def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """Gradients to those who update their weights, or their factors, and the weights back."""
         if self._shapes is None:
             return None

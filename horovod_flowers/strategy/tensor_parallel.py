@@ -12,9 +12,9 @@ import tensorflow as tf
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
-from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 
 class TensorParallel(OneRank):
@@ -50,7 +50,7 @@ class TensorParallel(OneRank):
         self.model_variables = [variable.value for variable in self.optimizer_variables]
         self.combined_early = tuple(sorted(self._divided)) if self._copies == 1 else ()
 
-    def communication_volume(self, images: int) -> list[CommunicationVolume] | None:
+    def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """Activations and sums within a group, gradients of the slices across groups, all others over all ranks."""
         if self._shapes is None:
             return None

@@ -26,9 +26,9 @@ import tensorflow as tf
 
 from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, nodes_into, replace_kernel
 from horovod_flowers.strategy.communication_volume import DenseShape
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Slice
 from horovod_flowers.strategy.step_timer import StepTimer
-from horovod_flowers.strategy.wide_dense_collectives import Exchange
 
 GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
 """This rank's inputs, and a name for the call -> the inputs that its part of the gradient needs."""
@@ -173,22 +173,41 @@ def _outer(a: tf.Tensor, g: tf.Tensor, ranks: int) -> tf.Tensor:
 ELEMENTWISE_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
-def dense_layers(model: Any) -> list[Any]:
-    """The plain Dense layers of a model that can be taken over, in its order, nested models included.
+def all_dense_layers(model: Any) -> list[Any]:
+    """The built and trained keras.layers.Dense of a model, in its order, nested models included.
 
-    Left out: subclasses (their product may be another), layers with constraints or regularizers that look at more than
-    one weight at a time, frozen and adapted (LoRA) or quantized layers, and reduced-precision policies of the user's.
+    Left out: subclasses, since their product may be another.
     """
     found: list[Any] = []
     for layer in all_layers(model):
-        if type(layer) is not keras.layers.Dense or not layer.built or not layer.trainable:
-            continue
-        plain = layer.kernel_constraint is None and not layer.lora_enabled and layer.quantization_mode is None
-        regularizer = layer.kernel_regularizer
-        plain = plain and (regularizer is None or type(regularizer) in ELEMENTWISE_REGULARIZERS)
-        if plain and layer.compute_dtype == "float32" and all(layer is not other for other in found):
-            found.append(layer)
+        if type(layer) is keras.layers.Dense and layer.built and layer.trainable:
+            found += [layer] if all(layer is not other for other in found) else []
     return found
+
+
+def dense_layers(model: Any) -> list[Any]:
+    """Those that can be taken over as far as they tell themselves; `WeightUse` knows what else their kernels are in."""
+    return [layer for layer in all_dense_layers(model) if why_not_plain(layer) is None]
+
+
+def why_not_plain(layer: Any) -> str | None:
+    """What a keras.layers.Dense has that keeps it from being taken over, in a few words.
+
+    Constraints and regularizers that look at more than one weight at a time, adapters (LoRA) and quantization, and
+    reduced-precision policies of the user's.
+    """
+    if layer.lora_enabled:
+        return "adapted by LoRA"
+    if layer.quantization_mode is not None:
+        return f"quantized to {layer.quantization_mode}"
+    if layer.compute_dtype != "float32":
+        return f"computes in {layer.compute_dtype}"
+    if layer.kernel_constraint is not None:
+        return f"constraint {type(layer.kernel_constraint).__name__}"
+    regularizer = layer.kernel_regularizer
+    if regularizer is not None and type(regularizer) not in ELEMENTWISE_REGULARIZERS:
+        return f"regularizer {type(regularizer).__name__}"
+    return None
 
 
 def dense_shapes(model: Any, layers: Sequence[Any]) -> list[DenseShape] | None:

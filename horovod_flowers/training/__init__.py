@@ -6,7 +6,8 @@ initial_weights.py weights from a run, a checkpoint, an export or a file
 engine.py          model, optimizer, strategy, batches: what computes; step.py: one training step, timed from inside
 trainer.py         the epochs: evaluation, records, checkpoints, stopping; step_loop.py: the steps of one epoch
 step_times.py      what steps took, for the last lines of a run
-optimizer.py       Adam and SGD in one pass over memory; learning_rate.py: scaling, warm-up, decay
+penalties.py       what a model adds to its loss: the same over all ranks as on one
+optimizer.py       Adam and SGD in one pass over memory, clipping; learning_rate.py: scaling, warm-up, decay
 weight_average.py  a running average of the weights; dropout_seeds.py: dropout that differs between ranks
 health.py          NaN or infinite loss, weights that drift apart; replay.py: back to one step
 console_log.py     what a run prints; tensorboard.py: what it writes for TensorBoard

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from horovod_flowers.checkpoint.model_state import ModelState
-from horovod_flowers.config.choices import Precision
+from horovod_flowers.config.choices import INDEPENDENT, Precision
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
@@ -28,7 +28,8 @@ from horovod_flowers.strategy.choice import make_strategy
 from horovod_flowers.training.dropout_seeds import DropoutSeeds
 from horovod_flowers.training.initial_weights import start_from
 from horovod_flowers.training.learning_rate import schedule
-from horovod_flowers.training.optimizer import build_over, make_optimizer
+from horovod_flowers.training.optimizer import Clipping, build_over, make_optimizer
+from horovod_flowers.training.penalties import Penalties
 from horovod_flowers.training.step import Evaluation, EvaluationPass, TrainingStep, Update
 from horovod_flowers.training.weight_average import WeightAverage
 
@@ -55,7 +56,9 @@ class TrainingEngine:
             self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
-        self.strategy = make_strategy(strategy, config, ranks, precision, self.model)
+        penalties = Penalties(self.model, 1 if strategy == INDEPENDENT else ranks.size, ranks.broadcast)
+        self.strategy = make_strategy(strategy, config, ranks, precision, self.model, prepared.image_size)
+        self.strategy.notes += penalties.notes
         self.state = ModelState(self.model, self.strategy)
         self.optimizer = make_optimizer(config.optimizer)
         build_over(self.optimizer, self.strategy.optimizer_variables, [part.shape for part in self.strategy.parts])
@@ -80,6 +83,8 @@ class TrainingEngine:
             precision,
             label_smoothing=config.label_smoothing,
             average=self.average,
+            clipping=Clipping.of(config.optimizer),
+            penalties=penalties,
         )
         self.evaluate = EvaluationPass(self.model, ranks)
         self._dropout = DropoutSeeds(self.model)

@@ -5,6 +5,7 @@ TensorFlow's fused kernels read and write each array once. Same formulas, same v
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -59,6 +60,31 @@ class FusedSGD(keras.optimizers.SGD):
             use_locking=True,
             use_nesterov=self.nesterov,
         )
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Gradients shortened to a norm, of all of them together or of each weight's, as Keras' optimizers define it.
+
+    Theirs would take the norm of what one rank updates: parts of weights under some strategies.
+    """
+
+    norm: float
+    together: bool
+    """Whether one norm is that of all gradients (Pascanu et al. 2013, algorithm 1), or each weight has its own."""
+
+    @staticmethod
+    def of(config: OptimizerConfig) -> "Clipping | None":
+        """What a run's options ask for."""
+        if config.global_clipnorm is not None:
+            return Clipping(config.global_clipnorm, together=True)
+        return None if config.clipnorm is None else Clipping(config.clipnorm, together=False)
+
+    def clip(self, gradients: Sequence[tf.Tensor], squared_norms: tf.Tensor) -> list[tf.Tensor]:
+        """The gradients, or their parts, given the squared norm of each whole one."""
+        squares = tf.reduce_sum(squared_norms) * tf.ones_like(squared_norms) if self.together else squared_norms
+        scales = tf.unstack(self.norm / tf.maximum(tf.sqrt(squares), self.norm))
+        return [gradient * tf.cast(scale, gradient.dtype) for gradient, scale in zip(gradients, scales, strict=True)]
 
 
 def make_optimizer(config: OptimizerConfig) -> Any:

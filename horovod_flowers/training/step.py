@@ -18,6 +18,8 @@ from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.records import StepRecord
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.interface import Strategy
+from horovod_flowers.training.optimizer import Clipping
+from horovod_flowers.training.penalties import Penalties
 from horovod_flowers.training.weight_average import WeightAverage
 
 FP16_LOSS_SCALE = 1024.0
@@ -85,9 +87,17 @@ class TrainingStep:
         *,
         label_smoothing: float = 0.0,
         average: WeightAverage | None = None,
+        clipping: Clipping | None = None,
+        penalties: Penalties | None = None,
     ) -> None:
+        """`penalties` are the model's, taken over before the strategy; else here, which serves where no layer adds any.
+
+        Raises UserError where several ranks cannot apply one of them.
+        """
         self._model, self._optimizer, self._strategy, self._size = model, optimizer, strategy, size
-        self._label_smoothing, self._average = label_smoothing, average
+        self._label_smoothing, self._average, self._clipping = label_smoothing, average, clipping
+        strategy.needs_norms = clipping is not None
+        self._penalties = penalties or Penalties(model, size if strategy.trains_one_model else 1)
         self._loss_scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self._sums: list[tf.Variable] = []
         # Nothing in them branches on a tensor. AutoGraph, which would look for that and converts neither Keras nor what
@@ -114,6 +124,8 @@ class TrainingStep:
         if self._sums:
             gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
         combined = strategy.reduce_gradients(gradients)
+        if self._clipping is not None:
+            combined = self._clipping.clip(combined, strategy.squared_norms(combined))
         combined_ns = timer.after([gradients_ns, *combined], HEARTBEAT.wait_ends)
         # The update waits for the timestamp: else its first part would be booked as computation or communication.
         with tf.control_dependencies([combined_ns]):
@@ -163,13 +175,11 @@ class TrainingStep:
         the update's steps) the gradient of its mean loss, also where the last batch leaves some ranks with fewer
         images; and 1 / steps of the update.
         """
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, self._penalties.counting(weights, shares):
             logits = tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
             losses = self._losses(labels, logits)
             loss_sum = tf.reduce_sum(weights * losses)
-            # Each rank adds the model's own penalties in full: they survive the mean over ranks unchanged.
-            penalties = [penalty * shares[1] for penalty in self._model.losses]
-            loss = tf.add_n([loss_sum * shares[0], *penalties]) * self._loss_scale
+            loss = tf.add_n([loss_sum * shares[0], *self._penalties.of_step(shares)]) * self._loss_scale
         gradients = tape.gradient(
             loss, self._strategy.model_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )

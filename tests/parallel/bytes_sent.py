@@ -51,7 +51,7 @@ def sent_per_step(config: RunConfig, ranks: Ranks, precision: Any) -> tuple[floa
     from horovod_flowers.training.step import TrainingStep, Update
 
     model = build_model(config.model.name, SIZE, CLASSES)
-    strategy = make_strategy(config.strategy, config, ranks, precision, model)
+    strategy = make_strategy(config.strategy, config, ranks, precision, model, SIZE)
     state, optimizer = ModelState(model, strategy), make_optimizer(config.optimizer)
     optimizer.build(strategy.optimizer_variables)
     state.add_optimizer(optimizer)

@@ -57,6 +57,45 @@ def subclassed(image_size: int, classes: int) -> Any:
     return model
 
 
+def looked_at(image_size: int, classes: int) -> Any:
+    """Weights that more than the optimizer looks at, penalties on activations, statistics over the whole batch."""
+    import keras
+    from keras import constraints, layers, ops, regularizers
+
+    class Clipping(layers.Layer):
+        """Keeps its weights in bounds itself."""
+
+        def build(self, shape: Any) -> None:
+            self.matrix = self.add_weight(shape=(shape[-1], 70), name="matrix", initializer="glorot_uniform")
+
+        def call(self, inputs: Any) -> Any:
+            self.matrix.assign(ops.clip(self.matrix, -0.1, 0.1))
+            return ops.matmul(inputs, self.matrix)
+
+    class Tied(layers.Layer):
+        """Goes back through the kernel of another layer."""
+
+        def __init__(self, dense: Any) -> None:
+            super().__init__()
+            self.dense = dense
+
+        def call(self, inputs: Any) -> Any:
+            return ops.matmul(inputs, ops.transpose(self.dense.kernel))
+
+    inputs = layers.Input((image_size, image_size, 3))
+    x = layers.Conv2D(6, 3, strides=3, activation="relu", activity_regularizer=regularizers.L2(0.001))(inputs / 255)
+    x = layers.MaxPooling2D(2)(x)
+    x = layers.BatchNormalization(momentum=0.5, synchronized=True)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(120, activation="tanh", kernel_constraint=constraints.MaxNorm(0.5))(x)
+    x = layers.SpectralNormalization(layers.Dense(90))(layers.ActivityRegularization(l1=0.001)(x))
+    x = Clipping()(x)
+    encoder = layers.Dense(80, activation="tanh")
+    x = Tied(encoder)(encoder(x))
+    x = layers.Dense(65, activation="tanh", activity_regularizer=regularizers.L1(0.002), name="divided")(x)
+    return keras.Model(inputs, layers.Dense(classes)(x))
+
+
 def without_dense(image_size: int, classes: int) -> Any:
     """Nothing for 'tensor' to divide."""
     from keras import Sequential, layers

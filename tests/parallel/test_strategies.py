@@ -121,7 +121,7 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
     ended = run_command(mpirun(ranks, *words), tmp_path)
     assert ended.status == 0, ended.output
     found = json.loads(output.read_text())
-    assert len(found) == {2: 37, 4: 22}[ranks]
+    assert len(found) == {2: 42, 4: 28}[ranks]
     for case in found:
         assert case["weights"] < 2e-5, case
         assert case["average"] < 2e-5, case
@@ -131,6 +131,8 @@ def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) 
         case["case"].rsplit(" ", 2)[0]: case["optimizer_bytes"][0] for case in found if "allreduce" in case["case"]
     }
     for case in found:
+        if case["case"].startswith("looked_at"):  # most of its weights stay whole
+            continue
         divided = {"sharded": ranks, "tensor": ranks, "mesh": ranks // 2}
         parts = next((n for name, n in divided.items() if name in case["case"]), 1)
         model = next(name for name in whole if case["case"].startswith(name))

@@ -87,6 +87,8 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["--optimizer.plateau-factor", "0.5"], "plateau_factor needs --optimizer.plateau-epochs: add it"),
         (["--optimizer.weight-decay", "1"], "weight_decay is 1.0: give 0 to below 1, such as 0.05"),
+        (["--optimizer.global-clipnorm", "0"], "global_clipnorm is 0.0: give a positive number, such as 1"),
+        (["--optimizer.clipnorm", "nan"], "clipnorm is 'nan': allowed is a number"),
         (["--data.crop-size", "64"], "data.crop_size is given but images are not augmented: add --data.augment"),
         (["--data.augment", "--data.crop-size", "200"], "crop_size is 200: give 24 to data.image_size (180) pixels"),
         (["--data.stretch", "0.5"], "data.stretch is 0.5: give a number from 1 to 4"),

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from horovod_flowers.config.run import OptimizerConfig
-from horovod_flowers.training.optimizer import FusedAdam, FusedSGD, make_optimizer
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.training.optimizer import Clipping, FusedAdam, FusedSGD, make_optimizer
 
 SHAPES = ((300, 40), (40,), (3, 3, 8, 16), (1,))
 
@@ -56,3 +57,23 @@ def test_the_update_is_one_operation_a_variable() -> None:
     gradients = [tf.ones(shape) for shape in SHAPES]
     graph = tf.function(lambda: optimizer.apply(gradients, variables)).get_concrete_function().graph
     assert [node.type for node in graph.get_operations()].count("ResourceApplyAdam") == len(SHAPES)
+
+
+@pytest.mark.parametrize("options", [{"global_clipnorm": 0.5}, {"clipnorm": 0.5}, {"global_clipnorm": 1e6}])
+def test_clipping_is_keras_own(options: dict[str, Any]) -> None:
+    random = np.random.default_rng(1)
+    gradients = [tf.constant(random.normal(size=shape).astype(np.float32)) for shape in SHAPES]
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in SHAPES]
+    stock = keras.optimizers.SGD(1.0, **options)
+    stock.apply(gradients, variables)
+    clipping = Clipping.of(OptimizerConfig(**options))
+    assert clipping is not None
+    clipped = clipping.clip(gradients, tf.stack([tf.reduce_sum(gradient**2) for gradient in gradients]))
+    for found, variable in zip(clipped, variables, strict=True):
+        np.testing.assert_allclose(found, -variable.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_one_way_of_clipping_at_a_time() -> None:
+    assert Clipping.of(OptimizerConfig()) is None
+    with pytest.raises(UserError, match=r"optimizer.global_clipnorm is 1.0 and optimizer.clipnorm is 2.0: give one"):
+        OptimizerConfig(global_clipnorm=1.0, clipnorm=2.0)

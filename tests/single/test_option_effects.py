@@ -47,6 +47,7 @@ def test_what_decides_the_work_is_declared_as_decided() -> None:
     """A change here changes which runs are compared: it is one of docs/report.md, too."""
     assert set(names_of(RunConfig, Effect.WORK)) == {
         *("model.name", "optimizer.name", "optimizer.momentum", "optimizer.weight_decay", "accumulate"),
+        *("optimizer.global_clipnorm", "optimizer.clipnorm"),
         *("label_smoothing", "average_decay", "data.image_size", "data.augment", "data.smallest_crop", "data.stretch"),
         *("data.rotation_degrees", "data.recolour", "data.erase", "data.crop_size"),
     }
