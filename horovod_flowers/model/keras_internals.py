@@ -3,11 +3,13 @@
 Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names what has changed under another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.tensorflow import nn
 from keras.src.models.functional import Functional
 
 WRITTEN_FOR = "3.12.4"
@@ -88,6 +90,18 @@ def replace_moments(layer: Any, moments: Callable[[Any, Any, Sequence[int]], tup
         return moments(inputs, mask, self._reduction_axes)
 
     layer.__class__ = type(f"{type(layer).__name__}OverAllRanks", (type(layer),), {"_moments": own})
+
+
+@contextmanager
+def synchronized_moments(moments: Callable[[Any, Any, bool], tuple[Any, Any]]) -> Iterator[None]:
+    """Have keras.ops.moments(x, axes, keepdims, synchronized=True) ask this function for a while, of x in fp32. What
+    Keras has there knows of tf.distribute only."""
+    before = nn._compute_moments_sync
+    nn._compute_moments_sync = moments
+    try:
+        yield
+    finally:
+        nn._compute_moments_sync = before
 
 
 def replace_kernel(layer: Any, values: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Strategies that keep all weights on every rank: one rank, ranks that train independently, and allreduce."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -55,6 +56,10 @@ class OneRank:
         divided = len(self._divided_parts()) if self.needs_norms else 0
         norms = [allreduce([divided], self.groups.world.size)] if divided else []
         return added_up([*of_weights, *of_statistics, *norms])
+
+    def calling_the_model(self) -> AbstractContextManager[None]:
+        """What a training step calls its model in."""
+        return nullcontext() if self.statistics is None else self.statistics.in_calls()
 
     def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """What each rank sends for gradients and updated weights in a step."""

@@ -6,7 +6,8 @@ ranks say about the common mean and variance is added up. One small collective c
 allgather of 3 numbers a channel, an allreduce of 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +18,7 @@ from horovod_flowers.model.keras_internals import (
     nodes_in_use,
     nodes_into,
     replace_moments,
+    synchronized_moments,
 )
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.runtime.errors import UserError
@@ -36,12 +38,14 @@ def global_moments(
     names = {what: exchange.call_name(what) for what in ("moments", "gradients")}
     along = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]  # of one channel each, to broadcast
 
+    def counted(values: tf.Tensor) -> tf.Tensor:
+        return values if weights is None else weights * values
+
     @tf.custom_gradient
     def moments(values: tf.Tensor) -> Any:
-        counting = tf.ones_like(values) if weights is None else weights
-        count = tf.reduce_sum(counting, axes)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(counting * values, axes), count)
-        squares = tf.reduce_sum(counting * tf.square(values - tf.reshape(mean, along)), axes)
+        count = tf.reduce_sum(tf.ones_like(values) if weights is None else weights, axes)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(counted(values), axes), count)
+        squares = tf.reduce_sum(counted(tf.square(values - tf.reshape(mean, along))), axes)
         own = tf.stack([count, mean, squares])[tf.newaxis]
         gathered = tf.ensure_shape(exchange.gather(own, names["moments"]), [exchange.size, *own.shape[1:]])
         timer.waited([own], [gathered])
@@ -58,7 +62,7 @@ def global_moments(
             of_mean, of_variance = (
                 tf.reshape(tf.math.divide_no_nan(each, total), along) for each in tf.unstack(theirs)
             )
-            return counting * (of_mean + 2 * of_variance * (values - tf.reshape(mean, along)))
+            return counted(of_mean + 2 * of_variance * (values - tf.reshape(mean, along)))
 
         return (mean, variance), gradient
 
@@ -74,8 +78,8 @@ class BatchStatistics:
 
         Raises UserError where a layer asks for it that computes its moments itself.
         """
-        exchange = Exchange(size, rank, bf16=False, prefix="batch_statistics")
-        self._size, self._model = size, model
+        exchange = self._exchange = Exchange(size, rank, bf16=False, prefix="batch_statistics")
+        self._size, self._model, self._timer = size, model, timer
         self.layers = [layer for layer in all_layers(model) if getattr(layer, "synchronized", False) is True]
 
         def moments(inputs: Any, mask: Any, axes: Sequence[int]) -> tuple[Any, Any]:
@@ -92,6 +96,21 @@ class BatchStatistics:
                     "synchronized=True to let each rank normalise its own images"
                 )
             replace_moments(layer, moments)
+
+    @contextmanager
+    def in_calls(self) -> Iterator[None]:
+        """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too."""
+
+        def moments(inputs: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
+            axes = [axis % inputs.shape.rank for axis in ([axes] if isinstance(axes, int) else axes)]
+            found = global_moments(inputs, None, axes, self._exchange, self._timer)
+            if not keepdims:
+                return found
+            along = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]
+            return tf.reshape(found[0], along), tf.reshape(found[1], along)
+
+        with synchronized_moments(moments):
+            yield
 
     @property
     def notes(self) -> list[str]:

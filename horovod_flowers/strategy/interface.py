@@ -1,6 +1,7 @@
 """What a strategy has to offer."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -41,6 +42,10 @@ class Strategy(Protocol):
 
         None where that is not known: the model does not tell what comes into a large Dense layer.
         """
+        ...
+
+    def calling_the_model(self) -> AbstractContextManager[None]:
+        """What a training step, every rank's, calls the model in."""
         ...
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -162,7 +162,7 @@ class TrainingStep:
         """float32 [per-rank batch]: the loss of each image as a training step sees it. Every rank calls it."""
 
         def losses(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            return self._losses(labels, tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32))
+            return self._losses(labels, self._logits(images))
 
         return tf.function(losses, autograph=False)(batch.images, batch.labels).numpy()
 
@@ -176,7 +176,7 @@ class TrainingStep:
         images; and 1 / steps of the update.
         """
         with tf.GradientTape() as tape, self._penalties.counting(weights, shares):
-            logits = tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
+            logits = self._logits(images)
             losses = self._losses(labels, logits)
             loss_sum = tf.reduce_sum(weights * losses)
             loss = tf.add_n([loss_sum * shares[0], *self._penalties.of_step(shares)]) * self._loss_scale
@@ -188,6 +188,11 @@ class TrainingStep:
         if self._loss_scale != 1:
             dense = [gradient / self._loss_scale for gradient in dense]
         return loss_sum, _correct(logits, labels, weights), dense
+
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        """fp32 [per-rank batch, classes]."""
+        with self._strategy.calling_the_model():
+            return tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
 
     def _losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Cross-entropy of each image, with labels smoothed (Szegedy et al. 2016, section 7, uniform over classes)."""

@@ -82,6 +82,15 @@ def looked_at(image_size: int, classes: int) -> Any:
         def call(self, inputs: Any) -> Any:
             return ops.matmul(inputs, ops.transpose(self.dense.kernel))
 
+    class Whitening(layers.Layer):
+        """Takes statistics of the batch itself."""
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if not training:
+                return inputs
+            mean, variance = ops.moments(inputs, axes=0, keepdims=True, synchronized=True)
+            return (inputs - mean) / ops.sqrt(variance + 0.1)
+
     inputs = layers.Input((image_size, image_size, 3))
     x = layers.Conv2D(6, 3, strides=3, activation="relu", activity_regularizer=regularizers.L2(0.001))(inputs / 255)
     x = layers.MaxPooling2D(2)(x)
@@ -91,7 +100,7 @@ def looked_at(image_size: int, classes: int) -> Any:
     x = layers.SpectralNormalization(layers.Dense(90))(layers.ActivityRegularization(l1=0.001)(x))
     x = Clipping()(x)
     encoder = layers.Dense(80, activation="tanh")
-    x = Tied(encoder)(encoder(x))
+    x = Whitening()(Tied(encoder)(encoder(x)))
     x = layers.Dense(65, activation="tanh", activity_regularizer=regularizers.L1(0.002), name="divided")(x)
     return keras.Model(inputs, layers.Dense(classes)(x))
 

@@ -46,6 +46,7 @@ SMOOTH = (
 )
 HALF = ("--compression", "fp16", "--horovod.cycle-time-ms", "2", "--horovod.fusion-threshold-mb", "32")
 IN_THREE = ("--global-batch", "12", "--accumulate", "3", "--strategy", "tensor")
+LOOKED_AT = ("--model.name", "tests.parallel.model_zoo:looked_at", "--optimizer.global-clipnorm", "0.5")
 ACCUMULATING = ("--optimizer.scaling", "none", "--epochs", "2", "--shard-above", "1000")
 
 
@@ -79,6 +80,7 @@ def trained(shared_workplace: Workplace) -> Trained:
         *(case(2, options) for options in CASES[2]),
         training(*ACCUMULATING, "--global-batch", "36", "--name", "at-once"),
         training(*ACCUMULATING, *IN_THREE, "--name", "in-three"),
+        training(*OPTIONS, *LOOKED_AT, "--strategy", "sharded", "--name", "looked-at-2"),
         training(*OPTIONS, *HALF, "--name", "fp16"),  # last: Horovod does not start again after options of its own
         ranks=2,
     )
@@ -88,6 +90,7 @@ def trained(shared_workplace: Workplace) -> Trained:
         link(3),
         training(*SMOOTH, "--name", "unbroken", "--epochs", "4"),
         training(*OPTIONS, "--dense-gradients", "reduced", "--name", "reference"),
+        training(*OPTIONS, *LOOKED_AT, "--name", "looked-at-1"),
         ranks=1,
     )
     return Trained(shared_workplace.folder / "runs", half)
@@ -112,6 +115,23 @@ def test_ten_steps_end_with_the_weights_and_losses_of_one_rank(runs: Path, ranks
         assert after.training_loss == pytest.approx(before.training_loss, rel=1e-4)
         assert after.validation_loss == pytest.approx(before.validation_loss, rel=1e-4)
         assert after.validation_images == 24
+
+
+def test_constraints_penalties_batch_statistics_and_clipping_are_those_of_one_rank(runs: Path) -> None:
+    """Ten steps as a user runs them. Without all ranks' images in them, the statistics alone would miss the losses."""
+    one, two = runs / "looked-at-1", runs / "looked-at-2"
+    expected, found = (load_file(path / "checkpoints" / "last.safetensors") for path in (one, two))
+    names = [name for name in expected if name.startswith("weight.") and expected[name].dtype == np.float32]
+    assert relative_difference(*(np.concatenate([t[n].ravel() for n in names]) for t in (expected, found))) < 1e-4
+    for before, after in zip(read_run(one).epochs, read_run(two).epochs, strict=True):
+        assert after.training_loss == pytest.approx(before.training_loss, rel=1e-4)
+        assert after.validation_loss == pytest.approx(before.validation_loss, rel=1e-4)
+    notes = "; ".join(environment(two).strategy_notes)
+    assert "batch statistics of 1 layer(s) over 2 ranks" in notes
+    assert "whole on every rank: dense/kernel (constraint MaxNorm), " in notes
+    assert "dense_1/kernel (assigned in a call)" in notes
+    told = {entry.operation for entry in environment(two).communication_volume or []}
+    assert told == {"allreduce", "reducescatter", "allgather"}
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

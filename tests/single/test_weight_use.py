@@ -6,8 +6,9 @@ import keras
 import pytest
 from keras import constraints, layers, ops
 
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.strategy.choice import refuse_float8
+from horovod_flowers.strategy.choice import layers_to_divide, refuse_float8
 from horovod_flowers.strategy.weight_use import WeightUse
 from horovod_flowers.strategy.wide_dense import dense_layers
 
@@ -116,6 +117,32 @@ def test_a_dense_layer_is_taken_over_only_where_it_alone_reads_its_kernel() -> N
     assert found["tied"] == elsewhere
     assert found["looped"] == "called in a vectorised loop"
     assert elsewhere in (found["first"], found["twin"])
+
+
+def test_layers_to_divide_are_listed_with_what_others_have_that_keeps_them_whole() -> None:
+    adapted, quantized = layers.Dense(16, name="adapted"), layers.Dense(16, name="quantized")
+    model = on_vectors(
+        layers.Dense(16, name="constrained", kernel_constraint="unit_norm"),
+        layers.Dense(16, name="penalised", kernel_regularizer="orthogonal_regularizer"),
+        layers.Dense(16, name="short", dtype="mixed_bfloat16"),
+        adapted,
+        quantized,
+        layers.SpectralNormalization(layers.Dense(16, name="wrapped")),
+        layers.Dense(5, name="plain"),
+    )
+    adapted.enable_lora(2)
+    quantized.quantize("int8")
+    use = WeightUse(model, SIZE, 2, dense_layers(model))
+    assert [layer.name for layer in layers_to_divide(RunConfig(shard_above=50), model, 2, use)] == ["plain"]
+    whole = (
+        "constrained (constraint UnitNorm), penalised (regularizer OrthogonalRegularizer), "
+        "short (computes in bfloat16), adapted (adapted by LoRA), quantized (quantized to int8), wrapped (assigned in a call)"
+    )
+    for named in (None, "wrapped"):
+        config = RunConfig(strategy="tensor", shard_above=100, shard_layers=named)
+        with pytest.raises(UserError) as error:
+            layers_to_divide(config, model, 2, use)
+        assert f"plain (80 weights); to be left whole: {whole}" in str(error.value)
 
 
 def test_float8_training_is_refused() -> None:
