@@ -65,6 +65,7 @@ class Sharded(OneRank):
                 self.optimizer_variables.append(variable)
                 self.model_variables.append(variable.value)
                 self.parts.append(Part(tuple(variable.shape)))
+        del self._why_whole  # and the graph that it looks at
         self.combined_early = tuple(early)
         divided = sum(part.elements for part in self.parts if part.slices)
         self.notes.append(f"{divided:,} weights divided over {self._exchange.size} ranks")

@@ -136,7 +136,8 @@ def test_layers_to_divide_are_listed_with_what_others_have_that_keeps_them_whole
     assert [layer.name for layer in layers_to_divide(RunConfig(shard_above=50), model, 2, use)] == ["plain"]
     whole = (
         "constrained (constraint UnitNorm), penalised (regularizer OrthogonalRegularizer), "
-        "short (computes in bfloat16), adapted (adapted by LoRA), quantized (quantized to int8), wrapped (assigned in a call)"
+        "short (computes in bfloat16), adapted (adapted by LoRA), quantized (quantized to int8), "
+        "wrapped (assigned in a call)"
     )
     for named in (None, "wrapped"):
         config = RunConfig(strategy="tensor", shard_above=100, shard_layers=named)
