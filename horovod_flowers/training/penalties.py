@@ -68,7 +68,7 @@ class Penalties:
     """Of one model in training. In place of its activity regularizers it has an `ActivityPenalty` each."""
 
     weights: tf.Tensor | None = None
-    """Of the images of the step that is being traced; None outside of one."""
+    """Of the images of the step that is being traced, 1 or 0; None outside of one."""
     shares: tf.Tensor
     """As in `TrainingStep.local_gradients`."""
 
@@ -108,6 +108,8 @@ class Penalties:
     @contextmanager
     def counting(self, weights: tf.Tensor, shares: tf.Tensor) -> Iterator[None]:
         """While the model is called in a training step, on images of these weights."""
+        # Every image that counts is one, however much it counts in the loss: as sample_weight does in Keras.
+        weights = tf.sign(weights)
         self.weights, self.shares, self.of_activities = weights, shares, []
         try:
             yield
