@@ -1,7 +1,7 @@
 """What a run is: a tree of options, from which flags, YAML keys and --help are generated.
 
 run.py           the options of a training run, checked before MPI starts; presets/ has named sets of their values
-data.py          those of the images
+optimizer.py     those of the optimizer and its learning rate; data.py: those of the images
 choices.py       the values that options, records and reports share
 options.py       how an option is declared
 command_line.py  from words and YAML to options, and back

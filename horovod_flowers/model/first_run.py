@@ -3,13 +3,12 @@
 What is wrong with a model is told here, in a sentence that says what to write instead, before a run leaves any file.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from horovod_flowers.runtime.errors import UserError, harmless
+from horovod_flowers.runtime.errors import UserError, reason
 
 IMAGES = 4
 """As many as show that an output depends on the image."""
@@ -85,17 +84,3 @@ def _advice(shape: tuple[int | None, ...]) -> str:
     if channels not in (3, None):
         return f"it takes {channels} channel(s), and photos are RGB: {build}, and convert colours inside"
     return f"it takes {shape}: {build}"
-
-
-_AROUND = re.compile(r"Exception encountered when calling .*?\.\n\n(?P<it>.*?)(\n\nArguments received by .*)?", re.S)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def reason(error: BaseException) -> str:
-    """What an exception of a layer says, in one line: of Keras' pages of text the sentence in them."""
-    text = _COLOURS.sub("", str(error))
-    while (around := _AROUND.fullmatch(text)) is not None:
-        text = around["it"]
-    text = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*|\s*\w+ received: \[array.*", "", text, flags=re.S)
-    line = harmless(" ".join(text.split())) or type(error).__name__
-    return line if len(line) <= 400 else f"{line[:399]}…"

@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from horovod_flowers.model.first_run import first_outputs, pixels, reason
+from horovod_flowers.model.first_run import first_outputs, pixels
 from horovod_flowers.ranks.tensorflow_import import check_keras_settings
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import UserError, reason
 
 
 def flower_cnn(image_size: int, classes: int) -> Any:

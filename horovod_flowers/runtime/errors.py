@@ -2,6 +2,10 @@
 
 import re
 
+_AROUND = re.compile(r"Exception encountered when calling .*?\.\n\n(?P<it>.*?)(\n\nArguments received by .*)?", re.S)
+"""Keras' page about a layer, around what the layer says."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class UserError(Exception):
     """A mistake in the command, the files or the launch.
@@ -23,8 +27,18 @@ def cause(error: BaseException) -> str:
     within = re.findall(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Exit)): (.+)$", str(error), re.MULTILINE)
     if "\n" in str(error).strip() and within:
         return f"{within[-1][0].lstrip('_')}: {within[-1][1]}"[:400]
-    said = first_line(error)
+    said = first_line(error) if isinstance(error, OSError) else reason(error)
     return f"{type(error).__name__.lstrip('_')}: {said}" if str(error).strip() else said
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line: of Keras' pages about a layer the sentence in them."""
+    text = _COLOURS.sub("", str(error))
+    while (around := _AROUND.fullmatch(text)) is not None:
+        text = around["it"]
+    text = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*|\s*\w+ received: \[array.*", "", text, flags=re.S)
+    line = harmless(" ".join(text.split())) or type(error).__name__
+    return line if len(line) <= 400 else f"{line[:399]}…"
 
 
 def harmless(text: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)

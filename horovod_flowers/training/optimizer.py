@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.model.keras_internals import adam_moments, sgd_momentum
 
 

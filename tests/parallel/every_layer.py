@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.config.run import OptimizerConfig, RunConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.communicator import Ranks

@@ -115,7 +115,7 @@ def test_weights_count_in_the_loss_alone() -> None:
     import keras
     import tensorflow as tf
 
-    from horovod_flowers.config.run import OptimizerConfig
+    from horovod_flowers.config.optimizer import OptimizerConfig
     from horovod_flowers.data.batches import Batch
     from horovod_flowers.strategy.allreduce import OneRank
     from horovod_flowers.strategy.layout import Groups

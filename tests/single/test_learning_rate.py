@@ -2,7 +2,7 @@
 
 import pytest
 
-from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.training.learning_rate import scale_factor, schedule
 
 

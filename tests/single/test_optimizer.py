@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.training.optimizer import Clipping, FusedAdam, FusedSGD, make_optimizer
 

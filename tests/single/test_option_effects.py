@@ -8,8 +8,9 @@ import pytest
 
 from horovod_flowers.config.choices import STRATEGY_CHOICES
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.options import Effect, Option, flat_options, names_of, option, options_of
-from horovod_flowers.config.run import HorovodConfig, ModelConfig, OptimizerConfig, RunConfig
+from horovod_flowers.config.run import HorovodConfig, ModelConfig, RunConfig
 from horovod_flowers.report.__main__ import main
 from horovod_flowers.report.analysis.learning import reached_by
 from horovod_flowers.report.analysis.points import Point, points_of

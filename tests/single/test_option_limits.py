@@ -8,8 +8,9 @@ import pytest
 from horovod_flowers.bench.__main__ import BenchConfig
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.options import check_limits, option, rank_counts
-from horovod_flowers.config.run import HorovodConfig, OptimizerConfig, RunConfig
+from horovod_flowers.config.run import HorovodConfig, RunConfig
 from horovod_flowers.evaluate import EvaluateConfig
 from horovod_flowers.export import ExportConfig
 from horovod_flowers.launcher import LauncherConfig

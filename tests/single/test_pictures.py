@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.config.run import OptimizerConfig, RunConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.__main__ import main
 from tests.single.recorded_runs import write_run
 

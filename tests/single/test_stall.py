@@ -158,6 +158,11 @@ def test_an_error_of_tensorflow_is_told_in_one_line() -> None:
     )
     assert cause(RuntimeError(page)) == "ArrayMemoryError: Unable to allocate 4.00 GiB"
     assert cause(MemoryError()) == "MemoryError"
+    said = 'Input 0 of layer "dense" is incompatible with the layer: expected axis -1 to have value 8'
+    keras = (
+        f"Exception encountered when calling Net.call().\n\n\x1b[1m{said}\x1b[0m\n\nArguments received by Net.call()"
+    )
+    assert cause(ValueError(f"{keras}:\n  • x=tf.Tensor(shape=(4, 9))")) == f"ValueError: {said}"
     assert cause(UserError("try that")) == "UserError: try that"
     assert "memory ran out: try a smaller batch" in failure(RuntimeError(page))
 

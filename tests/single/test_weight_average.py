@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from horovod_flowers.checkpoint.format import SavedProgress, load_averaged, save_checkpoint
 from horovod_flowers.checkpoint.model_state import ModelState
-from horovod_flowers.config.run import OptimizerConfig
+from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.layout import Groups
