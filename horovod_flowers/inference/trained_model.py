@@ -9,6 +9,7 @@ import numpy as np
 from horovod_flowers.config.command_line import build
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.yaml_file import options_in
+from horovod_flowers.runlog.reading.run import check_of_run
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 
@@ -40,7 +41,7 @@ def read_run_config(folder: RunFolder) -> RunConfig:
 def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> TrainedModel:
     """Load a run's best or last checkpoint; TensorFlow must have been started.
 
-    Raises UserError where the checkpoint is missing or damaged.
+    Raises UserError where the checkpoint is missing, damaged or of another training than the run.
     """
     import tensorflow as tf
 
@@ -50,7 +51,9 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
 
     path = folder.checkpoints / f"{which}.safetensors"
     try:
-        class_names = read_progress(path).class_names
+        progress = read_progress(path)
+        check_of_run(folder, path, progress)
+        class_names = progress.class_names
         model = build_model(config.model.name, config.data.image_size, len(class_names))
         state = ModelState.on_one_rank(model)
         state.share(load_averaged(path, state.shapes))

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
 from horovod_flowers.runlog.reading import run as recorded_run
 from horovod_flowers.runlog.reading.folders import LeftOut, runs_in
-from horovod_flowers.runlog.reading.run import RecordedRun, read_run
+from horovod_flowers.runlog.reading.run import RecordedRun, check_of_run, read_run
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.training_progress import BEGINNING
 from horovod_flowers.runtime.errors import UserError
 from tests.single.recorded_runs import write_run
 
@@ -252,6 +254,17 @@ def test_a_result_of_another_training_refuses_the_run(folder: RunFolder) -> None
     assert refusal(folder) == "config.yaml asks for 2 epochs, result.json has 1: they are of two trainings"
     change(folder.result, stopped_early=True)
     assert read_run(folder.path).images == 2 * 64
+
+
+def test_a_checkpoint_of_another_training_is_not_evaluated(folder: RunFolder) -> None:
+    checkpoint = folder.checkpoints / "best.safetensors"
+    progress = msgspec.structs.replace(BEGINNING, epochs_done=1, training_seconds=0.509)
+    check_of_run(folder, checkpoint, progress)
+    for seconds in (0.4, 0.6):
+        with pytest.raises(UserError, match=r"best\.safetensors is of another training than .*epochs\.jsonl, of"):
+            check_of_run(folder, checkpoint, msgspec.structs.replace(progress, training_seconds=seconds))
+    folder.epochs.unlink()  # nothing to compare
+    check_of_run(folder, checkpoint, progress)
 
 
 @pytest.mark.parametrize("name", ["environment.json", "result.json"])

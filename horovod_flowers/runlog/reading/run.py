@@ -14,6 +14,7 @@ from horovod_flowers.runlog.reading.config import read_config
 from horovod_flowers.runlog.reading.steps import MOST_IMAGES, PARTS, read_steps
 from horovod_flowers.runlog.records import Change, Environment, EpochRecord, Result
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.training_progress import TrainingProgress
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import check_regular
 
@@ -173,12 +174,36 @@ def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Res
         raise UserError(
             f"config.yaml asks for {config['epochs']} epochs, result.json has {done}: they are of two trainings"
         )
-    recorded = [epoch for epoch in epochs if epoch.epoch <= done]
-    if len({epoch.epoch for epoch in recorded}) < len(recorded):
+    if len({epoch.epoch for epoch in epochs}) < len(epochs):
         raise UserError("epochs.jsonl has an epoch twice: two jobs wrote into it at once")
-    seconds = math.fsum(epoch.training_seconds for epoch in recorded)
-    same = math.isclose(seconds, trained, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    if not same and (len(recorded) == done or seconds > trained):
+    seconds = _other_seconds(epochs, result.progress)
+    if seconds is not None:
         raise UserError(
             f"result.json has {trained:.3f} s of training, epochs.jsonl {seconds:.3f} s: they are of two trainings"
         )
+
+
+def check_of_run(folder: RunFolder, what: Path, progress: TrainingProgress) -> None:
+    """Refuse a checkpoint, `what`, of another training than the run's epochs (UserError): two jobs wrote into it.
+
+    Where the epochs cannot be read there is nothing to compare.
+    """
+    try:
+        check_regular(folder.epochs, _MOST_BYTES)
+        seconds = _other_seconds(list(read_lines(folder.epochs, EpochRecord)), progress)
+    except (UserError, OSError):
+        return
+    if seconds is not None:
+        raise UserError(
+            f"{what} is of another training than {folder.epochs}, of {progress.training_seconds:.3f} s against "
+            f"{seconds:.3f} s: two jobs wrote into the run; train it again"
+        )
+
+
+def _other_seconds(epochs: list[EpochRecord], progress: TrainingProgress) -> float | None:
+    """The seconds that these epochs took in training, where that cannot have led to the progress."""
+    recorded = [epoch for epoch in epochs if epoch.epoch <= progress.epochs_done]
+    seconds, trained = math.fsum(epoch.training_seconds for epoch in recorded), progress.training_seconds
+    if math.isclose(seconds, trained, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        return None
+    return seconds if len(recorded) == progress.epochs_done or seconds > trained else None
