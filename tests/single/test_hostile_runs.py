@@ -127,7 +127,7 @@ def test_an_unreadable_file_is_told(folder: RunFolder) -> None:
         ("seed: 0", "seed: .nan", "seed is 'nan', which is not of that option's type"),
         ("seed: 0", "seed: true", "seed is 'True', which is not of that option's type"),
         ("seed: 0", "seed: '0'", "seed is '0', which is not of that option's type"),
-        ("seed: 0", f"seed: {10**40}", "seed is '1000"),
+        ("seed: 0", f"seed: {10**40}", "seed is 1000"),
         ("seed: 0", f"seed: {'9' * 5000}", "unreadable ("),
         ("seed: 0", "seed: 2026-99-99", "unreadable ("),
         ("seed: 0", "seed: !!python/object/apply:os.system [true]", "unreadable ("),
