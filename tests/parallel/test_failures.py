@@ -11,7 +11,6 @@ import pytest
 
 from tests.conftest import TINY, Workplace, clean_environment, mpirun
 
-
 SOUND_CALLS = 2
 """More than a model is run for a look at it, before training."""
 
