@@ -184,6 +184,10 @@ def run_command(
     return Ended(process.returncode, stdout, stderr)
 
 
+ANY_LINK = {"FLOWERS_LEAST_BANDWIDTH": "0", "FLOWERS_MOST_LATENCY_MS": "100000"}
+"""For a preflight beside other tests, which take its ranks' cores in the middle of a call."""
+
+
 def mpirun(ranks: int, *words: str | Path) -> list[str | Path]:
     """A command on that many ranks of this machine, more than it has cores if need be."""
     return ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none", *words]

@@ -14,7 +14,7 @@ from horovod_flowers.runlog.records import (
     EpochRecord,
     Header,
 )
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import GoneError, UserError
 from horovod_flowers.runtime.files import clear_abandoned, put_aside, write_whole
 
 
@@ -120,7 +120,7 @@ def open_step_log(folder: RunFolder, rank: int, size: int, host: str) -> LineLog
     """Open this rank's step file and write its header. Raises UserError where this node does not see the run folder."""
     try:
         log = LineLog(folder.steps(rank))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, GoneError) as error:
         raise UserError(
             f"{folder.path} was created by rank 0 but is not there on {host}: choose a --runs-dir that all nodes share"
         ) from error

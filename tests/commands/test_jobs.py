@@ -18,14 +18,24 @@ from horovod_flowers.report.analysis.cost_model import fit_collective
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.records import Operation
 from horovod_flowers.runlog.study_attempts import PointFiles, read_record
-from tests.conftest import PROJECT, TIMEOUT_SECONDS, TINY, Ended, Workplace, clean_environment, mpirun, run_command
+from tests.conftest import (
+    ANY_LINK,
+    PROJECT,
+    TIMEOUT_SECONDS,
+    TINY,
+    Ended,
+    Workplace,
+    clean_environment,
+    mpirun,
+    run_command,
+)
 
 DATA = {"image_size": 32, "synthetic_images": 120, "validation_fraction": 0.2}
 
 
 def script(workplace: Workplace, name: str, *words: str | Path, **variables: str) -> Ended:
     """Run a script of jobs/ in the workplace; ranks may share cores, as on a machine of one core."""
-    more = {"FLOWERS_OVERSUBSCRIBE": "1", "FLOWERS_SITE": "/no/such/file"} | variables
+    more = {"FLOWERS_OVERSUBSCRIBE": "1", "FLOWERS_SITE": "/no/such/file", **ANY_LINK} | variables
     return run_command(["bash", PROJECT / "jobs" / name, *words], workplace.folder, variables=more)
 
 

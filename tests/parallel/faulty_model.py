@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SOUND_CALLS = 8
+SOUND_CALLS = 9
+"""A look at the model before training, and an epoch of six steps and two batches to validate on."""
 
 
 def hang(images: Any) -> Any:
