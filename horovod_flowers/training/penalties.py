@@ -179,6 +179,8 @@ def _kind_on(regularizer: Any, shape: tuple[int, ...]) -> Kind | None:
 
 def _kind(one: float, twice: float) -> Kind | None:
     """Of a penalty that was `one`, and `twice` for each image twice."""
+    if twice == 0:  # nothing can be told from it
+        return None
     if abs(twice - one) <= TOLERANCE * abs(twice):
         return "mean"
     return "sum" if abs(twice - 2 * one) <= TOLERANCE * abs(twice) else None

@@ -28,6 +28,13 @@ class Spread(regularizers.Regularizer):
         return ops.sum(ops.square(ops.sum(outputs, axis=0)))
 
 
+class FarOnly(regularizers.Regularizer):
+    """Of a user's, that leaves usual activations alone."""
+
+    def __call__(self, outputs: Any) -> Any:
+        return ops.sum(ops.relu(outputs - 100))
+
+
 def model_of(regularizer: Any) -> Any:
     keras.utils.set_random_seed(0)
     return keras.Sequential([layers.Input((6,)), layers.Dense(5, activity_regularizer=regularizer)])
@@ -72,6 +79,7 @@ def test_steps_of_one_update_add_up_as_one_larger_batch_does() -> None:
 def test_what_compares_images_is_refused_at_more_than_one_rank() -> None:
     layer = model_of(Spread()).layers[0]
     assert kind_of(Spread(), layer) is None
+    assert kind_of(FarOnly(), layer) is None  # of nothing nobody can tell
     assert applied(Spread(), 1) == pytest.approx(expected(Spread()))
     with pytest.raises(UserError, match=r"activity regularizer Spread of layer \w+ is neither a sum over images nor"):
         Penalties(model_of(Spread()), 2)
