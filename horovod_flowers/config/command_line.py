@@ -20,6 +20,7 @@ from horovod_flowers.config.options import Option, flag_of, options_of
 from horovod_flowers.config.parser_messages import in_one_sentence, nearest
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError, first_line
+from horovod_flowers.runtime.files import storage_errno
 
 Config = TypeVar("Config")
 
@@ -86,8 +87,12 @@ def _check_files(words: Sequence[str]) -> None:
 def _parsed(parser: _Parser, words: Sequence[str]) -> dict[str, Any]:
     try:
         return dict(parser.parse_args(list(words)).as_dict())
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
+    except OSError as error:
+        if storage_errno(error) is not None:  # standard output is full, into which it prints
+            raise
+        raise UserError(f"the options cannot be read ({first_line(error)}): --help lists what is allowed") from error
     except Exception as error:  # whatever jsonargparse makes of values that no option has
         raise UserError(f"the options cannot be read ({first_line(error)}): --help lists what is allowed") from error
 

@@ -31,9 +31,9 @@ _FILE: tuple[str, ...] = (
     "image_path",
     "image_id",
 )
-_FILE += ("img", "img_name", "imageid", "id")
-_LABEL = ("label", "class", "class_name", "category", "species", "target", "breed", "variety", "label_name")
-_SPLIT = ("split", "set", "subset", "partition")
+_FILE += ("img", "img_name", "imageid", "files", "filenames", "filepaths", "paths", "images", "id")
+_LABEL = ("label", "class", "class_name", "category", "species", "target", "breed", "variety", "label_name", "labels")
+_SPLIT = ("split", "set", "subset", "partition", "data_set", "dataset")
 _WEIGHT = ("weight", "sample_weight", "weights")
 
 
@@ -74,7 +74,8 @@ def labelled_layout(config: DataConfig, fewest_classes: int = 2) -> Layout:
         remarks.append(f"left out, since they have no label: {unlabelled} lines of {table}")
     if len(found) < len(named):
         remarks.append(f"{len(named) - len(found)} lines of {table} say again what others say")
-    unnamed = _unnamed(root, {path for _, path in found.values()})
+    without = {_photo_of(row.file, root, table)[1] for row in rows if row.file and not row.value}
+    unnamed = _unnamed(root, {path for _, path in found.values()} | without)
     if unnamed:
         remarks.append(f"left out, since {table} does not name them: {unnamed} photos in {root}")
     return Layout(root, class_names, sets["training"], sets["validation"], sets["test"], remarks=tuple(remarks))
@@ -113,8 +114,14 @@ def _rows(table: Path, names: Sequence[str], what: str) -> Iterator[_Row]:
             start = file.read(65536)
             file.seek(0)
             first = start.splitlines()[0] if start.strip() else ""
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
             header = [name.strip() for name in next(reader, [])]
+            photo = next((name for name in header if suffix_of(name) in PHOTO_SUFFIXES), None)
+            if photo is not None:
+                raise UserError(
+                    f"the first line of {table} has a photo, {harmless(photo)}, and no names of columns: write a line "
+                    f"above it, file,{what}"
+                )
             file_column, value_column, split_column = _columns(table, header, names, what)
             for cells in reader:
                 if any(cells):

@@ -1,5 +1,6 @@
 """Classification sets of tensorflow-datasets, each by its name."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -110,6 +111,11 @@ def _tfds_builder(folder: Path, name: str, prepared: Path | None) -> Any:
 
     if prepared is not None:
         return tfds.builder_from_directory(prepared)
+    known, asked = tfds.list_builders(with_community_datasets=False), name.partition("/")[0].partition(":")[0]
+    if asked not in known:
+        near = difflib.get_close_matches(asked, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "tensorflow.org/datasets/catalog lists them"
+        raise UserError(f"{name} is not in {folder}, and tensorflow-datasets knows no data set {asked}: {hint}")
     try:
         # Asked once, briefly: tensorflow-datasets would retry for minutes on a node without internet access.
         answer = requests.head(_DOWNLOADS.get(name, _ANY_DOWNLOAD), timeout=10, allow_redirects=True)
@@ -118,10 +124,8 @@ def _tfds_builder(folder: Path, name: str, prepared: Path | None) -> Any:
         builder = tfds.builder(name, data_dir=folder)
         builder.download_and_prepare()
     except Exception as error:  # whatever the network, the disk or the server say: the remedy is the same
-        unknown = "NotFound" in type(error).__name__
-        reason = "tensorflow-datasets knows no such data set" if unknown else "could not be downloaded"
         raise UserError(
-            f"{name} is not in {folder} and {reason} ({type(error).__name__}): prepare it where "
+            f"{name} is not in {folder} and could not be downloaded ({type(error).__name__}): prepare it where "
             "there is internet access, or point --data.tfds-dir or TFDS_DATA_DIR at a folder that holds it"
         ) from error
     return builder

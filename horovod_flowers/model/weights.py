@@ -56,14 +56,20 @@ def _is_model(layer: Any) -> bool:
 def fits(model: Any, classes: int, values: Sequence[np.ndarray]) -> bool:
     """Whether values are those of a model's variables, in their order. Those of the last layer, whose last dimension is
     the number of classes, may be for other classes."""
+    return misfit(model, classes, values) is None
+
+
+def misfit(model: Any, classes: int, values: Sequence[np.ndarray]) -> str | None:
+    """Why values are not those of a model's variables, in a few words; None where they fit."""
     if len(values) != len(model.variables):
-        return False
+        return f"{len(values)} tensors for {len(model.variables)}"
+    units = (classes, 1) if classes == 2 else (classes,)  # one unit serves for two classes
     for variable, value in zip(model.variables, values, strict=True):
         shape = tuple(variable.shape)
-        for_classes = shape[-1:] == (classes,) and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]
+        for_classes = shape[-1:] and shape[-1] in units and value.ndim == len(shape) and value.shape[:-1] == shape[:-1]
         if value.shape != shape and not for_classes:
-            return False
-    return True
+            return f"{value.shape} for {variable.path} {shape}"
+    return None
 
 
 def assign(model: Any, values: Sequence[np.ndarray]) -> list[str]:

@@ -1,6 +1,7 @@
 """Room for temporary files on this node: what an MPI starts with, whose own words for a lack of it name neither."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -38,9 +39,15 @@ def refuse_full_temporary_folder(folder: Path | None = None) -> None:
         left = ""
         with contextlib.suppress(OSError):
             left = f", {shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
+        where = f"{folder} on {os.uname().nodename}, the folder for temporary files,"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{where} cannot be written ({error.strerror or error}), and MPI starts with "
+                f"{NEEDED_BYTES / 2**20:.0f} MiB there: set TMPDIR to another folder"
+            ) from error
         raise UserError(
-            f"{folder} on {os.uname().nodename}, the folder for temporary files, has no room for the "
-            f"{NEEDED_BYTES / 2**20:.0f} MiB that MPI starts with ({error.strerror or error}{left}): {TEMPORARY_REMEDY}"
+            f"{where} has no room for the {NEEDED_BYTES / 2**20:.0f} MiB that MPI starts with "
+            f"({error.strerror or error}{left}): {TEMPORARY_REMEDY}"
         ) from error
 
 

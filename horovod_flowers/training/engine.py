@@ -56,7 +56,8 @@ class TrainingEngine:
             self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
-        penalties = Penalties(self.model, 1 if strategy == INDEPENDENT else ranks.size, ranks.broadcast)
+        size = 1 if strategy == INDEPENDENT else ranks.size
+        penalties = Penalties(self.model, size, ranks.broadcast, prepared.image_size)
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model, prepared.image_size)
         self.strategy.notes += penalties.notes
         self.state = ModelState(self.model, self.strategy)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from horovod_flowers.checkpoint.format import BEST, LAST, WEIGHT, read_progress, stored_weights
-from horovod_flowers.model.weights import WEIGHT_FILES, assign, fits, load_weights
+from horovod_flowers.model.weights import WEIGHT_FILES, assign, load_weights, misfit
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 
@@ -51,10 +51,11 @@ def start_from(model: Any, path: Path, class_names: tuple[str, ...]) -> list[str
         return [f"weights from {found}", *load_weights(model, len(class_names), found)]
     weights, progress = stored_weights(found)
     values = [value for name, value in sorted(weights.items()) if name.startswith(WEIGHT)]
-    if not fits(model, len(class_names), values):
+    wrong = misfit(model, len(class_names), values)
+    if wrong is not None:
         raise UserError(
-            f"{found} holds {len(values)} tensors of model {progress.model}, and model {model.name} has "
-            f"{len(model.variables)}, or other shapes: give a checkpoint of the same model"
+            f"{found} holds weights of model {progress.model}, which are not those of this model ({wrong}): give a "
+            "checkpoint of the same model"
         )
     notes = [f"weights from {found}, after epoch {progress.epochs_done} of its run", *assign(model, values)]
     if len(notes) == 1 and progress.class_names != class_names:

@@ -3,9 +3,11 @@
 Keras collects three kinds in `model.losses`. A penalty on weights is the same on every rank. An activity regularizer
 sees the activations of a rank's images, and Keras 3 (unlike Keras 2) leaves its result as it is: L1 and L2 are sums
 over the images of a batch, of which the mean over N ranks would be 1/N. What a layer adds itself (`add_loss` in its
-call) may be anything. The last two are tried out: twice the same images give twice a sum, and the same mean.
+call) may be anything. The last two are tried out: of two batches in one, a sum is the sum of what each gives, a mean
+their mean. What compares images with each other, such as a variance, is neither.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType
@@ -23,6 +25,8 @@ SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 TRIED_SHAPES = ((8,), (4, 4, 8), (8, 8))
 """Of one image's activations, for a regularizer of the user's on a layer that does not tell its own."""
 
+TRIED_IMAGES = 3
+"""In each of two batches: of a single one a variance would be 0."""
 TRIED_PIXELS = 64
 """Height and width of an image for a model that takes any."""
 TOLERANCE = 1e-4
@@ -72,17 +76,24 @@ class Penalties:
     shares: tf.Tensor
     """As in `TrainingStep.local_gradients`."""
 
-    def __init__(self, model: Any, size: int, agree: Callable[[Any], Any] = lambda found: found) -> None:
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        agree: Callable[[Any], Any] = lambda found: found,
+        image_size: int | None = None,
+    ) -> None:
         """Take over the activity regularizers of a built model that `size` ranks train, before a strategy divides it.
 
-        agree: gives every rank what rank 0 has found, whose weights may be others than theirs still.
+        agree: gives every rank what rank 0 has found, whose weights may be others than theirs still. image_size: height
+        and width in pixels, for a model that does not tell them (a subclassed one).
         Raises UserError where there are several ranks and one compares images with each other, of which each rank has
         its own only.
         """
         self._model, self.size = model, size
         self.of_activities: list[tf.Tensor] = []
         self._adding = [layer.name for layer in all_layers(model) if adds_losses(layer)] if size > 1 else []
-        self._kinds: list[Kind | None] = agree(kinds_of_losses(model)) if self._adding else []
+        self._kinds: list[Kind | None] = agree(kinds_of_losses(model, image_size)) if self._adding else []
         for layer in all_layers(model):
             regularizer = getattr(layer, "activity_regularizer", None)
             if isinstance(regularizer, ActivityPenalty):  # of another training step of this model
@@ -149,8 +160,7 @@ def adds_losses(layer: Any) -> bool:
 def kind_of(regularizer: Any, layer: Any) -> Kind | None:
     """Whether an activity regularizer adds up over the images of a batch or averages them; None where it does neither.
 
-    Tried out on random activations, where it is not one of Keras': twice the same images give twice the penalty, or the
-    same.
+    Tried out on random activations, where it is not one of Keras'.
     """
     if type(regularizer) in SUMS:
         return "sum"
@@ -170,40 +180,63 @@ def _output_shapes(layer: Any) -> list[tuple[int | None, ...]]:
 
 
 def _kind_on(regularizer: Any, shape: tuple[int, ...]) -> Kind | None:
-    images = tf.random.stateless_normal([2, *shape], seed=[0, 0])
+    first, second = (tf.random.stateless_normal([TRIED_IMAGES, *shape], seed=[0, seed]) for seed in (0, 1))
     try:
-        return _kind(*(float(regularizer(values)) for values in (images, tf.concat([images, images], 0))))
+        return _kind(*(float(regularizer(values)) for values in (first, second, tf.concat([first, second], 0))))
     except Exception:  # the user's code, on a shape that it is not for
         return None
 
 
-def _kind(one: float, twice: float) -> Kind | None:
-    """Of a penalty that was `one`, and `twice` for each image twice."""
-    if twice == 0:  # nothing can be told from it
+def _kind(one: float, other: float, both: float) -> Kind | None:
+    """Of a penalty of one batch, of another of as many images, and of both in one."""
+    if both == 0:  # nothing can be told from it
         return None
-    if abs(twice - one) <= TOLERANCE * abs(twice):
+    if abs(both - (one + other) / 2) <= TOLERANCE * abs(both):
         return "mean"
-    return "sum" if abs(twice - 2 * one) <= TOLERANCE * abs(twice) else None
+    return "sum" if abs(both - one - other) <= TOLERANCE * abs(both) else None
 
 
-def kinds_of_losses(model: Any) -> list[Kind | None]:
+def _images_unlike(shape: list[int], seed: int) -> tf.Tensor:
+    """Noise of a brightness and colour of each image's own: of even noise the means of all images would be alike."""
+    noise = tf.random.stateless_uniform(shape, seed=[0, seed], maxval=255.0)
+    return noise * tf.random.stateless_uniform([shape[0], 1, 1, shape[3]], seed=[0, seed + 1])
+
+
+def kinds_of_losses(model: Any, image_size: int | None = None) -> list[Kind | None]:
     """Of each of a model's losses, in the order in which it has them; empty where the model cannot be tried out.
 
-    Called on random images, without a trace in the model: with its activity regularizers as they are.
+    Called on random images, without a trace in the model: with its activity regularizers as they are. image_size: of a
+    model that does not tell the shape of its images.
+
+    Twice the same images show it in training, whatever batch normalisation makes of them; other images have to agree,
+    as in evaluation, or, where other losses are added then, in training.
     """
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4:  # a subclassed model does not tell
-        return []
-    images = tf.random.stateless_uniform([2, *(size or TRIED_PIXELS for size in shape[1:])], seed=[0, 0], maxval=255.0)
+        shape = (None, image_size, image_size, 3)
+        if image_size is None:
+            return []
+    pixels = [TRIED_IMAGES, *(size or TRIED_PIXELS for size in shape[1:])]
+    first, second = (_images_unlike(pixels, seed) for seed in (0, 2))
+    both, same = tf.concat([first, second], 0), tf.concat([first, first], 0)
     before = [np.array(variable) for variable in model.variables]
+    # Unlike a call, stateless_call hands it on to a model that does not take it.
+    takes_training = "training" in inspect.signature(model.call).parameters
     trained = [variable.value for variable in model.trainable_variables]
     others = [variable.value for variable in model.non_trainable_variables]
     try:
-        one, twice = (
-            model.stateless_call(trained, others, values, training=True, return_losses=True)[2]
-            for values in (images, tf.concat([images, images], 0))
-        )
-        return [_kind(float(first), float(second)) for first, second in zip(one, twice, strict=True)]
+
+        def losses(images: tf.Tensor, training: bool) -> list[float]:
+            options = {"training": training} if takes_training else {}
+            found = model.stateless_call(trained, others, images, return_losses=True, **options)[2]
+            return [float(loss) for loss in found]
+
+        once = losses(first, True)
+        kinds = [_kind(loss, loss, twice) for loss, twice in zip(once, losses(same, True), strict=True)]
+        training = len(losses(first, False)) != len(once)
+        tried = (losses(images, training) for images in (first, second, both))
+        agreed = [_kind(*each) for each in zip(*tried, strict=True)]
+        return [kind if kind == other else None for kind, other in zip(kinds, agreed, strict=True)]
     except Exception:  # the user's code: nothing is known of it
         return []
     finally:

@@ -376,6 +376,7 @@ def flat(folder: Path, count: int = 6) -> Path:
         "image_id;breed\n0;daisy\n1;daisy\n2;rose\n3;rose\n",
         "label\tpath\textra\ndaisy\tphotos/0.jpg\t1\ndaisy\tphotos/1.jpg\t1\nrose\tphotos/2.jpg\t1\nrose\tphotos/3.jpg\t\n",
         "some,thing\n0.jpg,daisy\n1.jpg,daisy\n2.jpg,rose\n3.jpg,rose\n",
+        'class id, "filepaths", labels\n0, "0.jpg", daisy\n0, "1.jpg", daisy\n1, "2.jpg", rose\n1, "3.jpg", rose\n',
     ],
 )
 def test_labels_from_a_csv(tmp_path: Path, text: str) -> None:
@@ -387,6 +388,15 @@ def test_labels_from_a_csv(tmp_path: Path, text: str) -> None:
     assert any("2 photos in" in remark and "does not name" in remark for remark in source.layout.remarks)
     prepared = prepare(tmp_path / "prepared", source, processes=1)
     assert prepared.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_lines_without_a_label_are_counted_once(tmp_path: Path) -> None:
+    text = "file,label\n0.jpg,a\n1.jpg,b\n2.jpg,\n3.jpg,\n4.jpg,a\n5.jpg,b\n"
+    layout = open_source(config(flat(tmp_path), labels_csv=table(tmp_path / "l.csv", text))).layout
+    assert layout is not None
+    left_out = [remark for remark in layout.remarks if remark.startswith("left out")]
+    assert len(left_out) == 1
+    assert "since they have no label: 2 lines" in left_out[0]
 
 
 def test_other_labels_of_the_same_photos_are_another_set(tmp_path: Path) -> None:
@@ -427,6 +437,7 @@ def test_a_csv_may_say_the_sets_and_numbers_are_in_order(tmp_path: Path) -> None
         ("file,label,split\n0.jpg,a,train\n1.jpg,b,fold3\n", "line 3 of .* has the split 'fold3': give train, val or"),
         ("file,label\n0.jpg,a\x1b\n1.jpg,b\n", "control characters"),
         ("\x00", "has the columns"),
+        ("0.jpg,a\n1.jpg,b\n", "the first line of .* has a photo, 0.jpg, and no names of columns: write a line above"),
     ],
 )
 def test_a_csv_that_says_no_label_is_refused(tmp_path: Path, text: str, said: str) -> None:

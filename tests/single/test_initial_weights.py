@@ -8,6 +8,7 @@ import pytest
 
 from horovod_flowers.inference.trained_model import load_run, read_run_config
 from horovod_flowers.model.registry import build_model
+from horovod_flowers.model.weights import misfit
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.training.initial_weights import check_weights, start_from
 from tests.single.test_hostile_weights import save
@@ -52,9 +53,22 @@ def test_a_last_layer_for_other_classes_begins_anew(tmp_path: Path) -> None:
     assert notes[1] == "its last layer was trained for the classes daisy, rosé, tulip"
 
 
+def test_one_unit_for_two_classes_starts_from_many_classes(tmp_path: Path) -> None:
+    def network(units: int) -> keras.Model:
+        layers = [keras.layers.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(units)]
+        return keras.Sequential(layers)
+
+    one, many = network(1), network(5)
+    values = [np.array(variable) for variable in many.variables]
+    assert misfit(one, 2, values) is None
+    assert misfit(one, 3, values) == f"(3, 5) for {one.variables[0].path} (3, 1)"
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "flower_resnet")
-    with pytest.raises(UserError, match="tensors of model flower_resnet, and model flower_cnn has 10, or other shapes"):
+    with pytest.raises(
+        UserError, match=r"weights of model flower_resnet, which are not those of this model \(\d+ tensors for 10\)"
+    ):
         start_from(build_model("flower_cnn", SIZE, 3), run.path, CLASSES)
 
 

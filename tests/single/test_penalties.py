@@ -35,6 +35,13 @@ class FarOnly(regularizers.Regularizer):
         return ops.sum(ops.relu(outputs - 100))
 
 
+class Variance(regularizers.Regularizer):
+    """Of a user's: twice the same images have the same one."""
+
+    def __call__(self, outputs: Any) -> Any:
+        return ops.sum(ops.var(outputs, axis=0))
+
+
 def model_of(regularizer: Any) -> Any:
     keras.utils.set_random_seed(0)
     return keras.Sequential([layers.Input((6,)), layers.Dense(5, activity_regularizer=regularizer)])
@@ -80,6 +87,7 @@ def test_what_compares_images_is_refused_at_more_than_one_rank() -> None:
     layer = model_of(Spread()).layers[0]
     assert kind_of(Spread(), layer) is None
     assert kind_of(FarOnly(), layer) is None  # of nothing nobody can tell
+    assert kind_of(Variance(), layer) is None
     assert applied(Spread(), 1) == pytest.approx(expected(Spread()))
     with pytest.raises(UserError, match=r"activity regularizer Spread of layer \w+ is neither a sum over images nor"):
         Penalties(model_of(Spread()), 2)
@@ -133,6 +141,40 @@ def test_losses_that_a_layer_adds_itself_are_tried_out() -> None:
     assert float(mean) == pytest.approx(float(np.square(outputs).mean()) / 2, rel=1e-5)
     kernel = next(np.array(variable) for variable in model.variables if len(variable.shape) == 2)
     assert float(of_weights) == pytest.approx(0.01 * float(np.square(kernel).sum()) / 2, rel=1e-5)
+
+
+class Balanced(layers.Layer):
+    """Adds what compares images with each other, as routers of experts do: a square of a mean over images."""
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(ops.sum(ops.square(ops.mean(inputs, axis=0))))
+        return inputs
+
+
+def test_a_loss_that_compares_images_is_averaged_and_named() -> None:
+    first = [layers.Input((4, 4, 3)), layers.Flatten(), layers.Rescaling(1 / 255), layers.Dense(5)]
+    penalties = Penalties(keras.Sequential([*first, Balanced(name="balanced")]), 2)
+    assert penalties.notes == ["add_loss of balanced averaged over ranks"]
+
+
+class Subclassed(keras.Model):
+    """Adds a sum over images in its own call."""
+
+    def __init__(self) -> None:
+        super().__init__(name="subclassed")
+        self.flatten, self.dense = layers.Flatten(), layers.Dense(5)
+
+    def call(self, images: Any) -> Any:
+        outputs = self.dense(self.flatten(images / 255))
+        self.add_loss(ops.sum(ops.square(outputs)))
+        return outputs
+
+
+def test_a_subclassed_model_is_tried_out_at_the_size_of_its_images() -> None:
+    model = Subclassed()
+    model(np.zeros((1, 4, 4, 3), np.float32))
+    assert kinds_of_losses(model) == []
+    assert kinds_of_losses(model, image_size=4) == ["sum"]
 
 
 def test_losses_that_are_neither_sums_nor_means_are_averaged_and_named() -> None:

@@ -75,6 +75,11 @@ def test_what_cannot_be_chosen_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert open_source(config(tmp_path, "two/small")).images == 2
     with pytest.raises(UserError, match="none_such is not in"):
         open_source(config(tmp_path, "none_such"))
+    # To download it, the name is looked up first: no network is to blame.
+    with pytest.raises(UserError, match="none_such is not in .*, and tensorflow-datasets knows no data set none_such"):
+        open_source(config(tmp_path, "none_such"), download=True)
+    with pytest.raises(UserError, match=r"no data set oxford_flower102: did you mean oxford_flowers102\?"):
+        open_source(config(tmp_path, "oxford_flower102"), download=True)
     store(tmp_path, "tests_alone", test=2)
     with pytest.raises(UserError, match="has the splits test: choose a data set with a split to train on"):
         open_source(config(tmp_path, "tests_alone"))
