@@ -16,9 +16,9 @@ import pytest
 from horovod_flowers.inference.export import load_apart
 from horovod_flowers.launch.job import SECONDS_WITHOUT_RANKS
 from horovod_flowers.launch.process_tree import SECONDS_TO_END
-from tests.conftest import Workplace, clean_environment
+from tests.conftest import TIMEOUT_SECONDS, Workplace, clean_environment
 
-SOON_SECONDS = SECONDS_TO_END + 15
+SOON_SECONDS = SECONDS_TO_END + 60
 RANK = """
 import os, signal, time
 from pathlib import Path
@@ -49,7 +49,7 @@ def wait_until_gone(folder: Path, seconds: float = SOON_SECONDS) -> None:
         time.sleep(0.05)
 
 
-def wait_for(*paths: Path, seconds: float = 60) -> None:
+def wait_for(*paths: Path, seconds: float = TIMEOUT_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not all(path.exists() and path.stat().st_size for path in paths):
         assert time.monotonic() < deadline, paths
@@ -173,7 +173,7 @@ def test_a_study_waits_for_what_another_has_left_behind(workplace: Workplace) ->
         with open(folder / "second", "w") as output:
             second = subprocess.Popen(study, cwd=folder, env=clean_environment(), stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + TIMEOUT_SECONDS
             while "waits for " not in (folder / "second").read_text():
                 assert time.monotonic() < deadline
                 assert second.poll() is None, (folder / "second").read_text()
@@ -199,13 +199,13 @@ def test_a_study_waits_for_what_another_has_left_behind(workplace: Workplace) ->
 def test_prepare_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     words: list[str | Path] = [sys.executable, "-m", "horovod_flowers.prepare", "--processes", "2"]
     with started(tmp_path, [*words, "--data.synthetic-images", "100000", "--data.prepared-dir", "p"]) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not list(tmp_path.glob("p/objects/.*/shard-0000[01].npy")):  # both processes are at work by then
             assert time.monotonic() < deadline, (tmp_path / "output").read_text()
             time.sleep(0.05)
         assert len(psutil.Process(process.pid).children(recursive=True)) >= 2
         process.send_signal(number)
-        process.wait(10)
+        process.wait(SOON_SECONDS)
         wait_until_gone(tmp_path, 10)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import PROJECT, mpirun, run_command
+from tests.conftest import PROJECT, TIMEOUT_SECONDS, mpirun, run_command
 from tests.parallel.every_layer import NOT_FOR_PHOTOS, STRATEGIES, all_branches, every_class, has_weights, one_of_each
 
 HEADING = "## What differs by nature between one rank and N"
@@ -25,7 +25,8 @@ def documented() -> set[str]:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("layers")
     output: Path = folder / "found.json"
-    ended = run_command(mpirun(2, "python", "-m", "tests.parallel.every_layer", output), folder)
+    words = mpirun(2, "python", "-m", "tests.parallel.every_layer", output)
+    ended = run_command(words, folder, timeout=3 * TIMEOUT_SECONDS)  # some hundred trainings
     assert ended.status == 0, ended.output
     return json.loads(output.read_text())
 

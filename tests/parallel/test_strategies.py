@@ -14,7 +14,7 @@ from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
-from tests.conftest import Workplace, mpirun, run_command
+from tests.conftest import TIMEOUT_SECONDS, Workplace, mpirun, run_command
 from tests.parallel.commands_in_one_job import Command
 
 # Ten steps in two epochs; four whole global batches of 20 and one of 16 in each.
@@ -138,7 +138,7 @@ def test_constraints_penalties_batch_statistics_and_clipping_are_those_of_one_ra
 def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) -> None:
     output = tmp_path / "found.json"
     words = ["python", "-m", "tests.parallel.strategies_against_one_rank", str(output)]
-    ended = run_command(mpirun(ranks, *words), tmp_path)
+    ended = run_command(mpirun(ranks, *words), tmp_path, timeout=3 * TIMEOUT_SECONDS)
     assert ended.status == 0, ended.output
     found = json.loads(output.read_text())
     assert len(found) == {2: 42, 4: 28}[ranks]
