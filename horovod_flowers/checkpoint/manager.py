@@ -1,6 +1,8 @@
 """When a run writes checkpoints, and which of them it goes on from."""
 
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.training_progress import BEGINNING, TrainingProgress
 from horovod_flowers.runtime.console import say, warn
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import GoneError, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 
@@ -26,6 +28,8 @@ class CheckpointManager:
         self._writer: CheckpointWriter | None = None
         self._copied: tuple[dict[str, np.ndarray], SavedProgress] | None = None
         self._steps_saved = 0
+        self._folder: tuple[Path, tuple[int, int]] | None = None
+        """That this process writes into, and what tells it from another of the same name; on rank 0."""
 
     def restore(self, folder: RunFolder) -> tuple[dict[str, np.ndarray] | None, TrainingProgress]:
         """The newest checkpoint that is sound, and where it stands. Rank 0 calls it; changes no file.
@@ -55,6 +59,7 @@ class CheckpointManager:
         """Make ready to write into a run that stands there. Every rank calls it before it saves; again is no harm."""
         self._steps_saved = progress.steps
         if self._ranks.rank == 0 and self._writer is None:
+            self._folder = folder.path, _identity(folder.path)
             forget_later(folder.checkpoints, progress.steps)
             self._writer = CheckpointWriter(folder.checkpoints, self._config.keep_checkpoints, self._state.layout)
 
@@ -98,9 +103,25 @@ class CheckpointManager:
         self._steps_saved = progress.steps
         return time.monotonic() - started
 
+    def check_folder(self) -> None:
+        """Raise GoneError where the folder of that name is no longer the one that this run began in, on rank 0: another
+        run has replaced it, and would get this one's checkpoints and result."""
+        if self._folder is None:
+            return
+        path, identity = self._folder
+        try:
+            same = _identity(path) == identity
+        except FileNotFoundError:
+            return  # told by what is written next
+        if not same:
+            raise GoneError(
+                f"{path} was replaced by another run while this one trained, which ends: start it under another name"
+            )
+
     def begin(self) -> None:
         """Write what `copy` has taken."""
         if self._writer and self._copied:
+            self.check_folder()
             self._writer.begin(*self._copied)
             self._copied = None
 
@@ -109,3 +130,8 @@ class CheckpointManager:
         HEARTBEAT.at("writing the last checkpoint", long=True)
         if self._writer:
             self._writer.finish()
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

@@ -79,10 +79,14 @@ def writing(path: Path) -> Iterator[None]:
             # What is said meanwhile may fail, too.
             told = output_that_failed(error) if getattr(error, "filename", None) is None else None
             raise StorageError(storage_sentence(told or path, number)) from error
-        missing = isinstance(error, FileNotFoundError) or os.strerror(errno.ENOENT) in str(error)  # TensorFlow's words
-        if missing and _is_gone(path.parent):
+        if _says_missing(error) and _is_gone(path.parent):
             raise GoneError(_gone_sentence(path)) from error
         raise
+
+
+def _says_missing(error: Exception) -> bool:
+    """Whether a file or folder was not there, in the words of TensorFlow and safetensors, too."""
+    return isinstance(error, FileNotFoundError) or os.strerror(errno.ENOENT) in str(error)
 
 
 def _gone_sentence(path: Path) -> str:
@@ -119,8 +123,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             sync(temporary)
             _replace(temporary, path)
             sync(path.parent)
-        except FileNotFoundError as error:
-            if not os.path.lexists(temporary):  # deleted, or another file system was mounted over it
+        except Exception as error:
+            if _says_missing(error) and not os.path.lexists(
+                temporary
+            ):  # deleted, or another file system was mounted over it
                 temporary.touch()  # may say why
                 raise GoneError(_gone_sentence(path)) from error
             raise

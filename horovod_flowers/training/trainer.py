@@ -256,6 +256,7 @@ class Trainer:
         if epoch_log is not None and memory is not None and times is not None:
             epoch_log.close()
             result = self._result(memory)
+            self._checkpoints.check_folder()
             write_json(self.folder.result, result)
             for line in describe_result(result, self.folder.path, self.config.early_stopping_on):
                 say(line)

@@ -48,7 +48,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
 def the_sentence(ended: Ended, statuses: Sequence[int] = (1,)) -> str:
     assert ended.status in statuses, ended.output
-    assert "Traceback" not in ended.output
+    assert "Traceback" not in ended.output, ended.output
     (sentence,) = (line for line in ended.stderr.splitlines() if ": error: " in line)
     return sentence
 
@@ -101,6 +101,21 @@ def test_checkpoints_become_read_only_in_the_middle_of_a_run(workplace: Workplac
     assert "runs/ro/checkpoints/last.safetensors (Read-only file system): choose a folder that can be" in sentence
     subprocess.run(["umount", folder], check=True)
     assert read_progress(folder / "last.safetensors").epochs_done >= 1
+
+
+def test_a_run_whose_folder_another_run_has_replaced(workplace: Workplace) -> None:
+    """As two jobs did whose lock somebody had deleted: the second's folder got the first one's checkpoints."""
+    folder = workplace.folder / "runs" / "taken"
+    options = (*OPTIONS, "--name", "taken", "--epochs", "100000", "--no-validate", "--keep-checkpoints", "1")
+    with training(workplace, *options) as job:
+        job.wait_for("epoch 2/100000: ")
+        folder.rename(folder.with_name("away"))
+        (folder / "checkpoints").mkdir(parents=True)
+        sentence = the_sentence(Ended(job.end(TIMEOUT_SECONDS), "", job.output))
+    # The latter where a checkpoint was just being written.
+    assert "replaced by another run while this" in sentence or "renamed or deleted while this" in sentence
+    # That one may have come to its place, no other.
+    assert {path.name for path in folder.rglob("*")} <= {"checkpoints", "last.safetensors"}
 
 
 def test_a_run_whose_folder_is_renamed_while_it_trains(workplace: Workplace) -> None:
