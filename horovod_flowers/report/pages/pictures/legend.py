@@ -22,7 +22,9 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], 
     columns = max(1, min(columns, len(labels)))
     width, height = figure.get_size_inches()
     letters = int((width * _POINTS_PER_INCH / columns - _HANDLE_POINTS) / (_MEAN_LETTER * FONT_SIZE))
-    wrapped = [textwrap.fill(label, letters, subsequent_indent="  ") for label in labels]
+    in_one_row = sum(len(label) * _MEAN_LETTER * FONT_SIZE + _HANDLE_POINTS for label in labels)
+    fits = len(labels) == columns and in_one_row <= width * _POINTS_PER_INCH
+    wrapped = [label if fits else textwrap.fill(label, letters, subsequent_indent="  ") for label in labels]
     per_column = -(-len(wrapped) // columns)
     lines = max(
         sum(label.count("\n") + 1 for label in wrapped[begin : begin + per_column])
