@@ -33,10 +33,13 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Trained:
     workplace = Workplace(tmp_path_factory.mktemp("options"), prepared_folder)
-    ceiling, _, plateau = workplace.run_in_one_job(
+    parts = (*STILL, "--global-batch", "16", "--name", "plateau-parts")
+    ceiling, _, plateau, *_ = workplace.run_in_one_job(
         workplace.training("--strategy", "none", "--global-batch", "16", "--name", "ceiling"),
         workplace.training(*SGD, "--global-batch", "32", "--epochs", "2", "--tensorboard", "--name", "s"),
         workplace.training(*STILL, "--global-batch", "16", "--epochs", "9", "--name", "plateau"),
+        workplace.training(*parts, "--epochs", "4"),
+        workplace.training(*parts, "--epochs", "9", "--resume"),
         ranks=2,
     )
     return Trained(workplace.folder / "runs", ceiling, plateau)
@@ -72,6 +75,9 @@ def test_a_loss_that_no_longer_falls_lowers_the_learning_rate_and_ends_the_run(t
     progress = run.result.progress
     assert (progress.best_loss_epoch, progress.best_validation_loss) == (1, run.epochs[0].validation_loss)
     assert (progress.plateau.factor, run.result.stopped_early) == (0.25, True)
+    resumed = read_run(trained.runs / "plateau-parts")
+    assert [epoch.learning_rate for epoch in resumed.epochs] == rates
+    assert resumed.result.progress.plateau == progress.plateau
     assert "not fallen in 2 epochs: learning rate times 0.5, 0.25 of its schedule" in trained.plateau
     assert "stopped early: validation loss has not improved in 5 epochs since epoch 1" in trained.plateau
 
