@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -182,6 +182,21 @@ def run_command(
             pytest.fail(f"{words} took more than {timeout} s\n{stdout[-2000:]}\n{stderr[-4000:]}")
         raise
     return Ended(process.returncode, stdout, stderr)
+
+
+def start_command(
+    words: Sequence[str | Path], cwd: Path, output: IO[Any], variables: dict[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start a command in a session of its own, as in a terminal of its own, with all that it prints in one file."""
+    return subprocess.Popen(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=clean_environment() | (variables or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 ANY_LINK = {"FLOWERS_LEAST_BANDWIDTH": "0", "FLOWERS_MOST_LATENCY_MS": "100000"}

@@ -16,7 +16,7 @@ import pytest
 from horovod_flowers.inference.export import load_apart
 from horovod_flowers.launch.job import SECONDS_WITHOUT_RANKS
 from horovod_flowers.launch.process_tree import SECONDS_TO_END
-from tests.conftest import TIMEOUT_SECONDS, Workplace, clean_environment
+from tests.conftest import TIMEOUT_SECONDS, Workplace, clean_environment, start_command
 
 SOON_SECONDS = SECONDS_TO_END + 60
 RANK = """
@@ -57,19 +57,10 @@ def wait_for(*paths: Path, seconds: float = TIMEOUT_SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def started(folder: Path, words: list[str | Path], **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command in a session of its own, as in a terminal of its own; whatever is left in its folder is killed."""
+def started(folder: Path, words: list[str | Path], **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command as in a terminal of its own; whatever is left in its folder is killed."""
     with open(folder / "output", "w") as output:
-        process = subprocess.Popen(
-            [str(word) for word in words],
-            cwd=folder,
-            env=clean_environment() | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        process = start_command(words, folder, output, variables)
     try:
         yield process
     finally:

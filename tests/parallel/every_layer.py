@@ -21,12 +21,12 @@ import numpy as np
 
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.data.batches import Batch
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow
 from horovod_flowers.runtime.exit import error_boundary
+from tests.parallel.noise_batches import batch_of
 
 SIZE, CLASSES, IMAGES, STEPS = 8, 4, 8, 2
 STRATEGIES = (
@@ -293,16 +293,6 @@ def build(branches: list[BranchOf]) -> tuple[Any, list[str]]:
     return model, [variable.path for variable in model.variables]
 
 
-def batch_of(step: int, rank: int, size: int) -> Batch:
-    """A rank's part of a global batch, the last image of which does not count."""
-    random = np.random.default_rng(step)
-    images = random.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
-    labels = random.integers(0, CLASSES, IMAGES).astype(np.int32)
-    weights = (np.arange(IMAGES) < IMAGES - 1).astype(np.float32)
-    part = slice(rank * IMAGES // size, (rank + 1) * IMAGES // size)
-    return Batch(images[part], labels[part], weights[part], IMAGES - 1, np.arange(IMAGES)[part])
-
-
 def train(branches: list[BranchOf], config: RunConfig, ranks: Ranks) -> tuple[dict[str, np.ndarray], list[str]]:
     """The weights after some steps, on rank 0, by the variables' names; and what the strategy notes."""
     from horovod_flowers.checkpoint.model_state import ModelState
@@ -318,7 +308,11 @@ def train(branches: list[BranchOf], config: RunConfig, ranks: Ranks) -> tuple[di
     state.share(None)
     step = TrainingStep(model, optimizer, strategy, ranks.size, "fp32")
     for number in range(STEPS):
-        step(batch_of(number, ranks.rank, ranks.size), 0.01, Update(IMAGES - 1))
+        step(
+            batch_of(number, ranks.rank, ranks.size, images=IMAGES, pixels=SIZE, classes=CLASSES),
+            0.01,
+            Update(IMAGES - 1),
+        )
     collected = state.collect() or {}
     by_path = {f"{k} {path}": collected[f"weight.{k:04d}"] for k, path in enumerate(paths) if collected}
     return by_path, strategy.notes

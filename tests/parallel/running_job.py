@@ -13,7 +13,7 @@ import pytest
 from horovod_flowers.checkpoint.format import read_progress
 from horovod_flowers.runlog.json_lines import read_lines
 from horovod_flowers.runlog.records import EpochRecord, Header, StepRecord
-from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, clean_environment, mpirun
+from tests.conftest import TIMEOUT_SECONDS, TINY, Workplace, mpirun, start_command
 
 HOST = os.uname().nodename
 
@@ -24,15 +24,7 @@ class Job:
     def __init__(self, folder: Path, words: list[str], variables: dict[str, str]) -> None:
         self._log = folder / "output"
         with open(self._log, "wb") as output:
-            self.process = subprocess.Popen(
-                words,
-                cwd=folder,
-                env=clean_environment() | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = start_command(words, folder, output, variables)
         self._folder = folder
         self._deadline = time.monotonic() + TIMEOUT_SECONDS
 

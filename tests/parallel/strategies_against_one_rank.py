@@ -16,12 +16,12 @@ import numpy as np
 
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import ModelConfig, RunConfig
-from horovod_flowers.data.batches import Batch
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow
 from horovod_flowers.runtime.exit import error_boundary
+from tests.parallel.noise_batches import batch_of
 
 SIZE, CLASSES, STEPS, IMAGES = 21, 5, 3, 12
 MODELS = ("uneven", "functional", "subclassed", "looked_at")
@@ -35,16 +35,6 @@ STRATEGIES = (
     {"strategy": "tensor"},
     {"strategy": "mesh"},
 )
-
-
-def batch_of(step: int, rank: int, size: int) -> Batch:
-    """A rank's part of a global batch of IMAGES images, the last of which does not count."""
-    random = np.random.default_rng(step)
-    images = random.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
-    labels = random.integers(0, CLASSES, IMAGES).astype(np.int32)
-    weights = (np.arange(IMAGES) < IMAGES - 1).astype(np.float32)
-    part = slice(rank * IMAGES // size, (rank + 1) * IMAGES // size)
-    return Batch(images[part], labels[part], weights[part], IMAGES - 1, np.arange(IMAGES)[part])
 
 
 def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:
@@ -81,7 +71,7 @@ def train(config: RunConfig, ranks: Ranks, steps: int) -> tuple[Any, Any]:
     for number in range(steps):
         last = (number + 1) % config.accumulate == 0
         update = Update((IMAGES - 1) * config.accumulate, config.accumulate, last)
-        step(batch_of(number, ranks.rank, ranks.size), 0.01, update)
+        step(batch_of(number, ranks.rank, ranks.size, images=IMAGES, pixels=SIZE, classes=CLASSES), 0.01, update)
     return state, state.collect()
 
 
