@@ -29,13 +29,18 @@ STALL_WARNING_SECONDS = 30
 STALL_SECONDS = 120
 
 
+OF_AN_MPIRUN = {"PMIX_RANK", "OMPI_MCA_orte_hnp_uri"}
+"""By which a process of Open MPI finds its mpirun; without them MPI ends it, in words of its own."""
+
+
 def connect(
     job: JobEnvironment, threads: int, bind: Literal["auto", "none"], stall_seconds: int = STALL_SECONDS
 ) -> Ranks:
     """Start MPI and agree with the launcher on the number of ranks.
 
     stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
-    Raises UserError where MPI knows of fewer ranks than the launcher started, or has no room to start.
+    Raises UserError where no mpirun is there, or MPI knows of fewer ranks than the launcher started, or has no room to
+    start.
     """
     check_python()  # before MPI starts
     limit_stalls(stall_seconds)
@@ -46,6 +51,11 @@ def connect(
         refuse_full_temporary_folder()
     if job.launcher == SINGLE:
         return Ranks(0, 1, 0, 1, job.launcher, SingleProcess())
+    if job.launcher == "openmpi" and not os.environ.keys() & OF_AN_MPIRUN:
+        raise UserError(
+            f"OMPI_COMM_WORLD_SIZE is {job.size}, as mpirun sets it, but no mpirun has started this process: unset the "
+            "variables that begin with OMPI_COMM_WORLD, or start with mpirun"
+        )
     world = MpiCommunicator.world()
     if world.size != job.size:
         raise UserError(

@@ -11,7 +11,7 @@ from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.launch.launchers import Mpirun, Slots, choose_launcher, oversubscription_asked_for
 from horovod_flowers.ranks.tensorflow_import import check_python
 from horovod_flowers.runtime.errors import UserError
-from tests.conftest import Ended, clean_environment, run_command
+from tests.conftest import Ended, Workplace, clean_environment, run_command
 
 
 def in_shell(words: str, folder: Path, **variables: str) -> Ended:
@@ -51,6 +51,15 @@ def test_output_that_is_full_is_named(tmp_path: Path, unbuffered: str) -> None:
             "free some space, or choose another folder\n"
         )
     assert in_shell(f"{PREPARE} --processes x 2>/dev/full", tmp_path).status == 2
+
+
+def test_variables_that_an_mpirun_left_behind(workplace: Workplace) -> None:
+    """Exported from one of its ranks, say: MPI would look for an mpirun that is not there."""
+    ended = workplace.train("--name", "left", variables={"OMPI_COMM_WORLD_SIZE": "2"})
+    assert ended.status == 2, ended.output
+    assert "OMPI_COMM_WORLD_SIZE is 2, as mpirun sets it, but no mpirun has started this process" in ended.stderr
+    assert "ORTE" not in ended.output
+    assert list((workplace.folder / "runs").iterdir()) == []
 
 
 @pytest.mark.slow
