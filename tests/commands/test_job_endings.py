@@ -166,7 +166,7 @@ def test_a_study_waits_for_what_another_has_left_behind(workplace: Workplace) ->
         try:
             deadline = time.monotonic() + TIMEOUT_SECONDS
             while "waits for " not in (folder / "second").read_text():
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, (folder / "second").read_text()
                 assert second.poll() is None, (folder / "second").read_text()
                 time.sleep(0.1)
             said = (folder / "second").read_text()
@@ -176,7 +176,8 @@ def test_a_study_waits_for_what_another_has_left_behind(workplace: Workplace) ->
             job.kill()
             log = folder / "runs" / ".study" / f"{point}.log"
             while ": started" not in (folder / "second").read_text() or "affinity" not in log.read_text():
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, (folder / "second").read_text() + log.read_text()
+                assert second.poll() is None, (folder / "second").read_text() + log.read_text()
                 time.sleep(0.1)
             second.send_signal(signal.SIGHUP)  # asks the point to stop with a checkpoint
             assert second.wait(120) == 75, (folder / "second").read_text()

@@ -39,6 +39,7 @@ def run_job(hosts: dict[str, int], worker: Worker) -> None:
     driver.start(sum(hosts.values()), work)
     driver.get_results()
     driver.stop()
+    server._httpd.server_close()  # Horovod's stop leaves its socket open, which Python says when it is collected
 
 
 @pytest.mark.timeout(120)
