@@ -23,7 +23,8 @@ from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import check_limits, option, positional, rank_counts
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
-from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, PointHolder, held_points, scheduler_job
+from horovod_flowers.runlog.run_hold import holder_of
+from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, held_points, scheduler_job
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, error_boundary
@@ -253,11 +254,15 @@ def wait_for_cores(point: Point, runs_dir: Path, label: str) -> bool:
     return waited
 
 
-def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, PointHolder] | None:
-    """The point that a job on this machine is at, if it has to end before this one begins, and who runs it."""
+def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, str] | None:
+    """The point that a job here is at, if it has to end before this one begins, and since when and by whom."""
     for files, holder in held_points(runs_dir):
         if holder.shares_cores and (files.point == point.name or holder.left_its_job_behind):
-            return files.point, holder
+            return files.point, str(holder)
+    # A rank outlives its mpirun by a moment, in which the log is nobody's, and the run still its own.
+    found = holder_of(runs_dir / point.name)
+    if found is not None and found.holder is not None and found.shares_cores:
+        return point.name, found.holder.since
     return None
 
 

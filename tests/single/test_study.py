@@ -1,6 +1,7 @@
 """Job files, the points that they stand for, and what becomes of them."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, failures, read_record
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.__main__ import StudyConfig, read_points, state_of
+from horovod_flowers.study.__main__ import StudyConfig, holder_of_cores, read_points, state_of
 from horovod_flowers.study.file import in_order, points_of, read_study
 from horovod_flowers.study.point import CollectivesPoint
 from tests.conftest import PROJECT, Ended, Workplace, run_command
+from tests.single.held_run import another_process
 from tests.single.recorded_runs import write_run
 
 
@@ -155,6 +157,21 @@ def test_a_finished_run_stands_for_a_point_only_if_it_is_the_same(tmp_path: Path
     (other,) = [p for p in read_points(StudyConfig(files=(str(path),)), ["--threads", "2"]) if p.name == point.name]
     with pytest.raises(UserError, match="was made with threads 1, and the study says 2: give the study another name"):
         state_of(other, tmp_path)
+
+
+def test_a_point_waits_for_a_rank_that_has_outlived_its_mpirun(tmp_path: Path) -> None:
+    """Its log is nobody's then: mpirun had held it."""
+    points = points_of(read_study(job_file(tmp_path, collectives=True)), tmp_path / "s.yaml", str(tmp_path))
+    point, other = next(point for point in points if point.ranks == 2), points[0]
+    with another_process(tmp_path / point.name) as process:
+        name, since = holder_of_cores(point, tmp_path) or ("", "")
+        assert name == point.name
+        assert since.startswith("since 20")
+        assert since.endswith(f", by process {process.pid} on {os.uname().nodename}")
+        assert holder_of_cores(other, tmp_path) is None
+        process.kill()
+        process.wait()
+        assert holder_of_cores(point, tmp_path) is None
 
 
 def test_attempts_are_kept_and_the_last_one_counts(tmp_path: Path) -> None:
