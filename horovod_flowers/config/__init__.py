@@ -2,6 +2,7 @@
 
 run.py           the options of a training run, checked before MPI starts; presets/ has named sets of their values
 optimizer.py     those of the optimizer and its learning rate; data.py: those of the images
+losses.py        Keras' losses by name; keras_arguments.py: what its optimizers take
 choices.py       the values that options, records and reports share
 options.py       how an option is declared
 command_line.py  from words and YAML to options, and back

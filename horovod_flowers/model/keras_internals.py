@@ -121,18 +121,94 @@ def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, 
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
+def keras_variable(optimizer: keras.optimizers.Optimizer, variable: Any) -> keras.Variable:
+    """The keras.Variable that a built optimizer updates, of its tf.Variable."""
+    return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+
+
 def sgd_momentum(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
     """The momentum that a built SGD keeps of a variable."""
     return optimizer.momentums[optimizer._get_variable_index(variable)]
 
 
-def slot_counts(variables: Sequence[Any], weights: int) -> tuple[int, int]:
-    """Of an optimizer's variables: counters at their front (iterations, learning rate), and slots per weight.
+def slot_owners(optimizer: Any, weights: int) -> list[int | None]:
+    """Of each variable of a built optimizer, which of the weights it was built over it is kept for, by number.
 
-    Raises AssertionError where they are laid out otherwise.
+    None for counters, and for what an optimizer keeps otherwise than Keras' optimizers do: lists of slots, one for each
+    weight.
     """
-    counters = 2
-    slots, rest = divmod(len(variables) - counters, max(1, weights))
-    if rest:
-        raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
-    return counters, slots
+    owners: dict[int, int] = {}
+    for kept in vars(optimizer).values():
+        if isinstance(kept, list) and len(kept) == weights:
+            owners |= {id(slot): number for number, slot in enumerate(kept) if isinstance(slot, keras.Variable)}
+    return [owners.get(id(variable)) for variable in optimizer.variables]
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer's weight decay, if it has any, takes hold of a weight (`exclude_from_weight_decay`)."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def compiled_loss(model: Any, labels: Any, outputs: Any) -> list[tuple[Any, float | None]]:
+    """The keras.Loss objects that a compiled model is trained by, with their weights; empty where it has none.
+
+    labels, outputs: of a few images, for a loss that Keras chooses by their shapes. Raises what Keras makes of a loss
+    that fits neither.
+    """
+    found = model._compile_loss
+    if found is None:
+        return []
+    if not found.built:
+        found.build(labels, outputs)
+    return [(each.loss, each.loss_weights) for each in found._flat_losses]
+
+
+def compiled_metrics(model: Any, labels: Any, outputs: Any) -> list[tuple[str, Any, bool]]:
+    """The name of each metric that a model was compiled with, the metric, and whether it weighs images."""
+    found = model._compile_metrics
+    if found is None:
+        return []
+    if not found.built:
+        found.build(labels, outputs)
+    plain = [(metric, False) for listed in found._flat_metrics if listed for metric in listed.metrics]
+    weighted = [(metric, True) for listed in found._flat_weighted_metrics if listed for metric in listed.metrics]
+    return [(metric.name, metric, weighs) for metric, weighs in (*plain, *weighted)]
+
+
+def compiled_settings(model: Any) -> dict[str, Any]:
+    """The arguments of `compile` by their names, as far as Keras keeps them."""
+    config = getattr(model, "_compile_config", None)
+    return dict(config.config) if config is not None else {}
+
+
+def wrapped_function(loss: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The function that a loss of Keras' calls, with its further arguments; None of a loss with a `call` of its own."""
+    wrapper = keras.losses.MeanSquaredError.__mro__[1]
+    if not isinstance(loss, wrapper) or type(loss).call is not wrapper.call:
+        return None
+    return loss.fn, dict(loss._fn_kwargs)
+
+
+def calls_as_keras(loss: Any) -> bool:
+    """Whether calling a loss is what keras.Loss makes of its `call`: a value for each image, reduced."""
+    return type(loss).__call__ is keras.Loss.__call__
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    """A float, or the schedule or function that an optimizer was given."""
+    found = optimizer._learning_rate
+    return float(np.array(found)) if isinstance(found, keras.Variable) else found
+
+
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    """The arguments that an optimizer was made with (`get_config`), but for its learning rate, which may be a function
+    that no configuration can hold."""
+    kept = vars(optimizer)
+    before = kept["_learning_rate"]
+    kept["_learning_rate"] = 0.0
+    try:
+        settings = dict(optimizer.get_config())
+    finally:
+        kept["_learning_rate"] = before
+    settings.pop("learning_rate", None)
+    return settings

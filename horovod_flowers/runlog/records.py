@@ -82,6 +82,9 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     validation_seconds: Seconds | None = None
     checkpoint_seconds: Seconds | None = None
     """That the training waited for checkpoints, within and after the epoch; null in older records."""
+    training_metrics: dict[str, float | None] = {}
+    """What a compiled model measures, by name, over all ranks; null where it is not a finite number."""
+    validation_metrics: dict[str, float | None] = {}
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

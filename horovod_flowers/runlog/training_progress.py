@@ -10,7 +10,7 @@ import msgspec
 from horovod_flowers.runlog.field_types import Count, Seconds, Share
 
 
-class PartialEpoch(msgspec.Struct, frozen=True):
+class PartialEpoch(msgspec.Struct, frozen=True, omit_defaults=True):
     """The steps that an interrupted epoch has done: sums over all ranks."""
 
     steps: int
@@ -18,6 +18,8 @@ class PartialEpoch(msgspec.Struct, frozen=True):
     loss_sum: float
     correct: int
     training_seconds: float
+    metric_sums: tuple[float, ...] = ()
+    """What the metrics of a compiled model have added up."""
 
 
 class Plateau(msgspec.Struct, frozen=True, omit_defaults=True):

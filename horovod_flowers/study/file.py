@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,9 @@ import msgspec
 import yaml
 
 from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
-from horovod_flowers.config.command_line import flags, parse
+from horovod_flowers.config.command_line import flags, given_options, parse
 from horovod_flowers.config.options import MOST_RANKS, Effect, flag_of, flat_options, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.run import RunConfig, overriding
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
@@ -84,6 +85,7 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
     _refuse_too_many(study, path)
     points, timeout = list[Point](), study.timeout_minutes * 60
+    given: str | None = None
     repetitions = range(1, study.repetitions + 1)
     for ranks in study.ranks:
         alone = ranks == 1
@@ -94,6 +96,10 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             own: dict[str, Any] = {"strategy": strategy, "precision": precision, "seed": seed}
             own |= {"name": name, "runs_dir": runs_dir, "resume_or_start": True}
             config = _checked(path, [*flags({**options, **own}), *more_options], ranks)
+            if given is None:  # of a compiled model what the file gives counts, even where an option has it anyway
+                given = overriding(given_options(RunConfig, [*flags(options), *more_options]))
+            if given and config.model.overrides is None:
+                config = replace(config, model=replace(config.model, overrides=given))
             _refuse_overridden(study, own, config)
             points.append(TrainingPoint(name, ranks, number, config, timeout))
         if study.collectives and not alone:

@@ -77,6 +77,8 @@ class TrainingPoint(Point):
         was, now = (flat_options(asdict(config)) for config in (stored, self.config))
         # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
         where = names_of(RunConfig, Effect.FOLDER, Effect.PLACE)
+        # Of a run whose model is not compiled they are null.
+        now["model.overrides"] = None if was["model.overrides"] is None else now["model.overrides"] or ""
         compared = ((name, was[name], now[name]) for name in now if name not in where)
         size = read_json(folder.environment, Environment).world_size
         _refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])

@@ -1,6 +1,6 @@
 """What a run says: before it starts, on what it runs, how the work is divided, what is trained; then each epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from horovod_flowers.model.precision import reason
 from horovod_flowers.ranks.affinity import spans
 from horovod_flowers.runlog.records import Environment, EpochRecord, RankEnvironment, Result
 from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import harmless
 
 NAMED_RANKS = 8
 
@@ -94,10 +95,16 @@ def _count(number: int, noun: str) -> str:
 def describe_epoch(record: EpochRecord, epochs: int) -> str:
     """One line for the log."""
     parts = [f"loss {record.training_loss:.3f}", f"accuracy {record.training_accuracy:.3f}"]
+    parts += _measured(record.training_metrics)
     if record.validation_loss is not None and record.validation_accuracy is not None:
         parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
+        parts += _measured(record.validation_metrics)
     parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
     return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
+
+
+def _measured(metrics: Mapping[str, float | None]) -> list[str]:
+    return [f"{harmless(name)} {'not finite' if value is None else f'{value:.3f}'}" for name, value in metrics.items()]
 
 
 def describe_result(result: Result, folder: Path, watched: Literal["accuracy", "loss"]) -> Iterator[str]:

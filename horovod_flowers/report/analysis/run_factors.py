@@ -1,9 +1,12 @@
 """What each run was made with: what must be equal for two to be compared, and what differs between them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
+
+import yaml
 
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.options import Effect, flat_options, names_of, options_of
@@ -53,7 +56,14 @@ def work_apart(one: Work, other: Work) -> tuple[str, ...]:
 def _options(run: RunSummary, *effects: Effect) -> dict[str, Any]:
     """The run's options with one of these effects, by their dotted names."""
     values = _DEFAULTS | flat_options(run.config)
-    return {name: values[name] for name in names_of(RunConfig, *effects)}
+    return {name: _as_value(values[name]) for name in names_of(RunConfig, *effects)}
+
+
+def _as_value(value: Any) -> Any:
+    """A mapping of arguments as text, whatever the order that they were given in."""
+    if not isinstance(value, dict):
+        return value
+    return str(yaml.safe_dump(value, default_flow_style=True, width=math.inf)).strip()
 
 
 def other_scaling(work: Work) -> Work:
