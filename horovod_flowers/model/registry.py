@@ -7,6 +7,8 @@ is built: what cannot be trained is refused then, and probabilities become logit
 import contextlib
 import importlib
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +183,11 @@ def build_whole(name: str, image_size: int, classes: int, options: Mapping[str, 
         raise UserError(f"model {name} gives {_kind(raw)}, no Keras model: {_WANTED}")
     images = pixels(image_size)
     outputs = first_outputs(name, raw, images, classes)
+    if (shared or name.endswith(SAVED)) and outputs.shape[1] != classes and (outputs.shape[1], classes) != (1, 2):
+        raise UserError(
+            f"model {name} tells {outputs.shape[1]} classes apart, and the photos have {classes}: give photos of as "
+            "many, or a function that builds a model for their number (--model.weights then starts from this one)"
+        )
     notes += check_trainable(name, raw)
     is_compiled = getattr(raw, "compiled", False)
     # One that a module holds is left as it is: a trial of strategies builds it several times.
@@ -190,6 +197,8 @@ def build_whole(name: str, image_size: int, classes: int, options: Mapping[str, 
     return BuiltModel(model, [*notes, *filter(None, [note])], ending, compiled)
 
 
+_UNKNOWN = re.compile(r"Could not locate (?P<kind>class|function) '(?P<name>[^']{1,100})'")
+"""What Keras says of a class or function that it does not know, at the end of a page."""
 _WANTED = (
     "write a function, def build(image_size, classes): return keras.Sequential([...]), and give package.module:build"
 )
@@ -228,12 +237,19 @@ def _saved(name: str) -> tuple[Any, list[str]]:
 
     check_file(name)
     try:
-        model = keras.models.load_model(name, safe_mode=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an optimizer's state, which begins anew
+            model = keras.models.load_model(name, safe_mode=True)
     except Exception as error:  # damaged, of layers that are the user's, or of code
+        own = _UNKNOWN.search(str(error))
+        told = reason(error)
+        if own is not None:
+            told = f"its {own['kind']} {own['name']} is not one of Keras' own"
+        elif "`Lambda`" in str(error):
+            told = "its Lambda layer holds code, which is not run"
         raise UserError(
-            f"model file {name} cannot be loaded ({reason(error)}): it has to be a file of model.save() with Keras' "
-            "own layers, losses and metrics; give one with your own, or with Lambda, as package.module:function, whose "
-            "function loads it"
+            f"model file {name} cannot be loaded ({told}): give a file that model.save wrote of Keras' own layers, "
+            "losses and metrics, or package.module:function, whose function loads it"
         ) from error
     return model, [f"model from {name}, with the weights that it has"]
 

@@ -7,6 +7,7 @@
     RUNS/NAME/changes.jsonl               one record each time that ranks came or went (--elastic)
     RUNS/NAME/result.json                 final metrics; there once the run has finished
     RUNS/NAME/checkpoints/                last.safetensors, best.safetensors, those before the last
+    RUNS/NAME/model.keras                 a copy of the file that the model came from (--model.name PATH.keras)
 
 Lines are appended and never changed, so a run that dies keeps what it had; the other files appear whole. Readers check
 every record against its type. No TensorFlow here.

@@ -35,7 +35,8 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = "horovod_flowers.train"
     config = parse(RunConfig, command, __doc__, words, rank)
-    given = overriding(given_options(RunConfig, words)) if config.model.overrides is None else config.model.overrides
+    names = {*(config.model.overrides or "").split(","), *overriding(given_options(RunConfig, words)).split(",")}
+    given = ",".join(sorted(names - {""}))
     config = replace(config, model=replace(config.model, overrides=given))
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
@@ -95,6 +96,13 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
     changed = [name for name, found in options_of(RunConfig).items() if was[name] != now[name] and not found.resumable]
     if earlier.optimizer.decay in TO_THE_END and earlier.epochs != config.epochs:
         changed.append("epochs")  # the curve that the learning rate has followed so far ends there
+    if "model.overrides" in changed:
+        more = sorted(set((now["model.overrides"] or "").split(",")) - set((was["model.overrides"] or "").split(",")))
+        raise UserError(
+            f"run {folder.path} was trained with what its model is compiled with in place of {', '.join(more)}: leave "
+            f"out {', '.join(map(flag_of, more))} to resume it, or start another run, from its weights with "
+            f"--model.weights {folder.path}"
+        )
     for name in changed:
         raise UserError(
             f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag_of(name)} to "

@@ -270,7 +270,7 @@ def sums_over(ranks: Ranks, metrics: CompiledMetrics | None, before: Sequence[fl
     if metrics is None:
         return ()
     sums = ranks.allreduce_sum(metrics.sums(metrics.states()))
-    return tuple((sums + np.asarray(before)) if before else sums)
+    return tuple((sums + np.asarray(before) if before else sums).tolist())
 
 
 def results_over(
