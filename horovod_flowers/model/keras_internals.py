@@ -164,18 +164,7 @@ def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
 
     Settings that its configuration does not tell (such as those of `exclude_from_weight_decay`) are taken over, too.
     """
-    config = optimizer.get_config()
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = optimizer.inner_optimizer
-        del config["inner_optimizer"]
-        copy = kind(copy_of_optimizer(inner, type(inner)), **config)
-    else:
-        if not isinstance(optimizer._learning_rate, keras.Variable):
-            config["learning_rate"] = optimizer._learning_rate  # a schedule or a function, perhaps of no known name
-        copy = kind.from_config(config)  # type: ignore[attr-defined]
-    for name, value in vars(optimizer).items():
-        if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
-            vars(copy)[name] = value
+    copy = copy_of_unbuilt(optimizer, kind)
     if optimizer.built and not copy.built:
         copy.build(optimizer._trainable_variables)
     for own, other in zip(copy.variables, optimizer.variables, strict=True):
@@ -183,5 +172,65 @@ def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
     return copy
 
 
+def copy_of_unbuilt(optimizer: Any, kind: type | None = None) -> Any:
+    """A new optimizer, of the class `kind` or of the same, with the settings of another and without its state."""
+    kind = type(optimizer) if kind is None else kind
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        del config["inner_optimizer"]
+        copy = kind(copy_of_unbuilt(inner), **config)
+    else:
+        if not isinstance(optimizer._learning_rate, keras.Variable):
+            config["learning_rate"] = optimizer._learning_rate  # a schedule or a function, perhaps of no known name
+        copy = kind.from_config(config)  # type: ignore[attr-defined]
+    for name, value in vars(optimizer).items():
+        if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
+            vars(copy)[name] = value
+    return copy
+
+
 _SETTINGS = (bool, int, float, str, set, re.Pattern, type(None))
 _OF_BUILDING = ("built", "_built", "_lock")
+
+
+def metrics_of(model: Any) -> list[Any]:
+    """The metrics of a compiled model, its losses first; those in Keras' container one by one."""
+    return [each for metric in model.metrics for each in (getattr(metric, "metrics", None) or [metric])]
+
+
+def velocities(optimizer: Any) -> list[Any] | None:
+    """The variables of an optimizer that hold sums of updates, and with them the learning rate; none before it is
+    built. None where its class has a momentum of a meaning that is not known."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        found = getattr(optimizer, "momentums", [])
+    elif isinstance(optimizer, keras.optimizers.RMSprop):
+        found = getattr(optimizer, "_momentums", [])
+    elif not getattr(optimizer, "momentum", 0) or isinstance(optimizer, keras.optimizers.Muon):
+        found = []
+    else:
+        return None
+    return [each for each in found if each is not None]
+
+
+def slots_of(optimizer: Any, variable: Any) -> list[Any]:
+    """The variables that a built optimizer keeps of one that it updates, by their names."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    prefixes = {optimizer._var_key(each): f"{each.path.replace('/', '_')}_" for each in optimizer._trainable_variables}
+    own = prefixes.get(optimizer._var_key(variable))
+    if own is None:
+        return []
+    longer = [prefix for prefix in prefixes.values() if prefix.startswith(own) and prefix != own]
+    return [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(own) and not slot.name.startswith(tuple(longer) or "\0")
+    ]
+
+
+def build_for(model: Any, spec: Any) -> None:
+    """Make the weights of a compiled model, and the state of its optimizer, for batches of this structure of
+    tf.TensorSpec: (x,), (x, y) or (x, y, sample_weight)."""
+    shaped = keras.tree.map_structure(lambda each: keras.KerasTensor(tuple(each.shape), each.dtype.name), spec)
+    model._symbolic_build(data_batch=shaped)
