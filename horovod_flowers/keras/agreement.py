@@ -12,6 +12,7 @@ from zlib import crc32
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
+from horovod.tensorflow.mpi_ops import global_process_set
 
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
@@ -73,7 +74,7 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
             _checksum(variables),
         )
         name = f"horovod_flowers.keras.agreement.{process_set.process_set_id}"
-        proposals: list[Proposal] = hvd.allgather_object(own, name=name, process_set=process_set)
+        proposals: list[Proposal] = _of_all_ranks(own, name, process_set)
     ranks = process_set.ranks if process_set.ranks is not None else list(range(len(proposals)))
     for rank, other in zip(ranks[1:], proposals[1:], strict=True):
         if (difference := _difference(ranks[0], proposals[0], rank, other)) is not None:
@@ -87,6 +88,19 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
             "hvd.callbacks.BroadcastGlobalVariablesCallback(0), or broadcast the weights before the first step"
         )
     return Agreement(number, tuple(_common(kinds) for kinds in zip(*(each.kinds for each in proposals), strict=True)))
+
+
+def _of_all_ranks(own: Any, name: str, process_set: Any) -> list[Any]:
+    """What each rank gives. Raises UserError where one has ended without."""
+    try:
+        found: list[Any] = hvd.allgather_object(own, name=name, process_set=process_set)
+    except tf.errors.UnknownError as error:
+        if "Horovod has been shut down" not in str(error):
+            raise
+        raise UserError(
+            "a rank has ended while this one was about to train with it: call fit on all ranks, equally often"
+        ) from error
+    return found
 
 
 def _difference(first: int, proposed: Proposal, rank: int, other: Proposal) -> str | None:
@@ -129,7 +143,7 @@ def _checksum(variables: Sequence[tf.Variable]) -> int:
 def check_same_variables(variables: Sequence[Any]) -> None:
     """Refuse on all ranks variables that differ over ranks in number, shape or type (UserError)."""
     own = [(getattr(each, "path", each.name), tuple(each.shape), str(each.dtype)) for each in variables]
-    found = hvd.allgather_object(own, name="horovod_flowers.keras.variables")
+    found = _of_all_ranks(own, "horovod_flowers.keras.variables", global_process_set)
     for rank, other in enumerate(found[1:], 1):
         if len(other) != len(found[0]):
             raise UserError(

@@ -10,8 +10,10 @@ from zlib import crc32
 import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from horovod_flowers.keras.agreement import Agreement, Kind, agree, kind_of
+from horovod_flowers.keras.argument_error import ArgumentError
 from horovod_flowers.keras.collectives import OPERATIONS, in_sendable_type
 
 
@@ -71,6 +73,8 @@ class Reduction:
             gradients = [dense(gradient) for gradient in gradients]
         if not self.combines or not variables:
             return list(gradients)
+        if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+            raise ArgumentError("jit_compile=True compiles a step by XLA, which has no calls of Horovod: leave it out")
         own = [variable_of(variable) for variable in variables]
         agreement = self._agreement([kind_of(gradient) for gradient in gradients], own)
         prefix = f"{self.options.name}.{self.options.process_set.process_set_id}.{agreement.number}"

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import horovod_flowers.keras as hvd
+from horovod_flowers.runtime.errors import UserError
 
 CASES: dict[str, Callable[[], Any]] = {}
 FITS = ("saved_models", "learning_rates", "metrics", "broadcast_before_the_first_batch")
@@ -584,6 +585,57 @@ def collectives() -> Any:
         "questions": [hvd.is_initialized(), hvd.mpi_built(), hvd.gloo_built(), hvd.nccl_built(), hvd.local_size()],
         "places": [hvd.rank(), hvd.local_rank(), hvd.cross_rank(), hvd.size(), hvd.local_size(), hvd.cross_size()],
     }
+
+
+@case
+def refusals() -> Any:
+    class Own(keras.optimizers.Optimizer):
+        momentum = 0.5
+
+    def sgd(**arguments: Any) -> Any:
+        return hvd.DistributedOptimizer(keras.optimizers.SGD(), **arguments)
+
+    def fitted(optimizer: Any, callback: Any) -> None:
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(optimizer, "mse")
+        model.fit(np.ones((1, 1)), np.ones((1, 1)), callbacks=[callback], verbose=0)
+
+    rates = hvd.callbacks.LearningRateScheduleCallback
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    accumulating = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    tries: dict[str, Callable[[], Any]] = {
+        "op": lambda: sgd(op=hvd.Max),
+        "adasum": lambda: sgd(op=hvd.Adasum),
+        "predivide": lambda: sgd(op=hvd.Sum, gradient_predivide_factor=2.0),
+        "factor": lambda: sgd(gradient_predivide_factor=0),
+        "groups": lambda: sgd(groups=0),
+        "passes": lambda: sgd(backward_passes_per_step=0),
+        "both_accumulate": lambda: hvd.DistributedOptimizer(accumulating, backward_passes_per_step=2),
+        "compression": lambda: sgd(compression="fp16"),
+        "device": lambda: sgd(device_dense="/gpu:0"),
+        "process_set": lambda: sgd(process_set=hvd.ProcessSet([0])),
+        "twice": lambda: hvd.DistributedOptimizer(sgd()),
+        "no_optimizer": lambda: hvd.DistributedOptimizer("sgd"),
+        "local_layers": lambda: hvd.PartialDistributedOptimizer(keras.optimizers.SGD(), local_layers=["dense"]),
+        "local_variable": lambda: sgd().register_local_var(1),
+        "legacy": lambda: hvd.load_model("model.keras", legacy_opts=True),
+        "root": lambda: hvd.broadcast(1.0, 77),
+        "global_variables": lambda: hvd.broadcast_global_variables(0),
+        "average_and_op": lambda: hvd.allreduce(1.0, average=True, op=hvd.Sum),
+        "warmup": lambda: hvd.callbacks.LearningRateWarmupCallback(0.1, warmup_epochs=0),
+        "initial_lr": lambda: rates(None, 1.0),  # type: ignore[arg-type]
+        "schedule": lambda: fitted(keras.optimizers.SGD(schedule), rates(0.1, 1.0)),
+        "momentum": lambda: fitted(Own(0.1), rates(0.1, 1.0)),
+        "unbuilt_state": lambda: hvd.elastic.KerasState(keras.Sequential([keras.layers.Dense(1)])),
+        "commits": lambda: hvd.elastic.CommitStateCallback(None, 0),
+    }
+    found = {}
+    for name, attempt in tries.items():
+        try:
+            attempt()
+        except UserError as error:  # most are a ValueError, too
+            found[name] = str(error)
+    return found
 
 
 def main() -> None:

@@ -12,19 +12,6 @@ from tests.conftest import mpirun, run_command
 RANKS = (1, 2, 4)
 OPTIMIZERS = {"SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adamax", "Adafactor", "Ftrl", "Lion", "Lamb"}
 OPTIMIZERS |= {"Adadelta"}
-    "SGD",
-    "Adam",
-    "AdamW",
-    "RMSprop",
-    "Nadam",
-    "Adagrad",
-    "Adamax",
-    "Adafactor",
-    "Ftrl",
-    "Lion",
-    "Lamb",
-    "Adadelta",
-]
 
 
 @pytest.fixture(scope="module", params=RANKS)
@@ -263,3 +250,39 @@ def test_values_are_combined(results: tuple[int, dict[str, Any]]) -> None:
         assert each["adasum"] == each["adasum_in_graph"] == pytest.approx(expected)
         assert each["questions"] == [True, True, True, 0, ranks]
         assert each["places"] == [rank, rank, 0, ranks, ranks, 1]
+
+
+REFUSED = {
+    "op": "op is Max: give hvd.Average or hvd.Sum",
+    "adasum": "use op=hvd.Average or op=hvd.Sum",
+    "predivide": "gradient_predivide_factor splits an average: use it with op=hvd.Average",
+    "factor": "gradient_predivide_factor is 0, and has to be a number above 0",
+    "groups": "groups is 0: give a number above 0, or a list of lists of variables",
+    "passes": "backward_passes_per_step is 0, and has to be a whole number from 1",
+    "both_accumulate": "both add up gradients: use one of them",
+    "compression": "give hvd.Compression.none, hvd.Compression.fp16, or a class with compress and decompress",
+    "device": "device_dense is '/gpu:0', and TensorFlow finds no GPU here: leave it out",
+    "process_set": "is not known to Horovod: give it to hvd.init(process_sets=[...])",
+    "twice": "combines gradients over ranks already: wrap it once",
+    "no_optimizer": "is no optimizer of Keras 3",
+    "local_layers": "which is no layer of Keras 3",
+    "local_variable": "which is no variable",
+    "legacy": "which Keras 3 does not have",
+    "root": "root_rank is 77, and the ranks are 0",
+    "global_variables": "use hvd.callbacks.BroadcastGlobalVariablesCallback(0)",
+    "average_and_op": "is given both average and op: give op alone",
+    "warmup": "warmup_epochs is 0, and has to be above 0",
+    "initial_lr": "initial_lr is None",
+    "schedule": "cannot set the learning rate of an optimizer that has a schedule of its own",
+    "momentum": "does not know how Own uses its momentum: give momentum_correction=False",
+    "unbuilt_state": "has no weights yet: give it an Input layer",
+    "commits": "batches_per_commit is 0, and has to be a whole number from 1",
+}
+
+
+def test_what_cannot_work_is_refused_in_a_sentence(results: tuple[int, dict[str, Any]]) -> None:
+    found = on_all(results, "refusals")
+    assert found.keys() == REFUSED.keys()
+    for name, sentence in REFUSED.items():
+        assert sentence in found[name], name
+        assert "\n" not in found[name]
