@@ -3,14 +3,17 @@
 Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names what has changed under another.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src import api_export
 from keras.src.backend.tensorflow import nn
 from keras.src.models.functional import Functional
+from keras.src.saving import object_registration
 
 WRITTEN_FOR = "3.12.4"
 
@@ -212,3 +215,98 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
         kept["_learning_rate"] = before
     settings.pop("learning_rate", None)
     return settings
+
+
+def written_as(kind: type, original: type) -> None:
+    """Have Keras write objects of a class to files as objects of another, by its public or its registered name."""
+    if original in api_export.REGISTERED_OBJS_TO_NAMES:
+        api_export.REGISTERED_OBJS_TO_NAMES[kind] = api_export.REGISTERED_OBJS_TO_NAMES[original]
+    if original in object_registration.GLOBAL_CUSTOM_NAMES:
+        object_registration.GLOBAL_CUSTOM_NAMES[kind] = object_registration.GLOBAL_CUSTOM_NAMES[original]
+
+
+def variables_built_for(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built to update; none before it is built."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_built_for(optimizer: Any, variable: Any) -> Any:
+    """The variable as the optimizer was given it when it was built, which Keras' own steps see as a tf.Variable."""
+    return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+
+
+def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
+    """A new optimizer of the class `kind`, with the settings of another and, where that is built, its state.
+
+    Settings that its configuration does not tell (such as those of `exclude_from_weight_decay`) are taken over, too.
+    """
+    copy = copy_of_unbuilt(optimizer, kind)
+    if optimizer.built and not copy.built:
+        copy.build(optimizer._trainable_variables)
+    for own, other in zip(copy.variables, optimizer.variables, strict=True):
+        own.assign(other)
+    return copy
+
+
+def copy_of_unbuilt(optimizer: Any, kind: type | None = None) -> Any:
+    """A new optimizer, of the class `kind` or of the same, with the settings of another and without its state."""
+    kind = type(optimizer) if kind is None else kind
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        del config["inner_optimizer"]
+        copy = kind(copy_of_unbuilt(inner), **config)
+    else:
+        if not isinstance(optimizer._learning_rate, keras.Variable):
+            config["learning_rate"] = optimizer._learning_rate  # a schedule or a function, perhaps of no known name
+        copy = kind.from_config(config)  # type: ignore[attr-defined]
+    for name, value in vars(optimizer).items():
+        if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
+            vars(copy)[name] = value
+    return copy
+
+
+_SETTINGS = (bool, int, float, str, set, re.Pattern, type(None))
+_OF_BUILDING = ("built", "_built", "_lock")
+
+
+def metrics_of(model: Any) -> list[Any]:
+    """The metrics of a compiled model, its losses first; those in Keras' container one by one."""
+    return [each for metric in model.metrics for each in (getattr(metric, "metrics", None) or [metric])]
+
+
+def velocities(optimizer: Any) -> list[Any] | None:
+    """The variables of an optimizer that hold sums of updates, and with them the learning rate; none before it is
+    built. None where its class has a momentum of a meaning that is not known."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        found = getattr(optimizer, "momentums", [])
+    elif isinstance(optimizer, keras.optimizers.RMSprop):
+        found = getattr(optimizer, "_momentums", [])
+    elif not getattr(optimizer, "momentum", 0) or isinstance(optimizer, keras.optimizers.Muon):
+        found = []
+    else:
+        return None
+    return [each for each in found if each is not None]
+
+
+def slots_of(optimizer: Any, variable: Any) -> list[Any]:
+    """The variables that a built optimizer keeps of one that it updates, by their names."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    prefixes = {optimizer._var_key(each): f"{each.path.replace('/', '_')}_" for each in optimizer._trainable_variables}
+    own = prefixes.get(optimizer._var_key(variable))
+    if own is None:
+        return []
+    longer = [prefix for prefix in prefixes.values() if prefix.startswith(own) and prefix != own]
+    return [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(own) and not slot.name.startswith(tuple(longer) or "\0")
+    ]
+
+
+def build_for(model: Any, spec: Any) -> None:
+    """Make the weights of a compiled model, and the state of its optimizer, for batches of this structure of
+    tf.TensorSpec: (x,), (x, y) or (x, y, sample_weight)."""
+    shaped = keras.tree.map_structure(lambda each: keras.KerasTensor(tuple(each.shape), each.dtype.name), spec)
+    model._symbolic_build(data_batch=shaped)
