@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 
 from horovod_flowers.config.choices import INDEPENDENT
-from horovod_flowers.config.options import Effect, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.options import Effect
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
     Work,
     differences,
+    names_with,
     other_scaling,
     recipe_of,
     speed_key,
@@ -225,7 +225,7 @@ def _told_apart(points: Sequence[Point]) -> list[Point]:
     for point in points:
         shown = (point.scaling, point.batch, point.precision, dict(point.work)["threads"], point.strategy, point.ranks)
         alike.setdefault(shown, []).append(point)
-    told, untold = [], {"hosts", *names_of(RunConfig, Effect.REPETITION)}
+    told, untold = [], {"hosts", *names_with(Effect.REPETITION)}
     for members in alike.values():
         every = [values_of(point.runs) for point in members]
         varied = [
