@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from horovod_flowers.config.options import MOST_SEED, Effect, check_limits, option
+from horovod_flowers.config.options import MOST_SEED, MOST_THREADS, Effect, check_limits, option
 from horovod_flowers.runtime.errors import UserError
 
 RECORD_VARIABLE = "FLOWERS_RECORD"
 """Names the file that holds a ScriptConfig: set by a study for the processes of a command."""
+
+THREADS_VARIABLE = "TF_NUM_INTRAOP_THREADS"
+"""TensorFlow's own: compute threads of a process that sets none."""
 
 PLACEHOLDERS = {
     "ranks": "how many ranks run the command",
@@ -47,6 +50,13 @@ class ScriptConfig:
     precision: str | None = option(None, "what stands for {precision} (default: nothing does)", Effect.RESOLVED)
     seed: int | None = option(
         None, "what stands for {seed} (default: nothing does)", Effect.REPETITION, at_least=0, at_most=MOST_SEED
+    )
+    threads: int = option(
+        0,
+        "TensorFlow threads, and cores, of each rank; 0: as many as its share of the node's cores",
+        Effect.RESOLVED,
+        at_least=0,
+        at_most=MOST_THREADS,
     )
     warmup_steps: int = option(3, "first steps of each fit that timings leave out", Effect.SPEED, at_least=0)
 
@@ -101,6 +111,17 @@ _REMEDY = (
 
 def _filled_in(word: str, values: Mapping[str, Any]) -> str:
     return word.format_map(values)
+
+
+def threads_asked_for(environment: Mapping[str, str]) -> int:
+    """How many threads the processes of a script are to compute with, as a study sets it; 0 where nothing is said.
+
+    Raises UserError for what is no number of threads.
+    """
+    given = environment.get(THREADS_VARIABLE, "").strip() or "0"
+    if not (given.isascii() and given.isdecimal() and int(given) <= MOST_THREADS):
+        raise UserError(f"{THREADS_VARIABLE} is {given!r}: give 0 or a positive whole number, or unset it")
+    return int(given)
 
 
 def is_script(config: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from horovod_flowers.config.command_line import build, to_yaml
-from horovod_flowers.config.script import RECORD_VARIABLE, ScriptConfig
+from horovod_flowers.config.script import RECORD_VARIABLE, ScriptConfig, threads_asked_for
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import take_cores
@@ -204,7 +204,8 @@ class RunRecorder:
         import tensorflow as tf
 
         cores = take_cores(self._ranks, "none", 0)
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+        set_here = tf.config.threading.get_intra_op_parallelism_threads()
+        threads = set_here or threads_asked_for(os.environ) or len(os.sched_getaffinity(0))
         batch = self._global_batch or most_images
         environment = gather_environment(self._ranks, cores, threads, batch, self._parallelism)
         if environment is not None:

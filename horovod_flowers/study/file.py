@@ -7,7 +7,7 @@ import msgspec
 import yaml
 
 from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
-from horovod_flowers.config.options import MOST_RANKS
+from horovod_flowers.config.options import MOST_RANKS, MOST_THREADS
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
 
@@ -17,6 +17,7 @@ Seed = Annotated[int, msgspec.Meta(ge=0)]
 SomeRanks = Annotated[tuple[Ranks, ...], msgspec.Meta(min_length=1)]
 SomeSeeds = Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
 SomeStrategies = Annotated[tuple[StrategyChoice, ...], msgspec.Meta(min_length=1)]
+Threads = Annotated[int, msgspec.Meta(ge=0, le=MOST_THREADS)]
 SomeWords = Annotated[tuple[str | int | float, ...], msgspec.Meta(min_length=1)]
 SomePrecisions = Annotated[tuple[PrecisionChoice, ...], msgspec.Meta(min_length=1)]
 
@@ -48,6 +49,8 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Of a command, samples in a step over all ranks: strong scaling."""
     per_rank_batch: Positive | None = None
     """Of a command, samples in a step on each rank: weak scaling."""
+    threads: Threads | None = None
+    """Of a command, TensorFlow threads of each rank; by default as many as its share of the node's cores."""
     warmup_steps: Seed | None = None
     """Of a command, first steps of each fit that timings leave out; by default as many as of train."""
 

@@ -66,7 +66,7 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
 
 def _refuse_options_of_commands(study: StudyFile, path: Path) -> None:
     """Raise UserError for what is said of a command where there is none."""
-    for name in ("global_batch", "per_rank_batch", "warmup_steps"):
+    for name in ("global_batch", "per_rank_batch", "threads", "warmup_steps"):
         if getattr(study, name) is not None:
             raise UserError(f"job file {path}: {name} stands beside a command; of train it is one of the options")
 

@@ -17,7 +17,7 @@ from typing import Any
 from horovod_flowers.config.command_line import build, to_yaml
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.script import RECORD_VARIABLE, ScriptConfig, placeholders_in
+from horovod_flowers.config.script import RECORD_VARIABLE, THREADS_VARIABLE, ScriptConfig, placeholders_in
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.reading.run import read_run
@@ -50,11 +50,13 @@ class ScriptPoint(Point):
         """The command, with the variable that asks for its record."""
         program, *words = self.config.words(self.ranks)
         program = sys.executable if program in PYTHON else program
-        return ["env", f"{RECORD_VARIABLE}={self._record_file(Path(self.config.runs_dir))}", program, *words]
+        variables = [f"{RECORD_VARIABLE}={self._record_file(Path(self.config.runs_dir))}"]
+        variables += [f"{THREADS_VARIABLE}={self.config.threads}"] if self.config.threads else []
+        return ["env", *variables, program, *words]
 
     def preflight_words(self) -> list[str]:
         """Options of the preflight: those of a run say nothing of the script's data."""
-        return ["--runs-dir", self.config.runs_dir, "--no-images"]
+        return ["--runs-dir", self.config.runs_dir, "--threads", str(self.config.threads), "--no-images"]
 
     def begun(self, runs_dir: Path) -> bool:
         """Whether some of its records are there."""
@@ -98,7 +100,19 @@ class ScriptPoint(Point):
             return WHAT_TO_ADD
         if not waiting.exists():
             return "it ended with status 0, but its fit did not come to an end, or had no whole epoch"
-        found = read_json(folder.environment, Environment)
+        unlike = self._unlike(read_json(folder.environment, Environment))
+        if unlike is not None:
+            return unlike
+        waiting.rename(folder.result)
+        try:
+            read_run(folder.path)
+        except UserError as error:
+            folder.result.rename(waiting)
+            return f"its record does not stand for the run: {error}"
+        return None
+
+    def _unlike(self, found: Environment) -> str | None:
+        """What the script's processes did otherwise than the job file says, as a reason; None where nothing."""
         if found.world_size != self.ranks:
             return f"it trained on {found.world_size} ranks, and {self.ranks} were started"
         asked = self.config.global_batch_for(self.ranks)
@@ -107,12 +121,12 @@ class ScriptPoint(Point):
                 f"its global batch was {found.global_batch}, and the job file says {asked} at {self.ranks} ranks: hand "
                 "it to the script by {global_batch} or {per_rank_batch}"
             )
-        waiting.rename(folder.result)
-        try:
-            read_run(folder.path)
-        except UserError as error:
-            folder.result.rename(waiting)
-            return f"its record does not stand for the run: {error}"
+        threads = {rank.threads for rank in found.ranks}
+        if self.config.threads and threads != {self.config.threads}:
+            return (
+                f"its ranks computed with {'/'.join(map(str, sorted(threads)))} threads, and the job file says "
+                f"{self.config.threads}: leave the number of threads to it in the script"
+            )
         return None
 
     def _record_file(self, runs_dir: Path) -> Path:
@@ -130,6 +144,7 @@ def script_points(study: StudyFile, runs_dir: str) -> list[Point]:
         command=shlex.join(words),
         script_digest=digest_of(words),
         runs_dir=runs_dir,
+        threads=study.threads or 0,
         global_batch=study.global_batch,
         per_rank_batch=study.per_rank_batch,
         warmup_steps=RunConfig().warmup_steps if given is None else given,
@@ -151,7 +166,7 @@ def script_points(study: StudyFile, runs_dir: str) -> list[Point]:
             points.append(ScriptPoint(name, ranks, number, timeout, config))
         if study.collectives and not alone:
             names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
-            machine = RunConfig(runs_dir=runs_dir)
+            machine = RunConfig(runs_dir=runs_dir, threads=common.threads)
             points += [CollectivesPoint(name, ranks, number, timeout, machine) for number, name in names]
     return points
 

@@ -10,6 +10,7 @@ import pytest
 
 from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import threads_asked_for
 from horovod_flowers.launch.launchers import choose_launcher
 from horovod_flowers.report.analysis.points import Point as ReportedPoint
 from horovod_flowers.report.analysis.points import points_of as reported_points_of
@@ -87,7 +88,15 @@ def test_collectives_and_the_preflight_of_a_command_take_no_options_of_train(job
     assert [point.name for point in points if isinstance(point, CollectivesPoint)] == ["s-2ranks-collectives-run1"]
     runs = [point for point in points if isinstance(point, ScriptPoint)]
     words = preflight_command(runs, choose_launcher("mpirun", "a:2", False))
-    assert words[-3:] == ["--runs-dir", "runs", "--no-images"]
+    assert words[-5:] == ["--runs-dir", "runs", "--threads", "0", "--no-images"]
+
+
+def test_threads_are_set_by_tensorflows_own_variable(job_file: Folder) -> None:
+    points = script_points(job_file(threads=3))
+    assert points[0].command_words()[2] == "TF_NUM_INTRAOP_THREADS=3"
+    assert [threads_asked_for({"TF_NUM_INTRAOP_THREADS": given}) for given in ("", " 3 ")] == [0, 3]
+    with pytest.raises(UserError, match="TF_NUM_INTRAOP_THREADS is 'many': give 0 or a positive whole number"):
+        threads_asked_for({"TF_NUM_INTRAOP_THREADS": "many"})
 
 
 @pytest.mark.parametrize(
@@ -214,6 +223,12 @@ def test_a_record_of_something_else_does_not_count(
     folder = leave_record(point, runs, **left)
     assert str(point.conclude(runs)).startswith(sentence)
     assert not folder.result.exists()
+
+
+def test_ranks_with_threads_of_their_own_do_not_count(job_file: Folder, tmp_path: Path) -> None:
+    point, runs = a_point(job_file(threads=2), tmp_path / "runs"), tmp_path / "runs"
+    leave_record(point, runs)
+    assert str(point.conclude(runs)).startswith("its ranks computed with 1 threads, and the job file says 2: leave")
 
 
 def test_a_fit_that_did_not_end_and_a_damaged_record_do_not_count(job_file: Folder, tmp_path: Path) -> None:
