@@ -12,6 +12,7 @@ from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import threads_asked_for
 from horovod_flowers.launch.launchers import choose_launcher
+from horovod_flowers.report import __main__ as report
 from horovod_flowers.report.analysis.points import Point as ReportedPoint
 from horovod_flowers.report.analysis.points import points_of as reported_points_of
 from horovod_flowers.report.analysis.provenance import provenance_of
@@ -260,6 +261,26 @@ def test_a_run_of_train_and_one_of_a_command_do_not_stand_for_each_other(job_fil
 
 def reported(runs: Path) -> list[ReportedPoint]:
     return reported_points_of([summarise(read_run(path)) for path in sorted(runs.glob("*ranks*"))])
+
+
+def test_the_report_shows_runs_of_a_command_beside_those_of_train(
+    job_file: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for point in script_points(job_file(repetitions=1), str(runs)):
+        leave_record(point, runs)
+        assert point.conclude(runs) is None
+    for ranks in (1, 2):
+        write_run(runs / f"trained-{ranks}ranks", ranks, [[9] * ranks] * 3)
+    report.main(["--runs-dir", str(runs), "--output", str(tmp_path / "report")])
+    said = capsys.readouterr().out
+    assert "training a model of 10 parameters (allreduce, strong scaling, fp32) keeps a parallel efficiency" in said
+    figures = json.loads((tmp_path / "report" / "scaling.json").read_text())
+    found = {(point["ranks"], point["which"]): point["speed_up"] for point in figures["points"]}
+    assert set(found) == {(ranks, whose) for ranks in (1, 2) for whose in ("of a script", "of train")}
+    assert found[2, "of a script"] == pytest.approx(2)
+    assert figures["left_out"] == []
+    assert "python train.py" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_runs_of_one_command_are_compared_and_of_another_are_not(job_file: Folder, tmp_path: Path) -> None:
