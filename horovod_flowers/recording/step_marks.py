@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -77,7 +78,7 @@ class StepMarks:
             return [gradient if gradient is None else _same(gradient) for gradient in gradients]
 
     def updated(self, variables: Sequence[Any]) -> None:
-        """The optimizer has updated these variables of Keras."""
+        """The optimizer has updated these variables, of Keras or TensorFlow."""
         if self.on:
             self._mark(_values(variables), self._part_ended("update"))
 
@@ -151,7 +152,8 @@ def _tensors(gradients: Sequence[Any]) -> list[Any]:
 
 
 def _values(variables: Sequence[Any]) -> list[tf.Tensor]:
-    return [tf.convert_to_tensor(getattr(variable, "value", variable)) for variable in variables]
+    """Of variables of Keras or TensorFlow."""
+    return [tf.convert_to_tensor(each.value if isinstance(each, keras.Variable) else each) for each in variables]
 
 
 def _same(gradient: Any) -> Any:

@@ -68,7 +68,7 @@ def test_the_time_before_a_mark_belongs_to_the_part_that_it_ends(clock: list[int
     marks.batch_arrived((tf.ones([4, 2]), None))
     marks.computed([gradient, None], waited_ns=tf.constant(5, tf.int64))
     combined = marks.combined([gradient, None])
-    marks.updated([variable])
+    marks.updated([variable, tf.Variable([1.0])])
     marks.gathered([variable])
     marks.step_ended({"loss": tf.constant(1.0)}, 4, [variable], loss=0.5)
     assert combined[1] is None
