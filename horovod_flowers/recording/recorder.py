@@ -25,7 +25,7 @@ from horovod_flowers.runlog.json_lines import LineLog, write_json
 from horovod_flowers.runlog.records import SCHEMA, EpochRecord, Result, StepRecord
 from horovod_flowers.runlog.run_folder import RunFolder, open_step_log
 from horovod_flowers.runlog.run_hold import RunHold
-from horovod_flowers.runlog.script_folder import begin_records, waiting_result
+from horovod_flowers.runlog.script_folder import begin_records, otherwise, waiting_result
 from horovod_flowers.runlog.training_progress import BEGINNING, TrainingProgress
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
@@ -198,7 +198,10 @@ class RunRecorder:
             )
 
     def _describe(self, most_images: int) -> None:
-        """Write what the run runs on, once its batch is known. `most_images`: of a step over all ranks, as seen."""
+        """Write what the run runs on, once its batch is known. `most_images`: of a step over all ranks, as seen.
+
+        Raises UserError, on all ranks, where that is not what the study asked for: it would be told in the end.
+        """
         assert self._ranks is not None
         assert self._parallelism is not None
         import tensorflow as tf
@@ -208,8 +211,12 @@ class RunRecorder:
         threads = set_here or threads_asked_for(os.environ) or len(os.sched_getaffinity(0))
         batch = self._global_batch or most_images
         environment = gather_environment(self._ranks, cores, threads, batch, self._parallelism)
+        told = None
         if environment is not None:
             write_json(self.folder.environment, environment)
+            told = otherwise(self.config, environment)
+        if (told := self._ranks.broadcast(told)) is not None:
+            raise UserError(f"run {self.folder.path.name} is not what its study asks for: {told}")
 
     def finish(self, parameters: int, optimizer_bytes: int) -> None:
         """A `fit` has ended as it should: leave the result for the study. Another fit may follow.

@@ -6,8 +6,9 @@ The script may keep files of its own in the folder (checkpoints, say): only reco
 from collections.abc import Iterator
 from pathlib import Path
 
-from horovod_flowers.config.script import is_script
+from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.config.yaml_file import options_in
+from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
@@ -51,6 +52,23 @@ def begin_records(folder: RunFolder, config_yaml: str) -> None:
     clear_records(folder)
     folder.steps(0).parent.mkdir(parents=True, exist_ok=True)
     write_whole(folder.config, config_yaml)
+
+
+def otherwise(config: ScriptConfig, found: Environment) -> str | None:
+    """What a script's ranks did otherwise than a study's job file says, in a sentence; None where nothing."""
+    asked = config.global_batch_for(found.world_size)
+    if found.global_batch != asked:
+        return (
+            f"its global batch was {found.global_batch}, and the job file says {asked} at {found.world_size} ranks: "
+            "hand it to the script by {global_batch} or {per_rank_batch}"
+        )
+    threads = {rank.threads for rank in found.ranks}
+    if config.threads and threads != {config.threads}:
+        return (
+            f"its ranks computed with {'/'.join(map(str, sorted(threads)))} threads, and the job file says "
+            f"{config.threads}: leave the number of threads to it in the script"
+        )
+    return None
 
 
 def _records(folder: RunFolder) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
-from horovod_flowers.runlog.script_folder import check_is_scripts, clear_records, waiting_result
+from horovod_flowers.runlog.script_folder import check_is_scripts, clear_records, otherwise, waiting_result
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
 from horovod_flowers.study.file import StudyFile
@@ -34,9 +34,9 @@ PYTHON = ("python", "python3")
 MOST_BYTES = 16 * 2**20
 """Of a file that a command names: a larger one is taken for data, and is not looked into."""
 WHAT_TO_ADD = (
-    "it left no record of its steps: add 'ranks = horovod_flowers.start()' at its beginning and "
-    "'ranks.distribute(model)' between compile and fit (docs/keras.md), or for a script of Horovod's "
-    "'import horovod_flowers.keras as hvd' in place of its import"
+    "it left no record of its steps, which comes from inside model.fit: add 'ranks = horovod_flowers.start()' at its "
+    "beginning and 'ranks.distribute(model)' between compile and fit, or in a script for Horovod "
+    "'import horovod_flowers.keras as hvd' in place of its import (docs/keras.md)"
 )
 
 
@@ -100,33 +100,18 @@ class ScriptPoint(Point):
             return WHAT_TO_ADD
         if not waiting.exists():
             return "it ended with status 0, but its fit did not come to an end, or had no whole epoch"
-        unlike = self._unlike(read_json(folder.environment, Environment))
-        if unlike is not None:
-            return unlike
+        found = read_json(folder.environment, Environment)
+        if found.world_size != self.ranks:
+            return f"it trained on {found.world_size} ranks, and {self.ranks} were started"
+        done_otherwise = otherwise(self.config, found)
+        if done_otherwise is not None:
+            return done_otherwise
         waiting.rename(folder.result)
         try:
             read_run(folder.path)
         except UserError as error:
             folder.result.rename(waiting)
             return f"its record does not stand for the run: {error}"
-        return None
-
-    def _unlike(self, found: Environment) -> str | None:
-        """What the script's processes did otherwise than the job file says, as a reason; None where nothing."""
-        if found.world_size != self.ranks:
-            return f"it trained on {found.world_size} ranks, and {self.ranks} were started"
-        asked = self.config.global_batch_for(self.ranks)
-        if found.global_batch != asked:
-            return (
-                f"its global batch was {found.global_batch}, and the job file says {asked} at {self.ranks} ranks: hand "
-                "it to the script by {global_batch} or {per_rank_batch}"
-            )
-        threads = {rank.threads for rank in found.ranks}
-        if self.config.threads and threads != {self.config.threads}:
-            return (
-                f"its ranks computed with {'/'.join(map(str, sorted(threads)))} threads, and the job file says "
-                f"{self.config.threads}: leave the number of threads to it in the script"
-            )
         return None
 
     def _record_file(self, runs_dir: Path) -> Path:

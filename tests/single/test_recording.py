@@ -265,6 +265,15 @@ def test_a_fit_that_raises_leaves_no_result_and_what_was_recorded(recorded: Call
     assert "train_step" not in vars(model)
 
 
+def test_another_batch_than_the_study_asks_for_is_told_after_an_epoch(recorded: Callable[..., RunFolder]) -> None:
+    folder = recorded(global_batch=32)
+    model = make_model()
+    record_fits_of(model, ALONE, lambda: UNDIVIDED)
+    with pytest.raises(UserError, match="asks for: its global batch was 16, and the job file says 32 at 1 ranks: hand"):
+        model.fit(X, Y, batch_size=16, epochs=1000, verbose=0)
+    assert not waiting_result(folder).exists()
+
+
 def test_without_a_study_fit_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RECORD_VARIABLE, raising=False)
     recorder_of_process.cache_clear()

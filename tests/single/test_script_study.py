@@ -1,6 +1,8 @@
 """Job files that name a command: the points that they stand for, what is refused, and when a point is finished."""
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.script_folder import waiting_result
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.__main__ import StudyConfig, preflight_command, read_points, state_of
+from horovod_flowers.study.__main__ import StudyConfig, main, preflight_command, read_points, state_of
 from horovod_flowers.study.file import read_study
 from horovod_flowers.study.point import CollectivesPoint
 from horovod_flowers.study.points import points_of
@@ -90,6 +92,20 @@ def test_collectives_and_the_preflight_of_a_command_take_no_options_of_train(job
     runs = [point for point in points if isinstance(point, ScriptPoint)]
     words = preflight_command(runs, choose_launcher("mpirun", "a:2", False))
     assert words[-5:] == ["--runs-dir", "runs", "--threads", "0", "--no-images"]
+
+
+def test_a_dry_run_prints_commands_with_what_asks_for_their_record(
+    job_file: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = job_file(repetitions=1, ranks=[2], command=["python", "train.py", "{ranks}", "two words"])
+    before = sorted(tmp_path.iterdir())
+    main([str(path), "--dry-run", "--no-preflight", "--launcher", "mpirun", "--hosts", "a:2"])
+    (line,) = capsys.readouterr().out.splitlines()
+    record = f"FLOWERS_RECORD={tmp_path}/runs/.study/s-2ranks-run1.yaml"
+    assert shlex.split(line)[-6:] == ["env", record, sys.executable, "train.py", "2", "two words"]
+    assert sorted(tmp_path.iterdir()) == before
+    main([str(path), "--list"])
+    assert capsys.readouterr().out == "0\t2\ts-2ranks-run1\tmissing\n"
 
 
 def test_threads_are_set_by_tensorflows_own_variable(job_file: Folder) -> None:
@@ -207,7 +223,9 @@ def test_an_attempt_that_did_not_end_is_cleared_and_files_of_the_script_stay(job
     (folder.path / "mine.keras").write_text("a checkpoint of the script's own")
     point.prepare(runs)
     assert sorted(path.name for path in folder.path.rglob("*") if path.is_file()) == ["config.yaml", "mine.keras"]
-    assert str(point.conclude(runs)).startswith("it left no record of its steps: add 'ranks = horovod_flowers.start()'")
+    assert str(point.conclude(runs)).startswith(
+        "it left no record of its steps, which comes from inside model.fit: add 'ranks = horovod_flowers.start()'"
+    )
 
 
 @pytest.mark.parametrize(
