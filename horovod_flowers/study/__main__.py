@@ -30,8 +30,9 @@ from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, error_boundary
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import utc_now
-from horovod_flowers.study.file import in_order, points_of, read_study
-from horovod_flowers.study.point import Point, option_words
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.point import Point
+from horovod_flowers.study.points import in_order, points_of
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At a job that is waited for."""
@@ -145,13 +146,13 @@ def state_of(point: Point, runs_dir: Path) -> str:
 
 def command_of(point: Point, launcher: Launcher) -> list[str]:
     """The command that runs a point."""
-    return launcher.command(point.ranks, [sys.executable, "-m", point.module, *point.words()])
+    return launcher.command(point.ranks, point.command_words())
 
 
 def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
     """The command that looks at the machine, with the options of the point with most ranks."""
     most = max(points, key=lambda point: point.ranks)
-    words = [sys.executable, "-m", "horovod_flowers.preflight", *option_words(most.config)]
+    words = [sys.executable, "-m", "horovod_flowers.preflight", *most.preflight_words()]
     words += ["--oversubscribe"] if launcher.oversubscribe else []
     return launcher.command(most.ranks, words)
 
@@ -212,12 +213,13 @@ def run_point(point: Point, launcher: Launcher, runs_dir: Path, label: str) -> O
         if log is None:
             say(f"{label}: is running elsewhere, skipped")
             return "running elsewhere"
+        point.prepare(runs_dir)
         say(f"{label}: started")
         started, utc = time.monotonic(), utc_now()
         command = command_of(point, launcher)
         ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds, ranks_end_together=True)
         seconds = time.monotonic() - started
-        outcome, reason = judged(ending, point, files)
+        outcome, reason = judged(ending, point, files, runs_dir)
         files.add(
             Attempt(
                 outcome=outcome,
@@ -267,11 +269,12 @@ def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, str] | None:
 
 
 def judged(
-    ending: Ending, point: Point, files: PointFiles
+    ending: Ending, point: Point, files: PointFiles, runs_dir: Path
 ) -> tuple[Literal["finished", "failed", "stopped"], str | None]:
     """The outcome of an attempt, and the reason where it did not finish."""
     if ending.status == 0:
-        return "finished", None
+        failure = point.conclude(runs_dir)
+        return ("finished", None) if failure is None else ("failed", failure)
     if ending.status == EXIT_STOPPED or ending.asked_to_stop:
         return "stopped", ending.given_up or f"asked to stop ({ending.asked_to_stop or 'its ranks were'})"
     if ending.given_up:

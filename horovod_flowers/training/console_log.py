@@ -104,12 +104,12 @@ def describe_epoch(record: EpochRecord, epochs: int) -> str:
     return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
 
 
-def _measured(metrics: Mapping[str, float | None], accuracy: float) -> list[str]:
+def _measured(metrics: Mapping[str, float | None], accuracy: float | None) -> list[str]:
     """Without one called accuracy that is the accuracy before it."""
     shown = {
         name: "not finite" if value is None else f"{value:.3f}"
         for name, value in metrics.items()
-        if name != "accuracy" or value is None or not math.isclose(value, accuracy, rel_tol=1e-4)
+        if name != "accuracy" or value is None or accuracy is None or not math.isclose(value, accuracy, rel_tol=1e-4)
     }
     return [f"{harmless(name)} {value}" for name, value in shown.items()]
 

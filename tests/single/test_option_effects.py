@@ -17,7 +17,7 @@ from horovod_flowers.report.analysis.points import Point, points_of
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.runlog.reading.run import read_run
-from horovod_flowers.study.file import SET_BY_STUDY
+from horovod_flowers.study.points import SET_BY_STUDY
 from tests.single.recorded_runs import write_run
 
 OPTIONS = options_of(RunConfig)

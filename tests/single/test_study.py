@@ -13,8 +13,9 @@ from horovod_flowers.runlog.collectives import collectives_file, read_collective
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, failures, read_record
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.__main__ import StudyConfig, holder_of_cores, read_points, state_of
-from horovod_flowers.study.file import in_order, points_of, read_study
-from horovod_flowers.study.point import CollectivesPoint
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.point import CollectivesPoint, TrainingPoint
+from horovod_flowers.study.points import in_order, points_of
 from tests.conftest import PROJECT, Ended, Workplace, run_command
 from tests.single.held_run import another_process
 from tests.single.recorded_runs import write_run
@@ -33,6 +34,7 @@ def test_every_combination_is_a_point_and_one_rank_has_no_strategy(tmp_path: Pat
     assert Counter(point.ranks for point in points) == {1: 8, 2: 16, 4: 16}
     assert len({point.name for point in points}) == 40
     (point,) = [point for point in points if point.name == "s-2ranks-tensor-bf16-seed1-run2"]
+    assert isinstance(point, TrainingPoint)
     assert (point.config.strategy, point.config.precision, point.config.seed) == ("tensor", "bf16", 1)
     assert "--strategy tensor --precision bf16 --data.augment" in " ".join(point.words())
     assert "--epochs" not in point.words()  # a default
@@ -93,7 +95,8 @@ def test_words_behind_the_options_are_checked_with_them(tmp_path: Path, words: l
     with pytest.raises(UserError, match=sentence):
         points_of(read_study(path), path, "runs", words)
     points = points_of(read_study(path), path, "runs", ["--seed", "7", "--precision", "fp32"])
-    assert {(point.config.seed, point.config.precision) for point in points} == {(7, "fp32")}
+    configs = [point.config for point in points if isinstance(point, TrainingPoint)]
+    assert {(config.seed, config.precision) for config in configs} == {(7, "fp32")}
 
 
 def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_of_ranks(tmp_path: Path) -> None:
@@ -108,6 +111,7 @@ def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_o
     # At other places among the runs of each repetition: what drifts meets them all alike.
     assert len({tuple(sorted(place % block for place in list(found.values())[k : k + 2])) for k in (0, 2, 4)}) > 1
     point = points[found["s-4ranks-collectives-run2"]]
+    assert isinstance(point, CollectivesPoint)
     assert point.module == "horovod_flowers.microbenchmark"
     assert " ".join(point.words()) == (
         "--output r/.collectives/s-4ranks-collectives-run2.json --repetitions 7 --threads 2 --bind none "
