@@ -12,7 +12,7 @@ from horovod_flowers.checkpoint.format import DamagedError, checkpoint_files, re
 from horovod_flowers.config.command_line import build, given_options, parse
 from horovod_flowers.config.optimizer import TO_THE_END
 from horovod_flowers.config.options import flag_of, flat_options, options_of
-from horovod_flowers.config.run import RunConfig, overriding
+from horovod_flowers.config.run import RunConfig, overriding, with_overrides
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.data.opening import TrainedOn
 from horovod_flowers.runlog.json_lines import read_json
@@ -35,9 +35,8 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = "horovod_flowers.train"
     config = parse(RunConfig, command, __doc__, words, rank)
-    names = {*(config.model.overrides or "").split(","), *overriding(given_options(RunConfig, words)).split(",")}
-    given = ",".join(sorted(names - {""}))
-    config = replace(config, model=replace(config.model, overrides=given))
+    given = given_options(RunConfig, words)
+    config = with_overrides(config, given)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
         hold.take(folder.path, IN_USE)
@@ -63,14 +62,13 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         return parse(RunConfig, command, __doc__, ["--config", str(file), *words], rank)
 
 
-def _overrides_on_resume(stored: dict[str, Any], given: str) -> list[str]:
+def _overrides_on_resume(stored: dict[str, Any], given: Sequence[str]) -> list[str]:
     """The words that keep what went before a compiled model's own in the run, and what these options add to it."""
     model = stored.get("model")
     kept = model.get("overrides") if isinstance(model, dict) else None
     if not isinstance(kept, str):  # it was not compiled
         return ["--model.overrides", "null"]
-    names = {*kept.split(","), *given.split(",")} - {""}
-    return ["--model.overrides", ",".join(sorted(names))]
+    return ["--model.overrides", overriding([*kept.split(","), *given])]
 
 
 def has_ended(config: RunConfig) -> bool:

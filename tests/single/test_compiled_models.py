@@ -16,6 +16,7 @@ from horovod_flowers.model.freezing import freeze
 from horovod_flowers.model.metrics import CompiledMetrics
 from horovod_flowers.model.registry import build_whole
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.training.learning_rate import KerasSchedule
 from horovod_flowers.training.optimizer import Clipping, acts_on_elements, build_over, make_optimizer
 from horovod_flowers.training.recipe import Recipe, recipe_of
 from tests.single import compiled_models
@@ -273,3 +274,31 @@ def test_options_that_are_given_go_before_a_compiled_model() -> None:
     other = recipe("scheduled", overrides="optimizer.name")
     assert type(other.optimizer).__name__ == "FusedAdam"
     assert "--optimizer.name adam instead of its optimizer AdamW" in other.notes[0]
+
+
+def test_a_trial_of_strategies_leaves_out_those_that_divide_what_an_optimizer_looks_at() -> None:
+    built = build_whole(f"{MODULE}:wider", SIZE, 5, {"width": 8})
+    config = RunConfig(strategy="auto", optimizer=OptimizerConfig(name="lamb"))
+    assert recipe_of(config, built, 5, weighted=False, divided=False).optimizer.name == "lamb"
+    with pytest.raises(UserError, match="optimizer lamb looks at whole weights, and this strategy divides them"):
+        recipe_of(config, built, 5, weighted=False, divided=True)
+
+
+SCHEDULES = [
+    keras.optimizers.schedules.CosineDecay(0.1, 10, warmup_target=0.2, warmup_steps=3),
+    keras.optimizers.schedules.CosineDecayRestarts(0.1, 4),
+    keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True),
+    keras.optimizers.schedules.InverseTimeDecay(0.1, 3, 0.5),
+    keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.3, 0.2, 0.1]),
+    keras.optimizers.schedules.PolynomialDecay(0.1, 8, 0.01, power=2),
+    compiled_models.Halving(),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
+def test_schedules_of_keras_count_updates(schedule: Any) -> None:
+    """As an optimizer evaluates them; an epoch of seven steps has three updates of three steps."""
+    every, third = KerasSchedule(schedule, 7, 1), KerasSchedule(schedule, 7, 3)
+    assert [every.at(step) for step in range(14)] == [float(schedule(tf.constant(step))) for step in range(14)]
+    updates = [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5]
+    assert [third.at(step) for step in range(14)] == [every.at(update) for update in updates]
