@@ -165,6 +165,8 @@ def test_metrics_of_two_ranks_are_those_of_one(make: Any) -> None:
 def test_metrics_that_share_a_name_are_told_apart() -> None:
     accuracy = keras.metrics.SparseCategoricalAccuracy
     assert measured(accuracy(name="a"), accuracy(name="a")).names == ["a", "a_1"]
+    weighing = CompiledMetrics([("a", accuracy(), False), ("a", accuracy(), True)], "logits", "integers", 5)
+    assert weighing.names == ["a", "weighted_a"]  # as Keras has it
 
 
 def test_a_function_is_given_further_arguments_or_the_mistake_is_told() -> None:
