@@ -266,8 +266,8 @@ def _of_known(
         )
     if arguments.get("ignore_class") is not None:
         raise UserError(
-            f"{refusal}which leaves out class {arguments['ignore_class']}, so that it divides by other numbers of images "
-            "on each rank: leave ignore_class out, and that class out of the photos"
+            f"{refusal}which leaves out class {arguments['ignore_class']}, so that it divides by other numbers of "
+            "images on each rank: leave ignore_class out, and that class out of the photos"
         )
     changed = dict(arguments)
     if label_smoothing:
