@@ -1,10 +1,16 @@
+# ruff: noqa: E402
 """Run under MPI: a script that makes a mistake with horovod_flowers.keras.
 
 mpirun -np 2 python -m tests.parallel.horovod_misuse MISTAKE
 """
 
 import sys
+import time
 from typing import Any
+
+from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+
+import_tensorflow()  # in half the time
 
 import keras
 import numpy as np
@@ -18,6 +24,12 @@ class FailsOnRankOne(keras.callbacks.Callback):
             raise KeyError("a callback of rank 1")
 
 
+class HangsOnRankOne(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if hvd.rank() == 1 and batch == 2:
+            time.sleep(1000)
+
+
 def main(mistake: str) -> None:
     hvd.init()
     units = 3 if mistake == "model" and hvd.rank() == 1 else 2
@@ -29,9 +41,12 @@ def main(mistake: str) -> None:
     if mistake == "some" and hvd.rank() == 1:
         return
     callbacks: list[Any] = []
-    if mistake in ("model", "callback"):
+    if mistake in ("model", "callback", "steps"):
         callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), FailsOnRankOne()]
-    model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0, callbacks=callbacks)
+    if mistake == "hang":
+        callbacks = [HangsOnRankOne()]
+    rows = 20 if mistake == "steps" and hvd.rank() == 1 else 16
+    model.fit(np.ones((rows, 3)), np.ones((rows, 1)), batch_size=4, verbose=0, callbacks=callbacks)
     print("trained", flush=True)
 
 
