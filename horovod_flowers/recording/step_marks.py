@@ -66,19 +66,19 @@ class StepMarks:
             self._marks = []
             self._mark("compute", tf.nest.flatten(batch))
 
-    def computed(self, gradients: Sequence[Any], waited_ns: Any = None) -> None:
-        """All of these gradients are there. `waited_ns`: an int64 scalar, the nanoseconds among them in which the
-        passes waited for other ranks (`StepTimer.collect`)."""
-        if self.on:
-            self._mark("compute", _tensors(gradients), waited_ns)
+    def computed(self, gradients: Sequence[Any], waited_ns: Any = None) -> Sequence[Any]:
+        """All of these gradients are there.
+
+        `waited_ns`: an int64 scalar, the nanoseconds among them in which the passes waited for other ranks
+        (`StepTimer.collect`). Returns them, for an update that follows at once: it waits for the mark. What is sent to
+        other ranks should not: take those that were given.
+        """
+        return self._marked("compute", gradients, waited_ns)
 
     def combined(self, gradients: Sequence[Any]) -> Sequence[Any]:
         """The gradients have come back from the other ranks. Returns them, to be used from here on: the update then
         waits for the mark."""
-        if not self.on:
-            return gradients
-        with self._mark("communication", _tensors(gradients)):
-            return [gradient if gradient is None else _same(gradient) for gradient in gradients]
+        return self._marked("communication", gradients)
 
     def updated(self, variables: Sequence[Any]) -> None:
         """The optimizer has updated these variables, of Keras or TensorFlow."""
@@ -110,6 +110,13 @@ class StepMarks:
             taken = [reading.read_value() for pair in self._readings[: len(marks)] for reading in pair]
             readings = tf.stack(taken)
             tf.numpy_function(over, [readings, count, mean], tf.int64)
+
+    def _marked(self, part: Part, gradients: Sequence[Any], waited_ns: Any = None) -> Sequence[Any]:
+        """The gradients, which wait for the mark of when they were there."""
+        if not self.on:
+            return gradients
+        with self._mark(part, _tensors(gradients), waited_ns):
+            return [gradient if gradient is None else _same(gradient) for gradient in gradients]
 
     def _mark(self, part: Part, tensors: Sequence[Any], waited_ns: Any = None) -> AbstractContextManager[Any]:
         """A mark for when these tensors were there; what is made in the context waits for it."""

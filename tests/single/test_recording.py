@@ -252,7 +252,7 @@ def test_a_fit_leaves_a_run_that_the_report_can_read(recorded: Callable[..., Run
     assert (run.result.parameters, run.result.data_digest) == (8 * 16 + 16 + 16 * 3 + 3, None)
     assert run.result.optimizer_bytes[0] >= 2 * 4 * run.result.parameters
     assert run.steps.tolist() == list(range(1, 9))  # the first is warm-up
-    assert all(step.compute_ns > 0 for step in steps_of(folder))
+    assert all(step.update_ns > 0 and step.compute_ns > 0 for step in steps_of(folder))
     assert all(step.communication_ns == 0 for step in steps_of(folder))
     # Validation is between epochs, and in no step.
     assert sum(step.total_ns for step in steps_of(folder)) / 1e9 == pytest.approx(progress.training_seconds)
