@@ -84,7 +84,8 @@ class StallWatch:
                 break
             now, moves_before, moves = time.monotonic(), moves, self._heartbeat.moves
             # At most two looks' time: a process that was stopped for an hour, its watch with it, did not hang.
-            still = still + min(now - last, 2 * look) if moves == moves_before else 0.0
+            stands = moves == moves_before and (self._heartbeat.waits or not self._heartbeat.away)
+            still = still + min(now - last, 2 * look) if stands else 0.0
             last, patient = now, longest(limit) if self._heartbeat.long else limit
             own = Answer(
                 rank=rank,

@@ -1,0 +1,11 @@
+"""A person's own Keras script on any number of ranks: `compile`, `fit`, `evaluate`, `predict` and `save` as ever.
+
+start.py           the ranks of a script: MPI, cores, TensorFlow, Horovod
+roll_call.py       that all ranks make the same calls: one that ends, or calls something else, is named
+model.py           what a distributed model does otherwise than Keras: a class made at run time
+refusals.py        what cannot work, told before anything is trained
+agreement.py       that all ranks have the same model, optimizer and loss, and begin with the same values
+reductions.py      losses of which the mean over ranks is that of the global batch
+step.py            one training step: gradients combined wherever the optimizer is applied
+division.py        weights and optimizer state divided over ranks within fit, and whole again outside of it
+"""
