@@ -6,5 +6,6 @@ outputs.py            what its outputs mean: logits, softmax, sigmoid; trainable
 weights.py            weights from a file
 precision.py          bf16 or fp16, chosen from what the CPU or GPU can do
 pooled_activation.py  ReLU moved behind max pooling
+optimizer_class.py    an optimizer whose updates begin with something else, such as combining gradients over ranks
 keras_internals.py    all that is used of Keras beyond its public interface
 """

@@ -3,14 +3,17 @@
 Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names what has changed under another.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src import api_export
 from keras.src.backend.tensorflow import nn
 from keras.src.models.functional import Functional
+from keras.src.saving import object_registration
 
 WRITTEN_FOR = "3.12.4"
 
@@ -136,3 +139,49 @@ def slot_counts(variables: Sequence[Any], weights: int) -> tuple[int, int]:
     if rest:
         raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
     return counters, slots
+
+
+def written_as(kind: type, original: type) -> None:
+    """Have Keras write objects of a class to files as objects of another, by its public or its registered name."""
+    if original in api_export.REGISTERED_OBJS_TO_NAMES:
+        api_export.REGISTERED_OBJS_TO_NAMES[kind] = api_export.REGISTERED_OBJS_TO_NAMES[original]
+    if original in object_registration.GLOBAL_CUSTOM_NAMES:
+        object_registration.GLOBAL_CUSTOM_NAMES[kind] = object_registration.GLOBAL_CUSTOM_NAMES[original]
+
+
+def variables_built_for(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built to update; none before it is built."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_built_for(optimizer: Any, variable: Any) -> Any:
+    """The variable as the optimizer was given it when it was built, which Keras' own steps see as a tf.Variable."""
+    return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+
+
+def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
+    """A new optimizer of the class `kind`, with the settings of another and, where that is built, its state.
+
+    Settings that its configuration does not tell (such as those of `exclude_from_weight_decay`) are taken over, too.
+    """
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        inner = optimizer.inner_optimizer
+        del config["inner_optimizer"]
+        copy = kind(copy_of_optimizer(inner, type(inner)), **config)
+    else:
+        if not isinstance(optimizer._learning_rate, keras.Variable):
+            config["learning_rate"] = optimizer._learning_rate  # a schedule or a function, perhaps of no known name
+        copy = kind.from_config(config)  # type: ignore[attr-defined]
+    for name, value in vars(optimizer).items():
+        if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
+            vars(copy)[name] = value
+    if optimizer.built and not copy.built:
+        copy.build(optimizer._trainable_variables)
+    for own, other in zip(copy.variables, optimizer.variables, strict=True):
+        own.assign(other)
+    return copy
+
+
+_SETTINGS = (bool, int, float, str, set, re.Pattern, type(None))
+_OF_BUILDING = ("built", "_built", "_lock")
