@@ -6,12 +6,15 @@ Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from keras.src import api_export
 from keras.src.backend.tensorflow import nn
+from keras.src.losses import loss as loss_base
 from keras.src.models.functional import Functional
 from keras.src.saving import object_registration
 
@@ -92,7 +95,16 @@ def replace_moments(layer: Any, moments: Callable[[Any, Any, Sequence[int]], tup
     def own(self: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
         return moments(inputs, mask, self._reduction_axes)
 
-    layer.__class__ = type(f"{type(layer).__name__}OverAllRanks", (type(layer),), {"_moments": own})
+    before = type(layer)
+    names = {"__module__": before.__module__, "__qualname__": before.__qualname__}
+    kind = type(before.__name__, (before,), {"_moments": own, "_with_own_moments": before, **names})
+    written_as(kind, before)
+    layer.__class__ = kind
+
+
+def restore_moments(layer: Any) -> None:
+    """Let a batch normalisation take its statistics itself again."""
+    layer.__class__ = getattr(type(layer), "_with_own_moments", type(layer))
 
 
 @contextmanager
@@ -185,3 +197,78 @@ def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
 
 _SETTINGS = (bool, int, float, str, set, re.Pattern, type(None))
 _OF_BUILDING = ("built", "_built", "_lock")
+
+
+def seed_states(model: Any) -> list[Any]:
+    """The states of the seed generators of a model's layers, [seed, count] each, in the model's order."""
+    found: list[Any] = []
+    for layer in all_layers(model):
+        found += [generator.state for generator in layer._seed_generators]
+    return list({id(state): state for state in found}.values())
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a loss is reduced from, as keras.src.losses.loss.reduce_weighted_values is given it."""
+
+    values: Any
+    """Of each row, or of more axes; a scalar where the loss has reduced it itself."""
+    sample_weight: Any
+    mask: Any
+    reduction: str | None
+    dtype: Any
+
+    @property
+    def divisor(self) -> Any:
+        """What a mean divides the sum by where that depends on more than the number of values; None elsewhere."""
+        if self.reduction in (None, "none", "sum"):
+            return None
+        dtype = ops.convert_to_tensor(self.values, dtype=self.dtype).dtype
+        if self.reduction == "mean_with_sample_weight":
+            weights = None if self.sample_weight is None else ops.convert_to_tensor(self.sample_weight, dtype=dtype)
+            found = loss_base.apply_mask(weights, self.mask, dtype=dtype, reduction=self.reduction)
+            return None if found is None else ops.sum(ops.cast(found, dtype))
+        return None if self.mask is None else ops.sum(ops.cast(self.mask, dtype))
+
+
+@contextmanager
+def reduced_losses(scaled: Callable[[Any, Any, LossTerms], Any]) -> Iterator[None]:
+    """Have every keras.losses.Loss that is called for a while ask this function for its value, given the loss object
+    (None of a reduction outside of one), the value as Keras reduces it, and what it was reduced from."""
+    call, reduce = loss_base.Loss.__call__, loss_base.reduce_weighted_values
+    calls: list[Any] = []
+
+    def called(self: Any, *args: Any, **options: Any) -> Any:
+        calls.append(self)
+        try:
+            return call(self, *args, **options)
+        finally:
+            calls.pop()
+
+    def reduced(
+        values: Any, sample_weight: Any = None, mask: Any = None, reduction: Any = "sum_over_batch_size", dtype: Any = None
+    ) -> Any:
+        value = reduce(values, sample_weight=sample_weight, mask=mask, reduction=reduction, dtype=dtype)
+        return scaled(calls[-1] if calls else None, value, LossTerms(values, sample_weight, mask, reduction, dtype))
+
+    loss_base.Loss.__call__, loss_base.reduce_weighted_values = called, reduced
+    try:
+        yield
+    finally:
+        loss_base.Loss.__call__, loss_base.reduce_weighted_values = call, reduce
+
+
+def losses_of_outputs(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """The losses that a model was compiled with, each with its path in the outputs; empty before they were called."""
+    compiled = model._compile_loss
+    flat = None if compiled is None else compiled._flat_losses
+    return [] if flat is None else [(each.path, each.loss) for each in flat]
+
+
+def swap_kernel(layer: Any, kernel: Any) -> Any:
+    """Give a built Dense layer this Keras variable for its kernel, of any shape, in the same place among its weights;
+    the one that it had."""
+    before = layer._kernel
+    layer._tracker.replace_tracked_value("trainable_variables", before, kernel)
+    vars(layer)["_kernel"] = kernel
+    return before

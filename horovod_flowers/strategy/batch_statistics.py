@@ -18,6 +18,7 @@ from horovod_flowers.model.keras_internals import (
     nodes_in_use,
     nodes_into,
     replace_moments,
+    restore_moments,
     synchronized_moments,
 )
 from horovod_flowers.runlog.records import CommunicationVolume
@@ -89,6 +90,7 @@ class BatchStatistics:
             return global_moments(inputs, weights, axes, exchange, timer)
 
         for layer in self.layers:
+            restore_moments(layer)  # of an earlier strategy of this model
             if has_own_moments(layer):
                 raise UserError(
                     f"layer {layer.name} ({type(layer).__name__}) asks for synchronized=True, and only the statistics "

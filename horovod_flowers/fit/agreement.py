@@ -1,0 +1,135 @@
+"""That all ranks train one model: the same layers, weights, optimizer and loss, and the same values to begin with."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from horovod_flowers.model.keras_internals import all_layers, seed_states
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+
+_OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
+"""In configurations: what may differ between ranks that train one model."""
+_MOST_LETTERS = 120
+
+
+def check_same_model(model: Any, ranks: Ranks) -> None:
+    """Raise UserError, on every rank, where one has another model, optimizer or loss than rank 0. Every rank calls it.
+
+    Names of layers and seeds may differ.
+    """
+    own = description(model)
+    gathered = ranks.allgather(own)
+    for rank, other in enumerate(gathered):
+        for what in [*gathered[0], *other]:
+            here, there = gathered[0].get(what, "missing"), other.get(what, "missing")
+            if here != there:
+                raise UserError(
+                    f"rank {rank} has another model than rank 0: {what} is {_short(there)} there, and {_short(here)} on "
+                    "rank 0; build, compile and distribute the same model on every rank"
+                )
+
+
+def description(model: Any) -> dict[str, str]:
+    """What has to be equal on all ranks, in words, by what it is of."""
+    found = {"the number of weights": str(len(model.weights)), "the class": type(model).__name__}
+    layers = all_layers(model)
+    found["the number of layers"] = str(len(layers))
+    for number, weight in enumerate(model.weights):
+        trained = "trained" if weight.trainable else "not trained"
+        found[f"weight {number} ({weight.path})"] = f"{tuple(weight.shape)} {weight.dtype}, {trained}"
+    found = {what.split(" (")[0]: value for what, value in found.items()}
+    for number, layer in enumerate(layers[1:], 1):
+        found[f"layer {number}"] = f"{type(layer).__name__} {_configuration(layer)}"
+    optimizer = getattr(model, "optimizer", None)
+    found["the optimizer"] = f"{type(optimizer).__name__} {_configuration(optimizer)}"
+    found["the loss"] = _words(getattr(model, "loss", None))
+    return found
+
+
+def _configuration(thing: Any) -> str:
+    try:
+        return json.dumps(_without_names(thing.get_config()), sort_keys=True, default=_words)
+    except Exception:  # the user's code, which need not have any
+        return ""
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_names(each) for key, each in value.items() if key not in _OF_A_RANK}
+    if isinstance(value, list | tuple):
+        return [_without_names(each) for each in value]
+    return value
+
+
+def _words(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    if isinstance(value, Mapping):
+        return str({str(key): _words(each) for key, each in value.items()})
+    if isinstance(value, list | tuple):
+        return str([_words(each) for each in value])
+    if isinstance(value, str | int | float | bool | None):
+        return str(value)
+    if hasattr(value, "get_config"):
+        return f"{type(value).__name__} {_configuration(value)}"
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _MOST_LETTERS else f"{words[: _MOST_LETTERS - 1]}…"
+
+
+def begin_alike(model: Any, ranks: Ranks) -> None:
+    """Give every rank what rank 0 holds of a built model and of its optimizer; seeds differ by the rank.
+
+    Every rank calls it.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = list(model.variables)
+    if optimizer is not None:
+        if ranks.allreduce_max(int(optimizer.built)) and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        variables += optimizer.variables
+    broadcast_values(list({id(variable): variable for variable in variables}.values()), ranks)
+    for state in seed_states(model):
+        seed, count = np.asarray(state)
+        state.assign(np.array([int(seed) + ranks.rank, count], np.asarray(state).dtype))
+
+
+def broadcast_values(variables: Sequence[Any], ranks: Ranks) -> None:
+    """Give these Keras variables the values of rank 0. Every rank calls it, with the same ones."""
+    for variable in variables:
+        value = np.ascontiguousarray(np.array(variable))
+        octets = value.reshape(-1).view(np.uint8).copy()  # MPI does not know every type
+        if octets.size:
+            with HEARTBEAT.waiting():
+                ranks.communicator.broadcast_array(octets)
+        if ranks.rank:
+            variable.assign(octets.view(value.dtype).reshape(np.shape(np.array(variable))))
+
+
+def average_where_different(model: Any, ranks: Ranks) -> None:
+    """Average over the ranks what training moves without gradients, such as the statistics of batch normalisation.
+
+    What is the same on all ranks stays, bit by bit. Every rank calls it.
+    """
+    seeds = {id(state) for state in seed_states(model)}
+    moved = [
+        variable
+        for variable in model.non_trainable_weights
+        if id(variable) not in seeds and keras.backend.is_float_dtype(str(variable.dtype))
+    ]
+    if not moved:
+        return
+    own = [np.array(variable).tobytes() for variable in moved]
+    sums = ranks.allgather([zlib.crc32(each) for each in own])
+    for number, variable in enumerate(moved):
+        if len({each[number] for each in sums}) > 1:
+            value = np.array(variable)
+            mean = ranks.allreduce_sum(np.asarray(value, np.float64).reshape(-1)) / ranks.size
+            variable.assign(mean.reshape(value.shape).astype(value.dtype))

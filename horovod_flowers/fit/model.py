@@ -1,0 +1,392 @@
+"""A Keras model that all ranks train together.
+
+Its class becomes a subclass of its own, made at run time, with the same name: what it overrides begins with all ranks
+and goes on in Keras' code, or the user's. Files name the class that the user chose.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.fit.agreement import average_where_different, begin_alike, check_same_model
+from horovod_flowers.fit.global_batches import GlobalBatches, evaluation_batches, training_batches
+from horovod_flowers.fit.penalties import SharedPenalties
+from horovod_flowers.fit.reductions import kinds_of_losses
+from horovod_flowers.fit.refusals import check_asked, check_can_train
+from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep, put_back
+from horovod_flowers.model import keras_internals
+from horovod_flowers.model.optimizer_class import combine_in_place, remove_combining
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.strategy.choice import strategy_for
+
+if TYPE_CHECKING:
+    from horovod_flowers.fit.start import ScriptRanks
+
+StrategyChoice: TypeAlias = Literal["allreduce", "sharded", "tensor", "mesh", "auto", "none"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Further arguments of `distribute`."""
+
+    shard_above: int = RunConfig().shard_above
+    """Dense layers of at least so many weights count as large (tensor, mesh)."""
+    shard_layers: str | None = None
+    """Names of the Dense layers that tensor and mesh divide, with commas between them; None: all large ones."""
+    compression: Literal["none", "fp16"] = "none"
+    """Number format in which gradients travel (allreduce)."""
+
+
+def distribute(model: Any, ranks: "ScriptRanks", strategy: StrategyChoice = "allreduce", **options: Any) -> Any:
+    """As `ScriptRanks.distribute`."""
+    error = None
+    try:
+        check_asked(model, strategy)
+        if _state_of(model) is not None:
+            raise UserError(f"model {model.name} is distributed already: call distribute once, before fit")
+        unknown = sorted(options.keys() - set(Options.__dataclass_fields__))
+        if unknown:
+            raise UserError(
+                f"distribute takes no {', '.join(unknown)}: options are {', '.join(Options.__dataclass_fields__)}"
+            )
+        check_can_train(model, ranks.size)
+    except UserError as found:
+        error = found
+    ranks.answer(f"distribute(strategy={strategy!r})")
+    ranks.plain.raise_on_all(error)
+    vars(model)["_over_ranks"] = _State(model, ranks, strategy, Options(**options))
+    if ranks.size > 1:
+        model.__class__ = _distributed_class(type(model))
+        model.train_function = model.test_function = model.predict_function = None
+    return model
+
+
+def _state_of(model: Any) -> "_State | None":
+    return vars(model).get("_over_ranks")
+
+
+class _State:
+    """What a distributed model knows of its ranks."""
+
+    def __init__(self, model: Any, ranks: "ScriptRanks", strategy: str, options: Options) -> None:
+        self.model, self.ranks, self.name, self.options = model, ranks, strategy, options
+        self.step: SharedStep | None = None
+        self.may_fill = False
+        self._calls = 0
+        self._prepared: tuple[Any, ...] = ()
+        self._moved = False
+        """Whether weights have moved without gradients since they were averaged."""
+
+    @property
+    def plain(self) -> Ranks:
+        """All ranks, by MPI."""
+        return self.ranks.plain
+
+    @property
+    def one_model(self) -> bool:
+        """Whether all ranks train one model."""
+        return self.name != "none"
+
+    @contextmanager
+    def calling(self, call: str) -> Iterator[None]:
+        """A call of the model that all ranks make: an error in it ends the job, since others may wait for this rank.
+
+        A UserError of the roll call is raised on all of them.
+        """
+        self.ranks.answer(f"{call} of model {self.model.name}")
+        self._calls += 1
+        HEARTBEAT.at(f"{call} of model {self.model.name}", long=True)
+        try:
+            with error_boundary(call):
+                yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                from horovod_flowers.fit.start import SCRIPT
+
+                HEARTBEAT.leave(SCRIPT)
+
+    def prepare(self, batches: GlobalBatches) -> None:
+        """Have all ranks begin this call alike. Every rank calls it, with its first batch of it."""
+        ranks = self.plain
+        self._on_all(lambda: _build(self.model, batches.first))
+        key = (id(self.model.optimizer), *(id(variable) for variable in self.model.trainable_variables))
+        if key != self._prepared:
+            self._on_all(lambda: check_can_train(self.model, ranks.size))
+            check_same_model(self.model, ranks)
+            self._on_all(lambda: self._take_over(batches))
+            self._prepared = (
+                id(self.model.optimizer),
+                *(id(variable) for variable in self.model.trainable_variables),
+            )
+        begin_alike(self.model, ranks)
+        if batches.may_fill and not self.may_fill:
+            self.may_fill = True
+            self.model.train_function = self.model.test_function = None
+
+    def _take_over(self, batches: GlobalBatches) -> None:
+        """Strategy, losses, penalties and optimizer of a built model."""
+        model, size = self.model, self.ranks.size if self.one_model else 1
+        ranks = self.plain if self.name == "none" else self.ranks.with_horovod()
+        config = RunConfig(
+            shard_above=self.options.shard_above,
+            shard_layers=self.options.shard_layers,
+            compression=self.options.compression,
+            dense_gradients="reduced",
+        )
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batches.first.data)
+        rows = int(batches.rows)
+        specs = keras.tree.map_structure(lambda each: tf.TensorSpec((rows, *each.shape[1:]), each.dtype), x)
+        if self.name not in ("allreduce", "none"):
+            raise UserError(f"strategy {self.name!r} is not there yet for fit: use allreduce")
+        strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
+        trained = list(model.trainable_variables)
+        strategy.attach(model)
+        self.step = SharedStep(size, strategy, trained)
+        self._find_kinds(x, y, size)
+        remove_combining(model.optimizer)
+        step = self.step
+        combine_in_place(model.optimizer, lambda: OverRanks(step))
+        model.train_function = model.test_function = None
+
+    def _find_kinds(self, x: Any, y: Any, size: int) -> None:
+        """What the losses are to rows of a batch; rank 0's findings count."""
+        assert self.step is not None
+        model, own_loss = self.model, _computes_own_loss(self.model)
+        self.step.penalties = SharedPenalties(model, x, size, self.plain.broadcast)
+        if y is not None and not own_loss and size > 1:
+            outputs = model(x, training=False) if model._call_has_training_arg else model(x)
+            model.compute_loss(x, y, outputs, None)  # builds the losses
+            kinds = self.plain.broadcast(kinds_of_losses(model, y, outputs, size))
+            losses = keras_internals.losses_of_outputs(model)
+            self.step.reductions.kinds = {
+                id(loss): kind for (_, loss), kind in zip(losses, kinds, strict=True)
+            }
+
+    def _on_all(self, do: Any) -> None:
+        """Raise on all ranks what one raises."""
+        error = None
+        try:
+            do()
+        except UserError as found:
+            error = found
+        self.plain.raise_on_all(error)
+
+    def steps_end(self) -> None:
+        """After an epoch's steps: what moves without gradients is averaged. Every rank calls it."""
+        if self._moved and self.one_model:
+            average_where_different(self.model, self.plain)
+        self._moved = False
+
+    def stepped(self) -> None:
+        """A training step was done."""
+        self._moved = True
+
+
+def _computes_own_loss(model: Any) -> bool:
+    """Whether the user's class computes the loss itself."""
+    names = ("train_step", "compute_loss", "_compute_loss")
+    own = next(kind for kind in type(model).__mro__ if not issubclass(kind, _DistributedModel))
+    return any(getattr(own, name) is not getattr(keras.Model, name) for name in names)
+
+
+def _build(model: Any, first: RankBatch) -> None:
+    if model.built:
+        return
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(first.data)
+    try:
+        model(x, training=False) if model._call_has_training_arg else model(x)
+    except NotImplementedError as error:
+        raise UserError(
+            f"model {model.name} has no call of its own, so that its weights cannot be made before training: write one, "
+            "or build the layers in it before distribute"
+        ) from error
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Before all other callbacks: what all ranks do at the end of an epoch, and where this one stands."""
+
+    def __init__(self, state: _State) -> None:
+        super().__init__()
+        self._state, self._first, self._epoch = state, True, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch + 1
+        HEARTBEAT.at("the beginning of epoch {}", self._epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        HEARTBEAT.at("epoch {}, step {}", self._epoch, batch, long=self._first)
+        HEARTBEAT.wait_begins()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._first = False
+        self._state.stepped()
+        HEARTBEAT.at("callbacks after epoch {}, step {}", self._epoch, batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._state.steps_end()
+        HEARTBEAT.at("callbacks after epoch {}", self._epoch, long=True)
+
+
+class _DistributedModel:
+    """Before the user's class in the order of classes. Docstrings are Keras'."""
+
+    _over_ranks: _State
+    name: str
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        state = self._over_ranks
+        with state.calling("fit"):
+            training = training_batches(
+                x, y, sample_weight, batch_size, shuffle, class_weight, steps_per_epoch, state.plain
+            )
+            validation = None
+            if validation_data is not None:
+                val_x, val_y, val_weight = _unpacked(validation_data)
+                validation = evaluation_batches(
+                    val_x, val_y, val_weight, validation_batch_size or batch_size, validation_steps, state.plain
+                )
+                state.may_fill = state.may_fill or validation.may_fill
+            state.prepare(training)
+            return super().fit(  # type: ignore[misc]
+                _as_elements(training),
+                epochs=epochs,
+                verbose=verbose if state.ranks.is_root else 0,
+                callbacks=[_Epochs(state), *(callbacks or [])],
+                initial_epoch=initial_epoch,
+                steps_per_epoch=training.steps,
+                validation_data=None if validation is None else _as_elements(validation),
+                validation_steps=None if validation is None else validation.steps,
+                validation_freq=validation_freq,
+            )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        state = self._over_ranks
+        if kwargs.get("_use_cached_eval_dataset"):  # within fit
+            state.steps_end()
+            HEARTBEAT.at("validation", long=True)
+            return super().evaluate(  # type: ignore[misc]
+                x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
+            )
+        with state.calling("evaluate"):
+            batches = evaluation_batches(x, y, sample_weight, batch_size, steps, state.plain)
+            state.prepare(batches)
+            return super().evaluate(  # type: ignore[misc]
+                _as_elements(batches),
+                verbose=verbose if state.ranks.is_root else 0,
+                steps=batches.steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+            )
+
+    def train_step(self, data: Any) -> Any:
+        state = self._over_ranks
+        if not isinstance(data, RankBatch):
+            raise UserError("train_on_batch trains on one rank's rows: call fit, or write a loop with ranks.shard")
+        step = state.step
+        assert step is not None
+        kept = _kept(self) if state.may_fill else []
+        with step.training(data.share), put_back(data.share, kept):
+            logs = super().train_step(data.data)  # type: ignore[misc]
+        if step.updates != 1:
+            raise UserError(
+                f"train_step of model {self.name} applied its optimizer {step.updates} times; it has to be applied once, "
+                "by optimizer.apply_gradients or optimizer.apply, so that the gradients of all ranks are combined there"
+            )
+        return logs
+
+    def test_step(self, data: Any) -> Any:
+        state = self._over_ranks
+        if not isinstance(data, RankBatch):
+            return super().test_step(data)  # type: ignore[misc]
+        assert state.step is not None
+        kept = _kept(self) if state.may_fill else []
+        with state.step.counting(data.share), put_back(data.share, kept):
+            return super().test_step(data.data)  # type: ignore[misc]
+
+    @property
+    def losses(self) -> list[Any]:
+        found = super().losses  # type: ignore[misc]
+        state = vars(self).get("_over_ranks")
+        if state is None or state.step is None or state.step.penalties is None:
+            return found
+        return state.step.penalties.scaled(found, state.step.reductions)
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        if self._over_ranks.ranks.is_root:
+            super().save(*arguments, **options)  # type: ignore[misc]
+
+    def save_weights(self, *arguments: Any, **options: Any) -> None:
+        if self._over_ranks.ranks.is_root:
+            super().save_weights(*arguments, **options)  # type: ignore[misc]
+
+    def export(self, *arguments: Any, **options: Any) -> None:
+        if self._over_ranks.ranks.is_root:
+            super().export(*arguments, **options)  # type: ignore[misc]
+
+
+def _kept(model: Any) -> list[Any]:
+    """What a step whose row only fills up leaves as it was: all that moves without gradients, metrics included."""
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def _unpacked(data: Any) -> tuple[Any, Any, Any]:
+    if isinstance(data, tuple | list):
+        return keras.utils.unpack_x_y_sample_weight(tuple(data))
+    return data, None, None
+
+
+def _as_elements(batches: GlobalBatches) -> tf.data.Dataset:
+    return batches.dataset.map(RankBatch)
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def _distributed_class(own: type) -> type:
+    if own not in _CLASSES:
+        names: Mapping[str, Any] = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+        kind = type(own)(own.__name__, (_DistributedModel, own), dict(names))
+        keras_internals.written_as(kind, own)
+        _CLASSES[own] = kind
+    return _CLASSES[own]
+
+
