@@ -1,16 +1,18 @@
 """That all ranks train one model: the same layers, weights, optimizer and loss, and the same values to begin with."""
 
 import json
+import os
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from horovod_flowers.model.keras_internals import all_layers, seed_states
+from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_states
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import JobError, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 _OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
@@ -84,17 +86,20 @@ def _short(words: str) -> str:
     return words if len(words) <= _MOST_LETTERS else f"{words[: _MOST_LETTERS - 1]}…"
 
 
-def begin_alike(model: Any, ranks: Ranks) -> None:
+def begin_alike(model: Any, ranks: Ranks, with_state: bool = True) -> None:
     """Give every rank what rank 0 holds of a built model and of its optimizer; seeds differ by the rank.
 
-    Every rank calls it.
+    with_state: of the optimizer not only its counters. Every rank calls it.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = model.optimizer
     variables = list(model.variables)
-    if optimizer is not None:
+    if with_state:
         if ranks.allreduce_max(int(optimizer.built)) and not optimizer.built:
             optimizer.build(model.trainable_variables)
         variables += optimizer.variables
+    else:
+        counters = counters_of(optimizer)
+        variables += [variable for variable in optimizer.variables if id(variable) in counters]
     broadcast_values(list({id(variable): variable for variable in variables}.values()), ranks)
     for state in seed_states(model):
         seed, count = np.asarray(state)
@@ -133,3 +138,26 @@ def average_where_different(model: Any, ranks: Ranks) -> None:
             value = np.array(variable)
             mean = ranks.allreduce_sum(np.asarray(value, np.float64).reshape(-1)) / ranks.size
             variable.assign(mean.reshape(value.shape).astype(value.dtype))
+
+
+def check_same_weights(model: Any, ranks: Ranks) -> None:
+    """Raise a JobError on every rank where ranks that should hold the same weights hold others. Every rank calls it.
+
+    CRC-32 of the bits: ranks that have added up the same numbers in the same order hold the same.
+    """
+    crc = 0
+    for variable in model.trainable_variables:
+        crc = zlib.crc32(np.array(variable, order="C").tobytes(), crc)
+    gathered = ranks.allgather((crc, os.uname().nodename))
+    usual = Counter(each for each, _ in gathered).most_common(1)[0][0]
+    drifted = [f"rank {rank} on {host}" for rank, (each, host) in enumerate(gathered) if each != usual]
+    if not drifted:
+        return
+    who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
+    differ = f"{who} no longer match those of the other ranks"
+    if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
+        differ = f"rank 0 on {gathered[0][1]} and {who} no longer match"
+    raise JobError(
+        f"the weights of {differ} at the end of an epoch: look for code that depends on the rank, weights that are "
+        "changed without the optimizer, nodes with different hardware or failing memory"
+    )

@@ -13,10 +13,12 @@ import keras
 import tensorflow as tf
 
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.fit.agreement import average_where_different, begin_alike, check_same_model
+from horovod_flowers.config.choices import DIVIDING
+from horovod_flowers.fit.agreement import average_where_different, begin_alike, check_same_model, check_same_weights
+from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
 from horovod_flowers.fit.global_batches import GlobalBatches, evaluation_batches, training_batches
 from horovod_flowers.fit.penalties import SharedPenalties
-from horovod_flowers.fit.reductions import kinds_of_losses
+from horovod_flowers.fit.reductions import Reductions, kinds_of_losses
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep, put_back
 from horovod_flowers.model import keras_internals
@@ -26,6 +28,7 @@ from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.choice import strategy_for
+from horovod_flowers.strategy.wide_dense import all_dense_layers
 
 if TYPE_CHECKING:
     from horovod_flowers.fit.start import ScriptRanks
@@ -41,6 +44,8 @@ class Options:
     """Dense layers of at least so many weights count as large (tensor, mesh)."""
     shard_layers: str | None = None
     """Names of the Dense layers that tensor and mesh divide, with commas between them; None: all large ones."""
+    model_parallel_size: int | None = None
+    """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
     compression: Literal["none", "fp16"] = "none"
     """Number format in which gradients travel (allreduce)."""
 
@@ -79,9 +84,10 @@ class _State:
     def __init__(self, model: Any, ranks: "ScriptRanks", strategy: str, options: Options) -> None:
         self.model, self.ranks, self.name, self.options = model, ranks, strategy, options
         self.step: SharedStep | None = None
+        self.division: Division | None = None
         self.may_fill = False
         self._calls = 0
-        self._prepared: tuple[Any, ...] = ()
+        self._prepared: list[Any] = []
         self._moved = False
         """Whether weights have moved without gradients since they were averaged."""
 
@@ -89,6 +95,11 @@ class _State:
     def plain(self) -> Ranks:
         """All ranks, by MPI."""
         return self.ranks.plain
+
+    @property
+    def within_a_call(self) -> bool:
+        """Whether this is in the middle of a call that all ranks make, such as fit."""
+        return self._calls > 0
 
     @property
     def one_model(self) -> bool:
@@ -118,24 +129,39 @@ class _State:
         """Have all ranks begin this call alike. Every rank calls it, with its first batch of it."""
         ranks = self.plain
         self._on_all(lambda: _build(self.model, batches.first))
-        key = (id(self.model.optimizer), *(id(variable) for variable in self.model.trainable_variables))
-        if key != self._prepared:
+        if not self._is_prepared():
+            if self.division is not None:
+                self.division.end()
+                self.division = None
             self._on_all(lambda: check_can_train(self.model, ranks.size))
             check_same_model(self.model, ranks)
             self._on_all(lambda: self._take_over(batches))
-            self._prepared = (
-                id(self.model.optimizer),
-                *(id(variable) for variable in self.model.trainable_variables),
-            )
-        begin_alike(self.model, ranks)
+            self._prepared = [self.model.optimizer, *self.model.trainable_variables]
+        self.begin_alike()
         if batches.may_fill and not self.may_fill:
             self.may_fill = True
             self.model.train_function = self.model.test_function = None
 
+    def _is_prepared(self) -> bool:
+        now = [self.model.optimizer, *self.model.trainable_variables]
+        return len(now) == len(self._prepared) and all(
+            own is other for own, other in zip(now, self._prepared, strict=True)
+        )
+
+    def begin_alike(self) -> None:
+        """Give all ranks what rank 0 has. Every rank calls it."""
+        if not self.one_model:
+            return
+        division = self.division
+        begin_alike(self.model, self.plain, with_state=division is None)
+        if division is not None and not division.holds_state:
+            division.hand_out_state()
+            division.holds_state = True
+
     def _take_over(self, batches: GlobalBatches) -> None:
         """Strategy, losses, penalties and optimizer of a built model."""
         model, size = self.model, self.ranks.size if self.one_model else 1
-        ranks = self.plain if self.name == "none" else self.ranks.with_horovod()
+        ranks = self.plain if self.name == "none" else self.ranks.with_horovod(self.options.model_parallel_size)
         config = RunConfig(
             shard_above=self.options.shard_above,
             shard_layers=self.options.shard_layers,
@@ -145,31 +171,39 @@ class _State:
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batches.first.data)
         rows = int(batches.rows)
         specs = keras.tree.map_structure(lambda each: tf.TensorSpec((rows, *each.shape[1:]), each.dtype), x)
-        if self.name not in ("allreduce", "none"):
-            raise UserError(f"strategy {self.name!r} is not there yet for fit: use allreduce")
+        if self.name == "auto":
+            raise UserError("strategy 'auto' is not there yet for fit: use allreduce, sharded, tensor or mesh")
+        if self.name in ("sharded", *DIVIDING):
+            check_can_divide(model.optimizer, self.name)
         strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
-        trained = list(model.trainable_variables)
-        strategy.attach(model)
-        self.step = SharedStep(size, strategy, trained)
         self._find_kinds(x, y, size)
+        trained = list(model.trainable_variables)
+        dense = [(layer, layer.kernel) for layer in all_dense_layers(model)]
         remove_combining(model.optimizer)
-        step = self.step
-        combine_in_place(model.optimizer, lambda: OverRanks(step))
+        strategy.attach(model)
+        step = self.step = SharedStep(size, strategy, trained, *self._kinds)
+        if any(part.slices is not None for part in strategy.parts):
+            division = self.division = Division(model, strategy, dense, trained)
+            division.make_optimizer()
+            division.bring_whole()
+            combine_in_place(model.optimizer, lambda: OverDividedRanks(step, division))
+        else:
+            combine_in_place(model.optimizer, lambda: OverRanks(step))
         model.train_function = model.test_function = None
 
     def _find_kinds(self, x: Any, y: Any, size: int) -> None:
-        """What the losses are to rows of a batch; rank 0's findings count."""
-        assert self.step is not None
-        model, own_loss = self.model, _computes_own_loss(self.model)
-        self.step.penalties = SharedPenalties(model, x, size, self.plain.broadcast)
-        if y is not None and not own_loss and size > 1:
-            outputs = model(x, training=False) if model._call_has_training_arg else model(x)
-            model.compute_loss(x, y, outputs, None)  # builds the losses
-            kinds = self.plain.broadcast(kinds_of_losses(model, y, outputs, size))
-            losses = keras_internals.losses_of_outputs(model)
-            self.step.reductions.kinds = {
-                id(loss): kind for (_, loss), kind in zip(losses, kinds, strict=True)
-            }
+        """What losses and penalties are to rows of a batch; rank 0's findings count."""
+        model, agree = self.model, self.plain.broadcast
+        self.step = None  # of an earlier optimizer: not while penalties are tried out
+        penalties, reductions = SharedPenalties(model, x, size, agree), Reductions(size)
+        self._kinds = (reductions, penalties)
+        if y is None or size == 1 or _computes_own_loss(model):
+            return
+        outputs = model(x, training=False) if model._call_has_training_arg else model(x)
+        model.compute_loss(x, y, outputs, None)  # builds the losses
+        kinds = agree(kinds_of_losses(model, y, outputs, size))
+        losses = keras_internals.losses_of_outputs(model)
+        reductions.kinds = {id(loss): kind for (_, loss), kind in zip(losses, kinds, strict=True)}
 
     def _on_all(self, do: Any) -> None:
         """Raise on all ranks what one raises."""
@@ -182,13 +216,24 @@ class _State:
 
     def steps_end(self) -> None:
         """After an epoch's steps: what moves without gradients is averaged. Every rank calls it."""
+        if self.division is not None:
+            self.division.bring_whole()
         if self._moved and self.one_model:
             average_where_different(self.model, self.plain)
+            check_same_weights(self.model, self.plain)
         self._moved = False
 
-    def stepped(self) -> None:
-        """A training step was done."""
+    def step_begins(self) -> None:
+        """Before a training step. Every rank calls it."""
+        if self.division is not None:
+            self.division.divide()
         self._moved = True
+
+    def bring_state(self) -> None:
+        """Bring what rank 0 writes to files there. Every rank calls it where weights are divided."""
+        if self.division is not None:
+            self.division.bring_whole()
+            self.division.collect_state()
 
 
 def _computes_own_loss(model: Any) -> bool:
@@ -223,12 +268,12 @@ class _Epochs(keras.callbacks.Callback):
         HEARTBEAT.at("the beginning of epoch {}", self._epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._state.step_begins()
         HEARTBEAT.at("epoch {}, step {}", self._epoch, batch, long=self._first)
         HEARTBEAT.wait_begins()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._first = False
-        self._state.stepped()
         HEARTBEAT.at("callbacks after epoch {}, step {}", self._epoch, batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -274,7 +319,7 @@ class _DistributedModel:
                 )
                 state.may_fill = state.may_fill or validation.may_fill
             state.prepare(training)
-            return super().fit(  # type: ignore[misc]
+            history = super().fit(  # type: ignore[misc]
                 _as_elements(training),
                 epochs=epochs,
                 verbose=verbose if state.ranks.is_root else 0,
@@ -285,6 +330,8 @@ class _DistributedModel:
                 validation_steps=None if validation is None else validation.steps,
                 validation_freq=validation_freq,
             )
+            state.bring_state()
+            return history
 
     def evaluate(
         self,
@@ -345,21 +392,49 @@ class _DistributedModel:
     def losses(self) -> list[Any]:
         found = super().losses  # type: ignore[misc]
         state = vars(self).get("_over_ranks")
-        if state is None or state.step is None or state.step.penalties is None:
+        if state is None or state.step is None:
             return found
         return state.step.penalties.scaled(found, state.step.reductions)
 
     def save(self, *arguments: Any, **options: Any) -> None:
-        if self._over_ranks.ranks.is_root:
-            super().save(*arguments, **options)  # type: ignore[misc]
+        with _writing(self, "save"):
+            if self._over_ranks.ranks.is_root:
+                super().save(*arguments, **options)  # type: ignore[misc]
 
     def save_weights(self, *arguments: Any, **options: Any) -> None:
-        if self._over_ranks.ranks.is_root:
-            super().save_weights(*arguments, **options)  # type: ignore[misc]
+        with _writing(self, "save_weights"):
+            if self._over_ranks.ranks.is_root:
+                super().save_weights(*arguments, **options)  # type: ignore[misc]
 
     def export(self, *arguments: Any, **options: Any) -> None:
-        if self._over_ranks.ranks.is_root:
-            super().export(*arguments, **options)  # type: ignore[misc]
+        with _writing(self, "export"):
+            if self._over_ranks.ranks.is_root:
+                super().export(*arguments, **options)  # type: ignore[misc]
+
+    def load_weights(self, *arguments: Any, **options: Any) -> None:
+        state = self._over_ranks
+        within = state.within_a_call
+        division = state.division
+        if division is not None:
+            division.bring_whole()
+            division.holds_state = False
+            if within and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+        super().load_weights(*arguments, **options)  # type: ignore[misc]
+        if within:
+            state.begin_alike()
+
+
+@contextmanager
+def _writing(model: Any, call: str) -> Iterator[None]:
+    """Around what rank 0 writes: with weights that are divided all ranks have to be there."""
+    state: _State = model._over_ranks
+    if state.division is None:
+        yield
+        return
+    with state.calling(call):
+        state.bring_state()
+        yield
 
 
 def _kept(model: Any) -> list[Any]:

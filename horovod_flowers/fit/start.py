@@ -87,16 +87,25 @@ class ScriptRanks:
 
         return distribute(model, self, strategy, **options)
 
-    def with_horovod(self) -> Ranks:
-        """The ranks, once Horovod is started; with process sets for a mesh. Every rank calls it."""
+    def with_horovod(self, model_parallel_size: int | None = None) -> Ranks:
+        """The ranks, once Horovod is started; with process sets for a mesh. Every rank calls it.
+
+        model_parallel_size: ranks of a mesh that share one copy of the divided layers; None: those of a node.
+        Raises UserError where Horovod was started for others before.
+        """
         if self._horovod is None:
             ranks = self._ranks
             if ranks.size > 1:
                 local_size = ranks.allreduce_min(ranks.local_size)
-                group = RunConfig().model_parallel_size_for(ranks.size, local_size)
+                group = RunConfig(model_parallel_size=model_parallel_size).model_parallel_size_for(ranks.size, local_size)
                 ranks = start_horovod(ranks, HorovodConfig(), group)
                 _at_exit(self)  # again: before Horovod's own, which would end it for all ranks
             self._horovod = ranks
+        elif model_parallel_size not in (None, self._horovod.model_parallel_size):
+            raise UserError(
+                f"model_parallel_size {model_parallel_size} was asked for, and the ranks of this script are grouped by "
+                f"{self._horovod.model_parallel_size} already: give the first distribute of a script model_parallel_size"
+            )
         return self._horovod
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from horovod_flowers.fit.penalties import SharedPenalties
 from horovod_flowers.fit.reductions import Reductions
 from horovod_flowers.model.keras_internals import reduced_losses
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
@@ -25,11 +26,18 @@ class RankBatch(NamedTuple):
 class SharedStep:
     """What is the same for all steps of one model: how its ranks combine what they compute."""
 
-    def __init__(self, size: int, strategy: Strategy, trained: Sequence[Any]) -> None:
-        """trained: the model's Keras variables in the order of the strategy's `model_variables`."""
+    def __init__(
+        self,
+        size: int,
+        strategy: Strategy,
+        trained: Sequence[Any],
+        reductions: Reductions,
+        penalties: SharedPenalties,
+    ) -> None:
+        """size: ranks that train one model. trained: the model's Keras variables in the order of the strategy's
+        `model_variables`."""
         self.size, self.strategy = size, strategy
-        self.reductions = Reductions(size if strategy.trains_one_model else 1)
-        self.penalties: Any = None
+        self.reductions, self.penalties = reductions, penalties
         self._place = {_key(variable): number for number, variable in enumerate(strategy.model_variables)}
         self._place |= {_key(variable): number for number, variable in enumerate(trained)}
         self.updates = 0
@@ -40,11 +48,16 @@ class SharedStep:
     def training(self, share: tf.Tensor) -> Iterator[None]:
         """While a training step is traced, or computed eagerly."""
         self.updates, self.share = 0, share
-        with self.strategy.calling_the_model(), self.counting(share):
-            try:
+        exchange = self.strategy.exchange
+        if exchange is not None:
+            exchange.share, exchange.rows_vary = share, True
+        try:
+            with self.strategy.calling_the_model(share), self.counting(share):
                 yield
-            finally:
-                self.share = None
+        finally:
+            self.share = None
+            if exchange is not None:
+                exchange.share = None
 
     @contextmanager
     def counting(self, share: tf.Tensor) -> Iterator[None]:
@@ -56,10 +69,9 @@ class SharedStep:
         finally:
             self.reductions.begin(None)
 
-    def combined(self, gradients: Gradients, variables: Sequence[Any]) -> list[tf.Tensor | None]:
-        """Those of the global batch, one for each of these variables; None where this rank's is None."""
+    def combined(self, gradients: Gradients, places: Sequence[int]) -> list[tf.Tensor | None]:
+        """Those of the global batch, one for each of the weights at these places; None where this rank's is None."""
         self.updates += 1
-        places = [self._place_of(variable) for variable in variables]
         strategy = self.strategy
         own: list[Any] = [None] * len(strategy.model_variables)
         for place, gradient in zip(places, gradients, strict=True):
@@ -75,13 +87,14 @@ class SharedStep:
     def by_share(self, gradient: tf.Tensor, place: int) -> tf.Tensor:
         """This rank's gradient of the mean over its rows, scaled for the mean over ranks."""
         share = self.share
-        if share is None or place in self.strategy.combined_early:
+        if share is None or place in self.strategy.shared_early:
             return gradient
         if not self.strategy.trains_one_model:
             return tf.where(share > 0, gradient, tf.zeros_like(gradient))
         return tf.where(share > 0, gradient * tf.cast(share, gradient.dtype), tf.zeros_like(gradient))
 
-    def _place_of(self, variable: Any) -> int:
+    def place_of(self, variable: Any) -> int:
+        """Of a trained weight, among the strategy's."""
         place = self._place.get(_key(variable))
         if place is None:
             raise UserError(
@@ -106,7 +119,8 @@ class OverRanks(Combining):
 
     def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
         """Combine the gradients, and update all weights with them."""
-        update(self._step.combined(gradients, variables), variables)
+        places = [self._step.place_of(variable) for variable in variables]
+        update(self._step.combined(gradients, places), variables)
 
 
 @contextmanager

@@ -119,15 +119,21 @@ def synchronized_moments(moments: Callable[[Any, Any, bool], tuple[Any, Any]]) -
         nn._compute_moments_sync = before
 
 
-def replace_kernel(layer: Any, values: np.ndarray) -> None:
-    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer."""
-    layer._untrack_variable(layer._kernel)
-    layer._tracker.unlock()
-    layer._kernel = layer.add_weight(
-        name="kernel", shape=values.shape, initializer="zeros", regularizer=layer.kernel_regularizer
-    )
-    layer._tracker.lock()
-    layer._kernel.assign(values)
+def replace_kernel(layer: Any, values: np.ndarray) -> Any:
+    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer; the one that
+    it had."""
+    kernel = keras.Variable(values, name="kernel")
+    kernel.regularizer = layer.kernel_regularizer
+    return swap_kernel(layer, kernel)
+
+
+def swap_kernel(layer: Any, kernel: Any) -> Any:
+    """Give a built Dense layer this Keras variable for its kernel, in the same place among its weights; the one that it
+    had."""
+    before = layer._kernel
+    layer._tracker.replace_tracked_value("trainable_variables", before, kernel)
+    layer._kernel = kernel
+    return before
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
@@ -171,7 +177,7 @@ def variable_built_for(optimizer: Any, variable: Any) -> Any:
     return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
 
 
-def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
+def copy_of_optimizer(optimizer: Any, kind: type, with_state: bool = True) -> Any:
     """A new optimizer of the class `kind`, with the settings of another and, where that is built, its state.
 
     Settings that its configuration does not tell (such as those of `exclude_from_weight_decay`) are taken over, too.
@@ -188,6 +194,8 @@ def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
     for name, value in vars(optimizer).items():
         if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
             vars(copy)[name] = value
+    if not with_state:
+        return copy
     if optimizer.built and not copy.built:
         copy.build(optimizer._trainable_variables)
     for own, other in zip(copy.variables, optimizer.variables, strict=True):
@@ -265,10 +273,23 @@ def losses_of_outputs(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return [] if flat is None else [(each.path, each.loss) for each in flat]
 
 
-def swap_kernel(layer: Any, kernel: Any) -> Any:
-    """Give a built Dense layer this Keras variable for its kernel, of any shape, in the same place among its weights;
-    the one that it had."""
-    before = layer._kernel
-    layer._tracker.replace_tracked_value("trainable_variables", before, kernel)
-    vars(layer)["_kernel"] = kernel
-    return before
+def share_counters(optimizer: Any, other: Any) -> None:
+    """Let one optimizer count its steps, and take its learning rate, where another does."""
+    for name in ("_iterations", "_learning_rate"):
+        before, kept = getattr(optimizer, name), getattr(other, name)
+        if isinstance(before, keras.Variable) and isinstance(kept, keras.Variable):
+            optimizer._tracker.replace_tracked_value("variables", before, kept)
+        vars(optimizer)[name] = kept
+
+
+def exclude_alike(optimizer: Any, variables: Sequence[Any], other: Any, others: Sequence[Any]) -> None:
+    """Leave those of an optimizer's variables without weight decay whose counterparts another leaves without."""
+    left = [own for own, whole in zip(variables, others, strict=True) if not other._use_weight_decay(whole.value)]
+    optimizer.exclude_from_weight_decay(var_list=left)
+
+
+
+def counters_of(optimizer: Any) -> set[int]:
+    """Identities of those of a built optimizer's variables that belong to no weight: steps, learning rate and the like."""
+    named = (optimizer._iterations, optimizer._learning_rate, getattr(optimizer, "_u_product", None))
+    return {id(variable) for variable in named if variable is not None}

@@ -81,12 +81,14 @@ class BatchStatistics:
         """
         exchange = self._exchange = Exchange(size, rank, bf16=False, prefix="batch_statistics")
         self._size, self._model, self._timer = size, model, timer
+        self._share: tf.Tensor | None = None
         self.layers = [layer for layer in all_layers(model) if getattr(layer, "synchronized", False) is True]
 
         def moments(inputs: Any, mask: Any, axes: Sequence[int]) -> tuple[Any, Any]:
-            weights = None
+            weights = self._counting(inputs)
             if mask is not None:  # of positions: [images, ...] without the channels
-                weights = tf.broadcast_to(tf.expand_dims(tf.cast(mask, inputs.dtype), -1), tf.shape(inputs))
+                of_mask = tf.broadcast_to(tf.expand_dims(tf.cast(mask, inputs.dtype), -1), tf.shape(inputs))
+                weights = of_mask if weights is None else weights * of_mask
             return global_moments(inputs, weights, axes, exchange, timer)
 
         for layer in self.layers:
@@ -99,20 +101,33 @@ class BatchStatistics:
                 )
             replace_moments(layer, moments)
 
+    def _counting(self, inputs: tf.Tensor) -> tf.Tensor | None:
+        """1 for each value where this rank's rows count, else 0; None where all ranks' do."""
+        if self._share is None:
+            return None
+        return tf.fill(tf.shape(inputs), tf.cast(self._share > 0, inputs.dtype))
+
     @contextmanager
-    def in_calls(self) -> Iterator[None]:
-        """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too."""
+    def in_calls(self, share: tf.Tensor | None = None) -> Iterator[None]:
+        """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too.
+
+        share: 0 where none of this rank's rows count; None: all do.
+        """
 
         def moments(inputs: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
             axes = [axis % inputs.shape.rank for axis in ([axes] if isinstance(axes, int) else axes)]
-            found = global_moments(inputs, None, axes, self._exchange, self._timer)
+            found = global_moments(inputs, self._counting(inputs), axes, self._exchange, self._timer)
             if not keepdims:
                 return found
             along = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]
             return tf.reshape(found[0], along), tf.reshape(found[1], along)
 
-        with synchronized_moments(moments):
-            yield
+        self._share = share
+        try:
+            with synchronized_moments(moments):
+                yield
+        finally:
+            self._share = None
 
     @property
     def notes(self) -> list[str]:
