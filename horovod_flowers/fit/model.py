@@ -14,7 +14,13 @@ import tensorflow as tf
 
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.choices import DIVIDING
-from horovod_flowers.fit.agreement import average_where_different, begin_alike, check_same_model, check_same_weights
+from horovod_flowers.fit.agreement import (
+    average_where_different,
+    begin_alike,
+    broadcast_values,
+    check_same_model,
+    check_same_weights,
+)
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
 from horovod_flowers.fit.global_batches import GlobalBatches, evaluation_batches, training_batches
 from horovod_flowers.fit.penalties import SharedPenalties
@@ -135,6 +141,8 @@ class _State:
                 self.division = None
             self._on_all(lambda: check_can_train(self.model, ranks.size))
             check_same_model(self.model, ranks)
+            if self.one_model:  # before any rank keeps parts of its own
+                broadcast_values(self.model.weights, ranks)
             self._on_all(lambda: self._take_over(batches))
             self._prepared = [self.model.optimizer, *self.model.trainable_variables]
         self.begin_alike()
@@ -199,7 +207,7 @@ class _State:
         self._kinds = (reductions, penalties)
         if y is None or size == 1 or _computes_own_loss(model):
             return
-        outputs = model(x, training=False) if model._call_has_training_arg else model(x)
+        outputs = _called(model, x)
         model.compute_loss(x, y, outputs, None)  # builds the losses
         kinds = agree(kinds_of_losses(model, y, outputs, size))
         losses = keras_internals.losses_of_outputs(model)
@@ -243,12 +251,18 @@ def _computes_own_loss(model: Any) -> bool:
     return any(getattr(own, name) is not getattr(keras.Model, name) for name in names)
 
 
+def _called(model: Any, x: Any) -> Any:
+    """A model's outputs as in evaluation."""
+    return model(x, training=False) if model._call_has_training_arg else model(x)
+
+
 def _build(model: Any, first: RankBatch) -> None:
     if model.built:
         return
     x, _, _ = keras.utils.unpack_x_y_sample_weight(first.data)
-    try:
-        model(x, training=False) if model._call_has_training_arg else model(x)
+    specs = keras.tree.map_structure(lambda rows: tf.TensorSpec((None, *rows.shape[1:]), rows.dtype), x)
+    try:  # traced as Keras does, for batches of any number of rows
+        tf.function(lambda rows: _called(model, rows), autograph=False).get_concrete_function(specs)
     except NotImplementedError as error:
         raise UserError(
             f"model {model.name} has no call of its own, so that its weights cannot be made before training: write one, "

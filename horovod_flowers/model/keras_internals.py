@@ -293,3 +293,12 @@ def counters_of(optimizer: Any) -> set[int]:
     """Identities of those of a built optimizer's variables that belong to no weight: steps, learning rate and the like."""
     named = (optimizer._iterations, optimizer._learning_rate, getattr(optimizer, "_u_product", None))
     return {id(variable) for variable in named if variable is not None}
+
+
+def forget_losses(model: Any) -> None:
+    """Drop what earlier calls of a model have added to its loss.
+
+    Before each `stateless_call` that returns losses: it clears them layer by layer, by the identities of tensors of the
+    call before, which new ones may have taken over, and so loses some.
+    """
+    model._clear_losses()

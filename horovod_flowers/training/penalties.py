@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.model.keras_internals import all_layers
+from horovod_flowers.model.keras_internals import all_layers, forget_losses
 from horovod_flowers.runtime.errors import UserError
 
 SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -240,6 +240,7 @@ def kinds_of_losses_on(model: Any, first: Any, second: Any) -> tuple[list[Kind |
 
         def losses(rows: Any, training: bool) -> list[float]:
             options = {"training": training} if takes_training else {}
+            forget_losses(model)
             found = model.stateless_call(trained, others, rows, return_losses=True, **options)[2]
             return [float(tf.reduce_sum(loss)) for loss in found]
 
