@@ -118,7 +118,9 @@ _started: ScriptRanks | None = None
 _watch: StallWatch | None = None
 
 
-def start(threads: int = 0, bind: Literal["auto", "none"] = "auto", stall_seconds: float = STALL_SECONDS) -> ScriptRanks:
+def start(
+    threads: int = 0, bind: Literal["auto", "none"] = "auto", stall_seconds: float = STALL_SECONDS
+) -> ScriptRanks:
     """Start MPI, give this rank its cores, import TensorFlow with as many threads; the ranks of the script.
 
     Best called before anything imports TensorFlow, whose threads are fixed once it has computed. A second call gives
@@ -233,5 +235,3 @@ def _thread_hook(before: Any) -> Any:
             _Hook(before)(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
 
     return hook
-
-
