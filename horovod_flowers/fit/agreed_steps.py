@@ -32,7 +32,7 @@ class AgreedSteps:
         self._traced: dict[Any, Callable[[Any], Any]] = {}
 
     def __call__(self, iterator: Any) -> Any:
-        """Compute up to `steps_per_execution` steps; logs of the last. Raises StopIteration where the data have ended."""
+        """Compute up to `steps_per_execution` steps; logs of the last. Raises StopIteration where the data end."""
         if not isinstance(iterator, BatchIterator):
             return self._as_keras(iterator)
         batches = iterator.take(int(self._model.steps_per_execution))

@@ -14,9 +14,9 @@ from horovod_flowers.ranks.communicator import Ranks
 class ArrayRows:
     """The rows of one rank, batch by batch.
 
-    arrays: a structure of NumPy arrays, tensors (ragged and sparse ones, too) or pandas' tables; batch: rows of a global
-    batch; shuffle: True for another order of all rows in each epoch, 'batch' for one within each batch, as in Keras;
-    seed: the same on every rank.
+    arrays: a structure of NumPy arrays, tensors (ragged and sparse ones, too) or pandas' tables; batch: rows of a
+    global batch; shuffle: True for another order of all rows in each epoch, 'batch' for one within each batch, as in
+    Keras; seed: the same on every rank.
     """
 
     def __init__(self, arrays: Any, rows: int, batch: int, shuffle: bool | str, seed: int, ranks: Ranks) -> None:

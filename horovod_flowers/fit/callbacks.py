@@ -18,7 +18,7 @@ import numpy as np
 
 from horovod_flowers.fit.global_batches import GlobalBatches
 from horovod_flowers.fit.metrics import logs_over_ranks
-from horovod_flowers.model.keras_internals import backup_paths, begin_at_epoch, has_hook, saving_class
+from horovod_flowers.model.keras_internals import backup_paths, begin_at_epoch, has_hook, is_whole, saving_class
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.errors import UserError, cause
 
@@ -97,8 +97,8 @@ class Agreement(keras.callbacks.Callback):
 def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Iterator[list[Any]]:
     """The callbacks of one call, for every rank to run; the user's objects are as before after it.
 
-    given: as `fit`, `evaluate` and `predict` take them. batches: of 'training', 'testing', 'predicting'. Every rank calls
-    it. Raises UserError where some ranks have callbacks that save the model and others have not.
+    given: as `fit`, `evaluate` and `predict` take them. batches: of 'training', 'testing', 'predicting'. Every rank
+    calls it. Raises UserError where some ranks have callbacks that save the model and others have not.
     """
     callbacks = list(given.callbacks) if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given)
     callbacks = [callback for callback in callbacks if callback is not None]
@@ -230,10 +230,8 @@ def _backup_class(own: type, ranks: Ranks) -> type:
 
 def _backup_found(callback: Any) -> tuple[bool, int | None]:
     """Whether there are weights to go on from, and the epoch. Puts the ones before in place of damaged ones."""
-    import h5py
-
     weights, known, before, known_before = backup_paths(callback)
-    if os.path.exists(weights) and not h5py.is_hdf5(weights):
+    if os.path.exists(weights) and not is_whole(weights):
         if not os.path.exists(before):
             raise OSError(f"{weights} is damaged")
         shutil.copy(before, weights)

@@ -35,8 +35,8 @@ def check_same_call(call: str, given: Arguments, ranks: Ranks) -> None:
         for name, value in other.items():
             if value != calls[0][name]:
                 raise UserError(
-                    f"{call} was given {name}={_short(value)} on rank {rank} and {name}={_short(calls[0][name])} on rank "
-                    "0: give every rank the same; the ranks divide the data among themselves"
+                    f"{call} was given {name}={_short(value)} on rank {rank}, and {_short(calls[0][name])} on rank 0: "
+                    "give every rank the same; the ranks divide the data among themselves"
                 )
 
 
@@ -46,17 +46,12 @@ def _kind(data: Any) -> str:
         return f"({', '.join(_kind(each) for each in data)})"
     if isinstance(data, dict):
         return f"{{{', '.join(f'{key}: {_kind(each)}' for key, each in data.items())}}}"
-    if data is None:
-        return "None"
+    name = "Dataset" if isinstance(data, tf.data.Dataset) else type(data).__name__
+    if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        count = int(data.cardinality()) if isinstance(data, tf.data.Dataset) else data.num_batches
+        return f"{name} of {count} batches" if count is not None and count >= 0 else name
     shape = getattr(data, "shape", None)
-    if shape is not None:
-        return f"{type(data).__name__} {tuple(shape)}"
-    if isinstance(data, tf.data.Dataset):
-        count = int(data.cardinality())
-        return f"Dataset of {count} batches" if count >= 0 else "Dataset"
-    if isinstance(data, keras.utils.PyDataset):
-        return f"{type(data).__name__} of {data.num_batches} batches"
-    return type(data).__name__
+    return name if shape is None else f"{name} {tuple(shape)}"
 
 
 def _short(text: str) -> str:
@@ -131,7 +126,8 @@ def _verbose(verbose: Any, ranks: Ranks) -> Any:
 def in_order(outputs: Any, batches: GlobalBatches) -> Any:
     """What all ranks predict, on every rank, in the order of the data.
 
-    outputs: a structure of arrays [rows of this rank, ...], as Keras' predict gives it of `batches`. Every rank calls it.
+    outputs: a structure of arrays [rows of this rank, ...], as Keras' predict gives it of `batches`. Every rank calls
+    it.
     Raises UserError where outputs have not one row for each row of the data.
     """
     ranks = batches.ranks
@@ -143,8 +139,8 @@ def in_order(outputs: Any, batches: GlobalBatches) -> Any:
         if not isinstance(leaf, np.ndarray) or leaf.ndim == 0 or len(leaf) != computed:
             what = f"{leaf.shape}" if isinstance(leaf, np.ndarray) else type(leaf).__name__
             raise UserError(
-                f"predict gave {what} for {computed} rows of rank {ranks.rank}: outputs that have not one row for each row "
-                "of the data, or rows of different lengths, cannot be put in order over ranks; predict on one rank"
+                f"predict gave {what} for {computed} rows of rank {ranks.rank}: outputs that have not one row for each "
+                "row of the data, or rows of different lengths, cannot be put in order over ranks; predict on one rank"
             )
 
     def whole(leaf: np.ndarray) -> np.ndarray:

@@ -279,7 +279,7 @@ class BatchIterator:
         ends = self._ranks.allgather(ended)
         ranks = ", ".join(str(rank) for rank, over in enumerate(ends) if over)
         raise UserError(
-            f"the data of rank {ranks} ended after {len(self.rows_of_batches)} batches, and those of the other ranks go "
-            "on: every rank needs the same global batches; give the number of steps that all ranks have "
+            f"the data of rank {ranks} ended after {len(self.rows_of_batches)} batches, and those of the other ranks "
+            "go on: every rank needs the same global batches; give the number of steps that all ranks have "
             "(steps_per_epoch), or the same data"
         )

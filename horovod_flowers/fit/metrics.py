@@ -85,9 +85,9 @@ def own_metrics(metric: Any) -> list[Any]:
 def logs_over_ranks(model: Any, logs: dict[str, Any], share: float, ranks: Ranks) -> dict[str, Any]:
     """The logs that a step has given, over all ranks. Every rank calls it, with the same names.
 
-    What is the result of a metric is that of all ranks' states. Anything else, such as a number that a train_step of the
-    user's returns, is the mean over ranks by their share of the batch: that of the global batch, where it is a mean over
-    rows.
+    What is the result of a metric is that of all ranks' states. Anything else, such as a number that a train_step of
+    the user's returns, is the mean over ranks by their share of the batch: that of the global batch, where it is a mean
+    over rows.
     """
     with summed_over_ranks(model.metrics, ranks):
         everywhere = _results(model.metrics)
@@ -138,8 +138,8 @@ class MetricsOverRanks:
     def in_step(self, share: Any) -> Iterator[None]:
         """While the step of a model is traced, or runs eagerly. share: float32 scalar, of this rank's rows.
 
-        A mean of one number for a batch, such as a loss, counts it by the share: over ranks that is a mean of the global
-        batches' numbers, as one rank has it.
+        A mean of one number for a batch, such as a loss, counts it by the share: over ranks that is a mean of the
+        global batches' numbers, as one rank has it.
         """
         if self._ranks.size == 1:
             yield
@@ -160,8 +160,8 @@ class MetricsOverRanks:
     def _say_once(self, name: str) -> None:
         if self._ranks.rank == 0 and name not in self._said:
             warn(
-                f"metric '{name}' gives one number for a batch instead of one for each row: it is taken for the mean over "
-                "its rows; where it is something else, use a metric with a state, such as those of keras.metrics"
+                f"metric '{name}' gives one number for a batch instead of one for each row: it is taken for the mean "
+                "over its rows; where it is something else, use a metric with a state, such as those of keras.metrics"
             )
         self._said.add(name)
 

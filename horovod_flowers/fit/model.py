@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import keras
 import tensorflow as tf
 
-from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.choices import DIVIDING
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.fit.agreed_steps import AgreedSteps
 from horovod_flowers.fit.agreement import average_where_different, begin_alike, check_same_model, check_same_weights
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
-from horovod_flowers.fit.agreed_steps import AgreedSteps
 from horovod_flowers.fit.fitting import evaluating, fitting, in_order, predicting
 from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
 from horovod_flowers.fit.metrics import MetricsOverRanks, logs_over_ranks, summed_over_ranks
@@ -324,6 +324,11 @@ class _DistributedModel:
 
     _over_ranks: _State
     name: str
+    metrics: Any
+    optimizer: Any
+    trainable_variables: Any
+    train_function: Any
+    test_function: Any
 
     def fit(
         self,
@@ -386,7 +391,12 @@ class _DistributedModel:
             return super().evaluate(**arguments)  # type: ignore[misc]
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", steps: int | None = None, callbacks: Any = None
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
     ) -> Any:
         state = self._over_ranks
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
@@ -501,10 +511,12 @@ _CLASSES: dict[type, type] = {}
 
 def _distributed_class(own: type) -> type:
     if own not in _CLASSES:
-        names: Mapping[str, Any] = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+        names: Mapping[str, Any] = {
+            "__module__": own.__module__,
+            "__qualname__": own.__qualname__,
+            "__doc__": own.__doc__,
+        }
         kind = type(own)(own.__name__, (_DistributedModel, own), dict(names))
         keras_internals.written_as(kind, own)
         _CLASSES[own] = kind
     return _CLASSES[own]
-
-

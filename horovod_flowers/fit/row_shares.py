@@ -69,23 +69,19 @@ def part_of(data: Any, first: Any, count: Any) -> Any:
 
 
 def refuse_without_rows(spec: Any) -> None:
-    """Raise UserError where a part of a dataset's elements has no rows that could be divided. spec: its element_spec."""
+    """Raise UserError where a part of a dataset's elements has no rows. spec: its element_spec."""
     for leaf in tf.nest.flatten(spec):
         if not isinstance(leaf, tf.OptionalSpec) and leaf.shape.rank == 0:
             raise UserError(
-                f"the dataset's elements hold a single number ({leaf.dtype.name}) where a batch has one for each row, so "
-                "they cannot be divided among ranks: batch the dataset with the global batch (dataset.batch(...))"
+                f"the dataset's elements hold a single number ({leaf.dtype.name}) where a batch has one for each row, "
+                "so they cannot be divided among ranks: batch the dataset with the global batch (dataset.batch(...))"
             )
 
 
 def shard(dataset: tf.data.Dataset, ranks: Ranks, with_share: bool = False) -> tf.data.Dataset:
-    """This rank's part of each global batch, for a training loop of one's own.
-
-    dataset: batched with global batches, in the same order on every rank (shuffled with a seed). with_share: elements
-    become (data, share): multiply the loss by `share`, a float32 scalar, so that the mean over ranks is that of one rank
-    on the global batch; a rank without a row of a short batch gets one row of share 0. Without it, a batch that the
-    ranks do not divide evenly fails (InvalidArgumentError). Raises UserError where elements have no rows.
-    """
+    """As `ScriptRanks.shard`."""
+    if not isinstance(dataset, tf.data.Dataset):
+        raise UserError(f"shard takes a tf.data.Dataset of global batches, and was given a {type(dataset).__name__}")
     refuse_without_rows(dataset.element_spec)
 
     def own(*element: Any) -> Any:

@@ -141,7 +141,7 @@ def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str) -> None:
             raise UserError(f"{what} of rank {rank} and rank 0 differ in {names}: {WHAT_TO_DO}")
         if ranks.rank == 0:
             warn(
-                f"{what} of rank {rank} and rank 0 have the same labels and differ in {names}: taken for random changes "
-                "of the same samples (augmentation), of which each rank draws its own"
+                f"{what} of rank {rank} and rank 0 have the same labels and differ in {names}: taken for random "
+                "changes of the same samples (augmentation), of which each rank draws its own"
             )
         return

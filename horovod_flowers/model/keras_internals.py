@@ -17,9 +17,9 @@ from keras.src import api_export, tree
 from keras.src.backend.tensorflow import nn
 from keras.src.losses import loss as loss_base
 from keras.src.models.functional import Functional
-from keras.src.saving import object_registration
+from keras.src.saving import object_registration, saving_lib
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.utils.python_utils import is_default
 
 WRITTEN_FOR = "3.12.4"
@@ -142,8 +142,8 @@ def swap_kernel(layer: Any, kernel: Any) -> Any:
 
 @contextmanager
 def mean_updates(weight_of: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
-    """Have every update of a keras.metrics.Mean, or a metric made of one, ask this function, for a while, for the weight
-    of its values: with the metric, the values and the weight given (or None)."""
+    """Have every update of a keras.metrics.Mean, or a metric made of one, ask this function, for a while, for the
+    weight of its values: with the metric, the values and the weight given (or None)."""
     before = keras.metrics.Mean.update_state
 
     def update(self: Any, values: Any, sample_weight: Any = None) -> Any:
@@ -169,15 +169,14 @@ def has_hook(callback: Any, name: str) -> bool:
     return not is_default(getattr(callback, name))
 
 
-def saving_class(own: type, save: Callable[[Any, Callable[[], None]], None]) -> type:
+def saving_class(own: Any, save: Callable[[Any, Callable[[], None]], None]) -> type:
     """A subclass of a ModelCheckpoint or BackupAndRestore, with its name, of which every saving asks this function:
     with the callback, and what it would do."""
 
     def save_model(self: Any, *arguments: Any, **options: Any) -> None:
-        save(self, lambda: super(kind, self)._save_model(*arguments, **options))
+        save(self, lambda: own._save_model(self, *arguments, **options))
 
-    kind = type(own.__name__, (own,), {"__module__": own.__module__, "_save_model": save_model})
-    return kind
+    return type(own.__name__, (own,), {"__module__": own.__module__, "_save_model": save_model})
 
 
 def backup_paths(callback: Any) -> tuple[str, str, str, str]:
@@ -188,6 +187,15 @@ def backup_paths(callback: Any) -> tuple[str, str, str, str]:
         callback._prev_weights_path,
         callback._prev_training_metadata_path,
     )
+
+
+def is_whole(path: str) -> bool:
+    """Whether a .weights.h5 file can be opened: one that was cut off cannot."""
+    try:
+        with saving_lib.h5py.File(path, "r"):
+            return True
+    except OSError:
+        return False
 
 
 def begin_at_epoch(model: Any, epoch: int) -> None:
@@ -204,8 +212,8 @@ def data_adapter(
     shuffle: bool | str = False,
     class_weight: dict[int, float] | None = None,
 ) -> DataAdapter:
-    """What Keras makes of the data that fit, evaluate or predict are given: their batches, with class weights as weights
-    of samples. Raises ValueError, as Keras does, where arguments do not go together."""
+    """What Keras makes of the data that fit, evaluate or predict are given: their batches, with class weights as
+    weights of samples. Raises ValueError, as Keras does, where arguments do not go together."""
     return get_data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
 
 
