@@ -8,4 +8,9 @@ agreement.py       that all ranks have the same model, optimizer and loss, and b
 reductions.py      losses of which the mean over ranks is that of the global batch
 step.py            one training step: gradients combined wherever the optimizer is applied
 division.py        weights and optimizer state divided over ranks within fit, and whole again outside of it
+fitting.py         what fit, evaluate and predict are called with; agreed_steps.py: steps on batches that all ranks have
+global_batches.py  this rank's part of every global batch, of any data that Keras takes
+row_shares.py      which rows of a batch are a rank's, and what they count for; array_rows.py: of arrays
+ordered_batches.py a PyDataset in one order for all ranks; same_data.py: whether the ranks were given the same data
+metrics.py         metrics of all ranks' rows; callbacks.py: one decision for all ranks, files from rank 0
 """

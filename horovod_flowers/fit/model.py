@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import keras
 import tensorflow as tf
 
-from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.choices import DIVIDING
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.fit.agreed_steps import AgreedSteps
 from horovod_flowers.fit.agreement import (
     average_where_different,
     begin_alike,
@@ -22,8 +23,10 @@ from horovod_flowers.fit.agreement import (
     check_same_weights,
 )
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
-from horovod_flowers.fit.global_batches import GlobalBatches, evaluation_batches, training_batches
-from horovod_flowers.fit.penalties import SharedPenalties
+from horovod_flowers.fit.fitting import evaluating, fitting, in_order, predicting
+from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
+from horovod_flowers.fit.metrics import MetricsOverRanks, logs_over_ranks, summed_over_ranks
+from horovod_flowers.fit.penalties import SharedPenalties, places_moved_alike
 from horovod_flowers.fit.reductions import Reductions, kinds_of_losses
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep, put_back
@@ -91,7 +94,13 @@ class _State:
         self.model, self.ranks, self.name, self.options = model, ranks, strategy, options
         self.step: SharedStep | None = None
         self.division: Division | None = None
+        self.moved_alike: list[Any] = []
+        """What training moves without gradients whatever the rows of a batch are, such as seeds."""
         self.may_fill = False
+        self.in_step = False
+        self.metrics = MetricsOverRanks(model, ranks.plain)
+        self._pass: BatchIterator | None = None
+        """Over the data, of the last step."""
         self._calls = 0
         self._prepared: list[Any] = []
         self._moved = False
@@ -131,6 +140,40 @@ class _State:
 
                 HEARTBEAT.leave(SCRIPT)
 
+    def begin_call(self, batches: GlobalBatches, testing: GlobalBatches | None = None) -> None:
+        """Have all ranks begin a call of fit, evaluate or predict alike. Every rank calls it."""
+        self.may_fill = self.may_fill or batches.may_fill or (testing is not None and testing.may_fill)
+        self.prepare(batches)
+
+    @contextmanager
+    def stepping(self, share: Any) -> Iterator[None]:
+        """While a step is traced, or computed eagerly: metrics are this rank's."""
+        before, self.in_step = self.in_step, True
+        try:
+            with self.metrics.in_step(share):
+                yield
+        finally:
+            self.in_step = before
+
+    def agreed_steps(self, step: Any, as_keras: Any) -> Any:
+        """What Keras calls for its steps, given a method of the model and what Keras has made of it."""
+        return AgreedSteps(self.model, step, as_keras, self._fills, self._computed)
+
+    def _fills(self, fills: bool) -> bool:
+        self.may_fill = self.may_fill or fills
+        return self.may_fill
+
+    def _computed(self, iterator: BatchIterator) -> None:
+        """Steps were computed of these batches."""
+        self._pass = iterator
+        self.metrics.refuse_what_cannot_be_added_up()
+
+    def logs_of_step(self, logs: Any) -> Any:
+        """Logs of the last step that are no results of metrics, over all ranks."""
+        if self._pass is None:
+            return logs
+        return logs_over_ranks(self.model, logs, float(self._pass.last_share), self.plain)
+
     def prepare(self, batches: GlobalBatches) -> None:
         """Have all ranks begin this call alike. Every rank calls it, with its first batch of it."""
         ranks = self.plain
@@ -146,9 +189,6 @@ class _State:
             self._on_all(lambda: self._take_over(batches))
             self._prepared = [self.model.optimizer, *self.model.trainable_variables]
         self.begin_alike()
-        if batches.may_fill and not self.may_fill:
-            self.may_fill = True
-            self.model.train_function = self.model.test_function = None
 
     def _is_prepared(self) -> bool:
         now = [self.model.optimizer, *self.model.trainable_variables]
@@ -205,6 +245,8 @@ class _State:
         self.step = None  # of an earlier optimizer: not while penalties are tried out
         penalties, reductions = SharedPenalties(model, x, size, agree), Reductions(size)
         self._kinds = (reductions, penalties)
+        places = agree(places_moved_alike(model, x)) if size > 1 else []
+        self.moved_alike = [model.non_trainable_variables[place] for place in places]
         if y is None or size == 1 or _computes_own_loss(model):
             return
         outputs = _called(model, x)
@@ -300,6 +342,11 @@ class _DistributedModel:
 
     _over_ranks: _State
     name: str
+    metrics: Any
+    optimizer: Any
+    trainable_variables: Any
+    train_function: Any
+    test_function: Any
 
     def fit(
         self,
@@ -320,30 +367,11 @@ class _DistributedModel:
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
     ) -> Any:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         state = self._over_ranks
-        with state.calling("fit"):
-            training = training_batches(
-                x, y, sample_weight, batch_size, shuffle, class_weight, steps_per_epoch, state.plain
-            )
-            validation = None
-            if validation_data is not None:
-                val_x, val_y, val_weight = _unpacked(validation_data)
-                validation = evaluation_batches(
-                    val_x, val_y, val_weight, validation_batch_size or batch_size, validation_steps, state.plain
-                )
-                state.may_fill = state.may_fill or validation.may_fill
-            state.prepare(training)
-            history = super().fit(  # type: ignore[misc]
-                _as_elements(training),
-                epochs=epochs,
-                verbose=verbose if state.ranks.is_root else 0,
-                callbacks=[_Epochs(state), *(callbacks or [])],
-                initial_epoch=initial_epoch,
-                steps_per_epoch=training.steps,
-                validation_data=None if validation is None else _as_elements(validation),
-                validation_steps=None if validation is None else validation.steps,
-                validation_freq=validation_freq,
-            )
+        with state.calling("fit"), fitting(given, [_Epochs(state)], state.plain) as (arguments, training, testing):
+            state.begin_call(training, testing)
+            history = super().fit(**arguments)  # type: ignore[misc]
             state.bring_state()
             return history
 
@@ -366,16 +394,54 @@ class _DistributedModel:
             return super().evaluate(  # type: ignore[misc]
                 x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict, **kwargs
             )
-        with state.calling("evaluate"):
-            batches = evaluation_batches(x, y, sample_weight, batch_size, steps, state.plain)
-            state.prepare(batches)
-            return super().evaluate(  # type: ignore[misc]
-                _as_elements(batches),
-                verbose=verbose if state.ranks.is_root else 0,
-                steps=batches.steps,
-                callbacks=callbacks,
-                return_dict=return_dict,
-            )
+        given = {
+            "x": x,
+            "y": y,
+            "batch_size": batch_size,
+            "verbose": verbose,
+            "sample_weight": sample_weight,
+            "steps": steps,
+            "callbacks": callbacks,
+            "return_dict": return_dict,
+        }
+        with state.calling("evaluate"), evaluating(given | kwargs, [], state.plain) as (arguments, testing):
+            state.begin_call(testing)
+            return super().evaluate(**arguments)  # type: ignore[misc]
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        state = self._over_ranks
+        given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
+        with state.calling("predict"), predicting(given, [], state.plain) as (arguments, batches):
+            state.begin_call(batches)
+            return in_order(super().predict(**arguments), batches)  # type: ignore[misc]
+
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is None or force:
+            super().make_train_function(force)  # type: ignore[misc]
+            self.train_function = self._over_ranks.agreed_steps(self.train_step, self.train_function)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is None or force:
+            super().make_test_function(force)  # type: ignore[misc]
+            self.test_function = self._over_ranks.agreed_steps(self.test_step, self.test_function)
+
+    def get_metrics_result(self) -> Any:
+        state = self._over_ranks
+        if not tf.executing_eagerly() or state.in_step or not state.within_a_call:
+            return super().get_metrics_result()  # type: ignore[misc]
+        with summed_over_ranks(self.metrics, state.plain):
+            return super().get_metrics_result()  # type: ignore[misc]
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        found = super()._get_metrics_result_or_logs(logs)  # type: ignore[misc]
+        return self._over_ranks.logs_of_step(found) if found is logs and isinstance(logs, dict) else found
 
     def train_step(self, data: Any) -> Any:
         state = self._over_ranks
@@ -384,7 +450,7 @@ class _DistributedModel:
         step = state.step
         assert step is not None
         kept = _kept(self) if state.may_fill else []
-        with step.training(data.share), put_back(data.share, kept):
+        with state.stepping(data.share), step.training(data.share), put_back(data.share, kept):
             logs = super().train_step(data.data)  # type: ignore[misc]
         if step.updates != 1:
             raise UserError(
@@ -399,7 +465,7 @@ class _DistributedModel:
             return super().test_step(data)  # type: ignore[misc]
         assert state.step is not None
         kept = _kept(self) if state.may_fill else []
-        with state.step.counting(data.share), put_back(data.share, kept):
+        with state.stepping(data.share), state.step.counting(data.share), put_back(data.share, kept):
             return super().test_step(data.data)  # type: ignore[misc]
 
     @property
@@ -434,7 +500,8 @@ class _DistributedModel:
             division.holds_state = False
             if within and not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
-        super().load_weights(*arguments, **options)  # type: ignore[misc]
+        if state.ranks.is_root or not within:  # other nodes need not see the file
+            super().load_weights(*arguments, **options)  # type: ignore[misc]
         if within:
             state.begin_alike()
 
@@ -452,19 +519,11 @@ def _writing(model: Any, call: str) -> Iterator[None]:
 
 
 def _kept(model: Any) -> list[Any]:
-    """What a step whose row only fills up leaves as it was: all that moves without gradients, metrics included."""
+    """What a step whose row only fills up leaves as it was: what moves without gradients by the rows of a batch, metrics
+    included."""
     variables = [*model.non_trainable_variables, *model.metrics_variables]
-    return list({id(variable): variable for variable in variables}.values())
-
-
-def _unpacked(data: Any) -> tuple[Any, Any, Any]:
-    if isinstance(data, tuple | list):
-        return keras.utils.unpack_x_y_sample_weight(tuple(data))
-    return data, None, None
-
-
-def _as_elements(batches: GlobalBatches) -> tf.data.Dataset:
-    return batches.dataset.map(RankBatch)
+    moved_alike = {id(variable) for variable in model._over_ranks.moved_alike}
+    return [each for key, each in {id(each): each for each in variables}.items() if key not in moved_alike]
 
 
 _CLASSES: dict[type, type] = {}
@@ -472,10 +531,12 @@ _CLASSES: dict[type, type] = {}
 
 def _distributed_class(own: type) -> type:
     if own not in _CLASSES:
-        names: Mapping[str, Any] = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
+        names: Mapping[str, Any] = {
+            "__module__": own.__module__,
+            "__qualname__": own.__qualname__,
+            "__doc__": own.__doc__,
+        }
         kind = type(own)(own.__name__, (_DistributedModel, own), dict(names))
         keras_internals.written_as(kind, own)
         _CLASSES[own] = kind
     return _CLASSES[own]
-
-

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.fit.reductions import Reductions
 from horovod_flowers.model.keras_internals import all_layers
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.training.penalties import Kind, adds_losses, kind_of, kinds_of_losses_on
+from horovod_flowers.training.penalties import Kind, adds_losses, kind_of, kinds_of_losses_on, states_after_call
 
 MOST_ROWS = 4
 
@@ -71,3 +72,17 @@ def _changed(rows: Any) -> Any:
         return values * tf.cast(0.5, values.dtype) + tf.cast(0.25, values.dtype) * values[::-1]
 
     return keras.tree.map_structure(change, rows)
+
+
+def places_moved_alike(model: Any, x: Any) -> list[int]:
+    """Places among a model's non-trainable variables of those that a call in training moves whatever the rows are, such
+    as the vectors of SpectralNormalization and seeds; none where the model cannot be tried out.
+
+    Called without a trace in the model.
+    """
+    first = keras.tree.map_structure(lambda rows: tf.convert_to_tensor(rows[:MOST_ROWS]), x)
+    try:
+        ends = [states_after_call(model, rows) for rows in (first, _changed(first))]
+    except Exception:  # the user's code: nothing is known of it
+        return []
+    return [place for place, (one, other) in enumerate(zip(*ends, strict=True)) if np.array_equal(one, other)]

@@ -52,7 +52,7 @@ class Reductions:
             return value
         kind = self.kinds.get(id(loss), "rows")
         reduction = terms.reduction
-        if reduction == "sum" and kind == "rows" or kind == "sum":
+        if (reduction == "sum" and kind == "rows") or kind == "sum":
             return self.over_share(value)
         if reduction in (None, "none") or kind == "mean":
             return value

@@ -87,6 +87,20 @@ class ScriptRanks:
 
         return distribute(model, self, strategy, **options)
 
+    def shard(self, dataset: Any, with_share: bool = False) -> Any:
+        """This rank's part of each global batch of a tf.data.Dataset, for a training loop of one's own.
+
+        dataset: batched with global batches, in the same order on every rank (shuffled with a seed). with_share:
+        elements become (data, share): multiply the loss by `share`, a float32 scalar, so that the mean over ranks is
+        that of one rank on the global batch; a rank without a row of a short batch gets one row of share 0. Without it,
+        a batch that the ranks do not divide evenly fails (tf.errors.InvalidArgumentError).
+
+        Raises UserError where the dataset is none, or its elements have no rows.
+        """
+        from horovod_flowers.fit.row_shares import shard
+
+        return shard(dataset, self._ranks, with_share)
+
     def with_horovod(self, model_parallel_size: int | None = None) -> Ranks:
         """The ranks, once Horovod is started; with process sets for a mesh. Every rank calls it.
 
@@ -118,7 +132,9 @@ _started: ScriptRanks | None = None
 _watch: StallWatch | None = None
 
 
-def start(threads: int = 0, bind: Literal["auto", "none"] = "auto", stall_seconds: float = STALL_SECONDS) -> ScriptRanks:
+def start(
+    threads: int = 0, bind: Literal["auto", "none"] = "auto", stall_seconds: float = STALL_SECONDS
+) -> ScriptRanks:
     """Start MPI, give this rank its cores, import TensorFlow with as many threads; the ranks of the script.
 
     Best called before anything imports TensorFlow, whose threads are fixed once it has computed. A second call gives
@@ -233,5 +249,3 @@ def _thread_hook(before: Any) -> Any:
             _Hook(before)(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
 
     return hook
-
-

@@ -130,5 +130,3 @@ def put_back(share: tf.Tensor, variables: Sequence[Any]) -> Iterator[None]:
     yield
     for variable, value in zip(variables, before, strict=True):
         variable.value.assign(tf.where(share > 0, variable.value, value))
-
-

@@ -11,12 +11,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
-from keras.src import api_export
+from keras.src import api_export, tree
 from keras.src.backend.tensorflow import nn
 from keras.src.losses import loss as loss_base
 from keras.src.models.functional import Functional
-from keras.src.saving import object_registration
+from keras.src.saving import object_registration, saving_lib
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.utils.python_utils import is_default
 
 WRITTEN_FOR = "3.12.4"
 
@@ -134,6 +138,113 @@ def swap_kernel(layer: Any, kernel: Any) -> Any:
     layer._tracker.replace_tracked_value("trainable_variables", before, kernel)
     layer._kernel = kernel
     return before
+
+
+@contextmanager
+def mean_updates(weight_of: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+    """Have every update of a keras.metrics.Mean, or a metric made of one, ask this function, for a while, for the
+    weight of its values: with the metric, the values and the weight given (or None)."""
+    before = keras.metrics.Mean.update_state
+
+    def update(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        return before(self, values, sample_weight=weight_of(self, values, sample_weight))
+
+    keras.metrics.Mean.update_state = update
+    try:
+        yield
+    finally:
+        keras.metrics.Mean.update_state = before
+
+
+def compiled_metrics(model: Any) -> list[Any]:
+    """The metrics and functions that `compile` was given, weighted ones too, before anything is made of them."""
+    compiled = model._compile_metrics
+    if compiled is None:
+        return []
+    return [each for given in (compiled._user_metrics, compiled._user_weighted_metrics) for each in tree.flatten(given)]
+
+
+def has_hook(callback: Any, name: str) -> bool:
+    """Whether a callback does anything in one of its methods, such as 'on_train_batch_end'."""
+    return not is_default(getattr(callback, name))
+
+
+def saving_class(own: Any, save: Callable[[Any, Callable[[], None]], None]) -> type:
+    """A subclass of a ModelCheckpoint or BackupAndRestore, with its name, of which every saving asks this function:
+    with the callback, and what it would do."""
+
+    def save_model(self: Any, *arguments: Any, **options: Any) -> None:
+        save(self, lambda: own._save_model(self, *arguments, **options))
+
+    return type(own.__name__, (own,), {"__module__": own.__module__, "_save_model": save_model})
+
+
+def backup_paths(callback: Any) -> tuple[str, str, str, str]:
+    """Of a BackupAndRestore: its weights, what it knows of the training, and the two before them."""
+    return (
+        callback._weights_path,
+        callback._training_metadata_path,
+        callback._prev_weights_path,
+        callback._prev_training_metadata_path,
+    )
+
+
+def is_whole(path: str) -> bool:
+    """Whether a .weights.h5 file can be opened: one that was cut off cannot."""
+    try:
+        with saving_lib.h5py.File(path, "r"):
+            return True
+    except OSError:
+        return False
+
+
+def begin_at_epoch(model: Any, epoch: int) -> None:
+    """Have the fit that has begun start at this epoch, from 0, as BackupAndRestore does."""
+    model._initial_epoch = epoch
+
+
+def data_adapter(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    shuffle: bool | str = False,
+    class_weight: dict[int, float] | None = None,
+) -> DataAdapter:
+    """What Keras makes of the data that fit, evaluate or predict are given: their batches, with class weights as
+    weights of samples. Raises ValueError, as Keras does, where arguments do not go together."""
+    return get_data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
+
+
+def arrays_in(adapter: DataAdapter) -> tuple[Any, int, int] | None:
+    """Of data that were given as arrays: the structure of them, the number of rows, and that of rows in a batch."""
+    if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
+        return None
+    return adapter._inputs, int(adapter._num_samples), int(adapter._batch_size)
+
+
+def tensors_of(arrays: Any) -> Any:
+    """Arrays as a tf.data.Dataset takes them, floating-point numbers in Keras' precision, tuples instead of lists."""
+    return tree.lists_to_tuples(array_slicing.convert_to_sliceable(arrays, target_backend="tensorflow"))
+
+
+def rows_at(tensors: Any, indices: Any) -> Any:
+    """Rows of what `tensors_of` gave, in a map of a tf.data.Dataset."""
+
+    def rows(part: Any) -> Any:
+        if isinstance(part, array_slicing.TensorflowSparseWrapper):
+            return array_slicing.slice_tensorflow_sparse_wrapper(part, indices)
+        if isinstance(part, (list, tuple, dict)):
+            return None
+        return tf.gather(part, indices, axis=0) if tf.is_tensor(part) else part
+
+    return tree.traverse(rows, tensors)
+
+
+def split_for_validation(arrays: Any, fraction: float) -> tuple[Any, Any]:
+    """The rows to train on and the last ones, to validate with. Raises ValueError where there are too few rows."""
+    return array_slicing.train_validation_split(arrays, validation_split=fraction)
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:

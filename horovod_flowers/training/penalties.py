@@ -259,3 +259,17 @@ def kinds_of_losses_on(model: Any, first: Any, second: Any) -> tuple[list[Kind |
         for variable, value in zip(model.variables, before, strict=True):
             if not np.array_equal(variable, value):  # assigned behind Keras' back
                 variable.assign(value)
+
+
+def states_after_call(model: Any, rows: Any) -> list[np.ndarray]:
+    """What a model's non-trainable variables are after a call in training, which leaves no trace in the model."""
+    options = {"training": True} if "training" in inspect.signature(model.call).parameters else {}
+    before = [np.array(variable) for variable in model.variables]
+    trained = [variable.value for variable in model.trainable_variables]
+    others = [variable.value for variable in model.non_trainable_variables]
+    try:
+        return [np.array(value) for value in model.stateless_call(trained, others, rows, **options)[1]]
+    finally:
+        for variable, value in zip(model.variables, before, strict=True):
+            if not np.array_equal(variable, value):  # assigned behind Keras' back
+                variable.assign(value)

@@ -197,7 +197,7 @@ def synchronised() -> Any:
     model = keras.Sequential(
         [
             keras.Input((6, 6, 2)),
-            layers.Conv2D(4, 3),
+            layers.Conv2D(4, 3, use_bias=False),
             layers.BatchNormalization(synchronized=True),
             layers.Activation("tanh"),
             layers.GlobalAveragePooling2D(),
