@@ -12,7 +12,7 @@ import numpy as np
 
 from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_states
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import JobError, UserError
+from horovod_flowers.runtime.errors import AgreedError, JobError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 _OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
@@ -21,7 +21,8 @@ _MOST_LETTERS = 120
 
 
 def check_same_model(model: Any, ranks: Ranks) -> None:
-    """Raise UserError, on every rank, where one has another model, optimizer or loss than rank 0. Every rank calls it.
+    """Raise AgreedError, on every rank, where one has another model, optimizer or loss than rank 0. Every rank calls
+    it.
 
     Names of layers and seeds may differ.
     """
@@ -31,9 +32,9 @@ def check_same_model(model: Any, ranks: Ranks) -> None:
         for what in [*gathered[0], *other]:
             here, there = gathered[0].get(what, "missing"), other.get(what, "missing")
             if here != there:
-                raise UserError(
-                    f"rank {rank} has another model than rank 0: {what} is {_short(there)} there, and {_short(here)} on "
-                    "rank 0; build, compile and distribute the same model on every rank"
+                raise AgreedError(
+                    f"rank {rank} has another model than rank 0: {what} is {_short(there)} there, and {_short(here)} "
+                    "on rank 0; build, compile and distribute the same model on every rank"
                 )
 
 
@@ -47,18 +48,24 @@ def description(model: Any) -> dict[str, str]:
         found[f"weight {number} ({weight.path})"] = f"{tuple(weight.shape)} {weight.dtype}, {trained}"
     found = {what.split(" (")[0]: value for what, value in found.items()}
     for number, layer in enumerate(layers[1:], 1):
-        found[f"layer {number}"] = f"{type(layer).__name__} {_configuration(layer)}"
-    optimizer = getattr(model, "optimizer", None)
-    found["the optimizer"] = f"{type(optimizer).__name__} {_configuration(optimizer)}"
+        found |= _described(f"layer {number}", layer)
+    found |= _described("the optimizer", model.optimizer)
     found["the loss"] = _words(getattr(model, "loss", None))
     return found
 
 
-def _configuration(thing: Any) -> str:
+def _described(what: str, thing: Any) -> dict[str, str]:
+    configuration = _configuration(thing)
+    return {what: type(thing).__name__, **{f"{key} of {what}": value for key, value in configuration.items()}}
+
+
+def _configuration(thing: Any) -> dict[str, str]:
+    """Each setting in words, without names and seeds."""
     try:
-        return json.dumps(_without_names(thing.get_config()), sort_keys=True, default=_words)
+        settings = _without_names(thing.get_config())
+        return {key: json.dumps(value, sort_keys=True, default=_words) for key, value in settings.items()}
     except Exception:  # the user's code, which need not have any
-        return ""
+        return {}
 
 
 def _without_names(value: Any) -> Any:

@@ -3,8 +3,8 @@
 The model and its optimizer stay what they are, objects of their own. While steps are computed, layers that are divided
 hold their rows only, and a second optimizer of the same settings keeps the state of the parts and updates them; both
 count their steps and take their learning rate in the same place. Between steps the model gets its whole weights back,
-so that callbacks, evaluation, prediction and files see an ordinary one. The optimizer's whole state is brought to rank 0
-where a file is written, and at the end of `fit`.
+so that callbacks, evaluation, prediction and files see an ordinary one. The optimizer's whole state is brought to rank
+0 where a file is written, and at the end of `fit`.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from horovod_flowers.model.optimizer_class import Combining, Gradients, Update, 
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.layout import Part
-from horovod_flowers.strategy.wide_dense import all_dense_layers
 from horovod_flowers.training.optimizer import Clipping
 
 BY_ELEMENT = ("SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adagrad", "Adadelta", "Adamax", "Ftrl", "Lion")
@@ -34,8 +33,8 @@ def check_can_divide(optimizer: Any, strategy: str) -> None:
     if any(own is getattr(keras.optimizers, name) for name in BY_ELEMENT):
         return
     raise UserError(
-        f"optimizer {own.__name__} may look at whole weights, which strategy {strategy!r} divides over ranks: use one of "
-        f"{', '.join(BY_ELEMENT)}, or strategy 'allreduce'"
+        f"optimizer {own.__name__} may look at whole weights, which strategy {strategy!r} divides over ranks: use one "
+        f"of {', '.join(BY_ELEMENT)}, or strategy 'allreduce'"
     )
 
 
@@ -49,7 +48,7 @@ class Division:
         self._layers = [(layer, whole, type(layer)) for layer, whole in dense if layer.kernel is not whole]
         self._rows = {id(layer): layer.kernel for layer, _, _ in self._layers}
         self._names = {id(layer): strategy.exchange.call_name("whole_kernel") for layer, _, _ in self._layers}  # type: ignore[union-attr]
-        for layer, whole, _ in self._layers:
+        for layer, _, _ in self._layers:
             regularizer = layer.kernel.regularizer
             if regularizer is not None:
                 exchange = strategy.exchange
@@ -71,7 +70,9 @@ class Division:
         optimizer = keras_internals.copy_of_optimizer(own, kind, with_state=False)
         keras_internals.share_counters(optimizer, own)
         keras_internals.exclude_alike(optimizer, strategy.optimizer_variables, own, self._trained)
-        part_of = {id(variable): part for variable, part in zip(strategy.optimizer_variables, strategy.parts, strict=True)}
+        part_of = {
+            id(variable): part for variable, part in zip(strategy.optimizer_variables, strategy.parts, strict=True)
+        }
         add = optimizer.add_variable_from_reference
         slots = self._slots
 
@@ -232,7 +233,7 @@ class _ClipsParts:
         return super()._clip_gradients(grads)  # type: ignore[misc]
 
 
-class _OverParts(keras.regularizers.Regularizer):  # type: ignore[misc]
+class _OverParts(keras.regularizers.Regularizer):
     """A regularizer of a divided kernel: its value is that of the whole one, its gradient that of this rank's rows."""
 
     def __init__(self, regularizer: Any, exchange: Any, name: str) -> None:

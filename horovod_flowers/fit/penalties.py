@@ -4,7 +4,7 @@ A sum over rows, as Keras' activity regularizers are, adds up over ranks; a mean
 are averaged by shares. Which of them a penalty is, is tried out on the first batch.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,42 +19,45 @@ from horovod_flowers.training.penalties import Kind, adds_losses, kind_of, kinds
 MOST_ROWS = 4
 
 
+@dataclass(frozen=True)
 class SharedPenalties:
     """The losses that a model has besides that of its outputs, in `model.losses`."""
 
-    def __init__(self, model: Any, x: Any, size: int, agree: Callable[[Any], Any]) -> None:
-        """x: rows of the first batch. agree: gives every rank what rank 0 has found.
+    kinds: tuple[list[Kind | None], list[Kind | None]] = ([], [])
+    """In training and in evaluation."""
+    notes: tuple[str, ...] = ()
+    """For the log."""
+
+    @staticmethod
+    def of(model: Any, x: Any) -> "SharedPenalties":
+        """Those of a model. x: rows of a batch.
 
         Raises UserError where an activity regularizer is neither a sum over rows nor a mean.
         """
-        self._kinds: tuple[list[Kind | None], list[Kind | None]] = ([], [])
-        self.notes: list[str] = []
-        if size == 1:
-            return
         layers = [layer for layer in all_layers(model) if getattr(layer, "activity_regularizer", None) is not None]
         for layer in layers:
             if kind_of(layer.activity_regularizer, layer) is None:
                 raise UserError(
-                    f"activity regularizer {type(layer.activity_regularizer).__name__} of layer {layer.name} is neither "
-                    "a sum over rows nor a mean: it sees the rows of one rank only and cannot be what one rank would "
-                    "apply; use L1 or L2, or train on one rank"
+                    f"activity regularizer {type(layer.activity_regularizer).__name__} of layer {layer.name} is "
+                    "neither a sum over rows nor a mean: it sees the rows of one rank only and cannot be what one rank "
+                    "would apply; use L1 or L2, or train on one rank"
                 )
         adding = [layer.name for layer in all_layers(model) if adds_losses(layer)]
         if not layers and not adding:
-            return
+            return SharedPenalties()
         first = keras.tree.map_structure(lambda rows: tf.convert_to_tensor(rows[:MOST_ROWS]), x)
-        self._kinds = agree(kinds_of_losses_on(model, first, _changed(first)))
-        if layers and "sum" not in self._kinds[0]:
+        kinds = kinds_of_losses_on(model, first, _changed(first))
+        if layers and "sum" not in kinds[0]:
             raise UserError(
                 f"the activity regularizer of layer {layers[0].name} could not be tried out on the first batch: train "
                 "on one rank, or add what it adds to the loss"
             )
-        if adding and (not self._kinds[0] or None in self._kinds[0]):
-            self.notes.append(f"add_loss of {', '.join(adding)} averaged over ranks")
+        unclear = adding and (not kinds[0] or None in kinds[0])
+        return SharedPenalties(kinds, (f"add_loss of {', '.join(adding)} averaged over ranks",) if unclear else ())
 
     def scaled(self, found: list[Any], reductions: Reductions) -> list[Any]:
         """A model's losses, for the mean over ranks by shares."""
-        for kinds in self._kinds:
+        for kinds in self.kinds:
             if len(kinds) == len(found) and reductions.share is not None:
                 return [
                     reductions.over_share(loss) if kind == "sum" else loss

@@ -39,6 +39,8 @@ class Reductions:
         self.kinds: dict[int, Kind] = {}
         """By the identity of a loss object: what it gives, as it was tried out."""
         self.share: tf.Tensor | None = None
+        self.tried_rows: int | None = None
+        """While a step is tried out on so many rows: sums that are known to be some are divided by it."""
         self._calls = 0
 
     def begin(self, share: tf.Tensor | None) -> None:
@@ -48,7 +50,7 @@ class Reductions:
     def scaled(self, loss: Any, value: tf.Tensor, terms: LossTerms) -> tf.Tensor:
         """A loss as Keras has reduced it, so that its mean over ranks, by shares, is that of the global batch."""
         share = self.share
-        if share is None or self._size == 1:
+        if (share is None and self.tried_rows is None) or self._size == 1:
             return value
         kind = self.kinds.get(id(loss), "rows")
         reduction = terms.reduction
@@ -57,7 +59,7 @@ class Reductions:
         if reduction in (None, "none") or kind == "mean":
             return value
         own = terms.divisor
-        if own is None:
+        if own is None or share is None:
             return value
         self._calls += 1
         own = tf.where(share > 0, tf.cast(own, tf.float32), 0.0)
@@ -67,6 +69,8 @@ class Reductions:
     def over_share(self, value: tf.Tensor) -> tf.Tensor:
         """What this rank adds to the sum over ranks, as its part of a mean by shares."""
         share = self.share
+        if self.tried_rows is not None:
+            return value / self.tried_rows
         assert share is not None
         return value * tf.cast(tf.math.divide_no_nan(float(self._size), share), value.dtype)
 
@@ -119,7 +123,7 @@ def _kind(loss: Any, y_true: np.ndarray, y_pred: np.ndarray, size: int) -> Kind:
     if not np.all(np.isfinite(both)):  # nothing can be told from it: training will tell
         return "rows" if one.ndim else "mean"
     raise UserError(
-        f"loss {name} compares rows of a batch with each other (it is neither a value for each row, nor a sum or a mean "
-        f"over rows): each of {size} ranks has rows of its own only, so that it would be another loss; use one for each "
-        "row, or train on one rank"
+        f"loss {name} compares rows of a batch with each other (it is neither a value for each row, nor a sum or a "
+        f"mean over rows): each of {size} ranks has rows of its own only, so that it would be another loss; use one "
+        "for each row, or train on one rank"
     )

@@ -28,9 +28,9 @@ def check_can_train(model: Any, size: int) -> None:
     others = [name for name, found in _optimizers(vars(model)) if found is not model.optimizer]
     if others and size > 1:
         raise UserError(
-            f"model {model.name} has more than one optimizer ({', '.join(['optimizer', *others])}): one train_step with "
-            "several optimizers cannot be distributed; train the parts as models of their own, or use a loop of your "
-            "own with horovod_flowers.keras.DistributedOptimizer"
+            f"model {model.name} has more than one optimizer ({', '.join(['optimizer', *others])}): one train_step "
+            "with several optimizers cannot be distributed; train the parts as models of their own, or use a loop of "
+            "your own with horovod_flowers.keras.DistributedOptimizer"
         )
     if model.optimizer is None:
         raise UserError(f"model {model.name} was compiled without an optimizer: give compile one")
@@ -64,6 +64,6 @@ def _check_layers(model: Any) -> None:
     for layer in all_layers(model):
         if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
             raise UserError(
-                f"layer {layer.name} is stateful: it keeps a state for each place in the batch, and the rows of a batch "
-                "go to other ranks; leave out stateful=True, or train on one rank"
+                f"layer {layer.name} is stateful: it keeps a state for each place in the batch, and the rows of a "
+                "batch go to other ranks; leave out stateful=True, or train on one rank"
             )

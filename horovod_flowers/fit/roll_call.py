@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import AgreedError, JobError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 END = "the end of the script"
@@ -26,10 +26,13 @@ class RollCall:
         self._rank, self._size = ranks.rank, ranks.size
         self._communicator = ranks.communicator.split(0) if ranks.size > 1 else None
 
-    def answer(self, call: str) -> None:
+    def answer(self, call: str, patience_seconds: float | None = None, left: str | None = None) -> None:
         """Wait until all ranks are there, without occupying a core. `call`: what this one is about to do.
 
-        Raises UserError, on every rank, where others are about to do something else.
+        patience_seconds: how long; None: for ever. left: a call that this rank has left before its end.
+
+        Raises AgreedError, on every rank, where others are about to do something else; JobError where they do not come
+        in time.
         """
         if self._communicator is None:
             return
@@ -38,13 +41,19 @@ class RollCall:
         request = self._communicator.start_allreduce_max(own, largest)
         pause = _SHORTEST_POLL_SECONDS
         with HEARTBEAT.waiting():
+            began = time.monotonic()
             while not request.done():
+                if patience_seconds is not None and time.monotonic() - began > patience_seconds:
+                    raise JobError(
+                        f"rank {self._rank} has left {left} by sys.exit and is at {call}, and the others are not: end "
+                        "the script on all ranks, or set model.stop_training, which stops them all"
+                    )
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_POLL_SECONDS)
             if largest[0] == -largest[1]:
                 return
             calls = self._communicator.allgather(call)
-        raise UserError(
+        raise AgreedError(
             f"the ranks are at different places of the script: {places(calls)}; every rank has to make the same calls "
             "in the same order: take them out of conditions on the rank"
         )

@@ -1,6 +1,7 @@
 """The ranks of a person's script: `ranks = horovod_flowers.start()`."""
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -8,13 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from horovod_flowers.config.run import HorovodConfig, RunConfig
-from horovod_flowers.fit.roll_call import END, RollCall
+from horovod_flowers.fit.roll_call import END
+from horovod_flowers.fit.script import SCRIPT, Script
 from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
-from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.stall_watch import StallWatch, longest
-from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow_for_script, take_cores
+from horovod_flowers.ranks.startup import connect, start_tensorflow_for_script, take_cores
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError
 from horovod_flowers.runtime.exit import error_boundary
@@ -24,58 +24,25 @@ if TYPE_CHECKING:
     from horovod_flowers.fit.model import StrategyChoice
 
 STALL_SECONDS = 120.0
-SCRIPT = "the script's own code"
+SECONDS_FOR_OTHERS = 10.0
+"""To come to the end of the script, where a rank has left a call before its end: they do so too, or wait for it."""
 
 
-class ScriptRanks:
+class ScriptRanks(Script):
     """This process among the ranks that run the script, and what it needs to train on all of them.
 
     Of one rank everything works as without it.
     """
 
-    def __init__(self, ranks: Ranks, cores: Cores) -> None:
-        self._ranks, self._cores = ranks, cores
-        self._horovod: Ranks | None = None
-        self._roll_call = RollCall(ranks)
-
-    @property
-    def rank(self) -> int:
-        """This process, from 0."""
-        return self._ranks.rank
-
-    @property
-    def size(self) -> int:
-        """How many ranks there are."""
-        return self._ranks.size
-
-    @property
-    def local_rank(self) -> int:
-        """This process among those of its node, from 0."""
-        return self._ranks.local_rank
-
-    @property
-    def local_size(self) -> int:
-        """How many ranks this node has."""
-        return self._ranks.local_size
-
-    @property
-    def is_root(self) -> bool:
-        """Whether this is rank 0, which prints and writes files."""
-        return self._ranks.rank == 0
-
-    def barrier(self) -> None:
-        """Wait for all ranks, however long they take. Every rank calls it."""
-        self.answer("ranks.barrier()")
-
-    def answer(self, call: str) -> None:
-        """Wait until all ranks are about to make the same call. Raises UserError, on every rank, where they are not."""
-        self._roll_call.answer(call)
+    def horovod_started(self) -> None:
+        """Its own end of the process would end it for all ranks: ours comes before."""
+        _at_exit(self)
 
     def distribute(self, model: Any, strategy: "StrategyChoice" = "allreduce", **options: Any) -> Any:
         """Let all ranks train a compiled Keras model together: its `fit`, `evaluate`, `predict` and `save`.
 
         In place; returns the model. Every rank calls it. strategy: how the work of a step is divided
-        (docs/strategies.md); 'none' trains one model a rank, independently. options: see `fit.model.Options`.
+        (docs/strategies.md); 'none' trains one model a rank, independently. options: see `fit.state.Options`.
 
         The batches that `fit` is given, or makes of arrays by `batch_size`, are global ones: each rank computes its
         part of each. What is trained is what one rank trains on them.
@@ -101,35 +68,13 @@ class ScriptRanks:
 
         return shard(dataset, self._ranks, with_share)
 
-    def with_horovod(self, model_parallel_size: int | None = None) -> Ranks:
-        """The ranks, once Horovod is started; with process sets for a mesh. Every rank calls it.
 
-        model_parallel_size: ranks of a mesh that share one copy of the divided layers; None: those of a node.
-        Raises UserError where Horovod was started for others before.
-        """
-        if self._horovod is None:
-            ranks = self._ranks
-            if ranks.size > 1:
-                local_size = ranks.allreduce_min(ranks.local_size)
-                group = RunConfig(model_parallel_size=model_parallel_size).model_parallel_size_for(ranks.size, local_size)
-                ranks = start_horovod(ranks, HorovodConfig(), group)
-                _at_exit(self)  # again: before Horovod's own, which would end it for all ranks
-            self._horovod = ranks
-        elif model_parallel_size not in (None, self._horovod.model_parallel_size):
-            raise UserError(
-                f"model_parallel_size {model_parallel_size} was asked for, and the ranks of this script are grouped by "
-                f"{self._horovod.model_parallel_size} already: give the first distribute of a script model_parallel_size"
-            )
-        return self._horovod
+class _Process:
+    """What a process has once."""
 
-    @property
-    def plain(self) -> Ranks:
-        """The ranks by MPI alone."""
-        return self._ranks
-
-
-_started: ScriptRanks | None = None
-_watch: StallWatch | None = None
+    started: ScriptRanks | None = None
+    watch: StallWatch | None = None
+    has_failed = False
 
 
 def start(
@@ -149,9 +94,8 @@ def start(
     Raises UserError where ranks were started in a way that cannot work, or Keras runs on something else than
     TensorFlow.
     """
-    global _started
-    if _started is not None:
-        return _started
+    if _Process.started is not None:
+        return _Process.started
     sys.excepthook, threading.excepthook = _Hook(sys.excepthook), _thread_hook(threading.excepthook)
     HEARTBEAT.at("the start", long=True)
     job = JobEnvironment.from_environment(os.environ)
@@ -164,14 +108,14 @@ def start(
     ranks = connect(job, threads, bind, round(longest(stall_seconds)))
     cores = take_cores(ranks, bind, threads)
     start_tensorflow_for_script(ranks, threads or ranks.allreduce_min(cores.physical))
-    _started = ScriptRanks(ranks, cores)
+    _Process.started = ScriptRanks(ranks, cores)
     if ranks.size > 1:
         _begin_watch(ranks, stall_seconds)
-        _at_exit(_started)
+        _at_exit(_Process.started)
     elif job.launcher == SINGLE:
         say("one rank: started without mpirun, so there is nothing to divide (mpirun -np N python SCRIPT starts N)")
     HEARTBEAT.leave(SCRIPT)
-    return _started
+    return _Process.started
 
 
 def refuse_other_keras(variables: Any) -> None:
@@ -190,22 +134,19 @@ def refuse_other_keras(variables: Any) -> None:
 
 def _begin_watch(ranks: Ranks, stall_seconds: float) -> None:
     """Watch for stalls through a folder here, if all ranks see the same one."""
-    global _watch
     name = ranks.broadcast(f".stall-{os.uname().nodename}-{os.getpid()}")
     sign, seen = Path(f"{name}-sign"), False
     if ranks.rank == 0:
-        try:
+        with contextlib.suppress(OSError):
             sign.touch()
-        except OSError:
-            pass
     ranks.barrier()
     seen = sign.exists()
     everywhere = bool(ranks.allreduce_min(int(seen)))
     if ranks.rank == 0 and seen:
         sign.unlink()
     if everywhere:
-        _watch = StallWatch("horovod_flowers")
-        _watch.begin(ranks, Path(name).absolute(), stall_seconds)
+        _Process.watch = StallWatch("horovod_flowers", to_allow_longer="call start(stall_seconds=...) with more")
+        _Process.watch.begin(ranks, Path(name).absolute(), stall_seconds)
 
 
 def _at_exit(ranks: ScriptRanks) -> None:
@@ -215,25 +156,23 @@ def _at_exit(ranks: ScriptRanks) -> None:
 
 def _end(ranks: ScriptRanks) -> None:
     """Wait for all ranks at the end of the script: one that comes early is told, where others go on."""
-    if _Hook.has_failed:
+    if _Process.has_failed:
         return
     with error_boundary("horovod_flowers"):
-        ranks.answer(END)
-    if _watch is not None:
-        _watch.__exit__(None, None, None)
+        ranks.answer(END, SECONDS_FOR_OTHERS if ranks.left is not None else None)
+    if _Process.watch is not None:
+        _Process.watch.__exit__(None, None, None)
 
 
 class _Hook:
     """In place of sys.excepthook: an error that nobody has caught ends the whole job."""
 
-    has_failed = False
-
     def __init__(self, before: Any) -> None:
         self._before = before
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        _Hook.has_failed = True
-        alone = _started is None or _started.size == 1
+        _Process.has_failed = True
+        alone = _Process.started is None or _Process.started.size == 1
         if alone and not isinstance(error, UserError | JobError | Stopped):
             self._before(kind, error, trace)
             return
@@ -243,7 +182,7 @@ class _Hook:
 
 def _thread_hook(before: Any) -> Any:
     def hook(arguments: threading.ExceptHookArgs) -> None:
-        if _started is None or _started.size == 1 or arguments.exc_value is None:
+        if _Process.started is None or _Process.started.size == 1 or arguments.exc_value is None:
             before(arguments)
         else:
             _Hook(before)(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)

@@ -98,9 +98,9 @@ class SharedStep:
         place = self._place.get(_key(variable))
         if place is None:
             raise UserError(
-                f"the optimizer was applied to {getattr(variable, 'path', variable.name)}, which is no trainable weight "
-                "of the distributed model: create all weights before fit, and compile again after changing which of "
-                "them are trainable"
+                f"the optimizer was applied to {getattr(variable, 'path', variable.name)}, which is no trainable "
+                "weight of the distributed model: create all weights before fit, and compile again after changing "
+                "which of them are trainable"
             )
         return place
 

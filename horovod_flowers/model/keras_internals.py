@@ -124,8 +124,8 @@ def synchronized_moments(moments: Callable[[Any, Any, bool], tuple[Any, Any]]) -
 
 
 def replace_kernel(layer: Any, values: np.ndarray) -> Any:
-    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer; the one that
-    it had."""
+    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer; the one
+    that it had."""
     kernel = keras.Variable(values, name="kernel")
     kernel.regularizer = layer.kernel_regularizer
     return swap_kernel(layer, kernel)
@@ -365,7 +365,11 @@ def reduced_losses(scaled: Callable[[Any, Any, LossTerms], Any]) -> Iterator[Non
             calls.pop()
 
     def reduced(
-        values: Any, sample_weight: Any = None, mask: Any = None, reduction: Any = "sum_over_batch_size", dtype: Any = None
+        values: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        reduction: Any = "sum_over_batch_size",
+        dtype: Any = None,
     ) -> Any:
         value = reduce(values, sample_weight=sample_weight, mask=mask, reduction=reduction, dtype=dtype)
         return scaled(calls[-1] if calls else None, value, LossTerms(values, sample_weight, mask, reduction, dtype))
@@ -399,9 +403,8 @@ def exclude_alike(optimizer: Any, variables: Sequence[Any], other: Any, others: 
     optimizer.exclude_from_weight_decay(var_list=left)
 
 
-
 def counters_of(optimizer: Any) -> set[int]:
-    """Identities of those of a built optimizer's variables that belong to no weight: steps, learning rate and the like."""
+    """Identities of those of a built optimizer's variables that belong to no weight, such as the number of steps."""
     named = (optimizer._iterations, optimizer._learning_rate, getattr(optimizer, "_u_product", None))
     return {id(variable) for variable in named if variable is not None}
 

@@ -95,6 +95,7 @@ def remove_combining(optimizer: Any) -> None:
     """Give an optimizer the class back that it had before; one without a Combining stays as it is."""
     if isinstance(optimizer, _CombiningOptimizer):
         optimizer.__class__ = optimizer._own_class
+        vars(optimizer).pop("_kept_combining", None)
 
 
 class _CombiningOptimizer:

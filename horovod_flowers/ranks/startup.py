@@ -128,8 +128,8 @@ def start_tensorflow_for_script(ranks: Ranks, threads: int) -> bool:
     except RuntimeError:  # TensorFlow's, which has computed: it keeps its threads and devices
         if ranks.rank == 0:
             warn(
-                "TensorFlow has computed before horovod_flowers.start(), so each rank keeps the threads and devices that it "
-                "has: call start() before models and tensors are made"
+                "TensorFlow has computed before horovod_flowers.start(), so each rank keeps the threads and devices "
+                "that it has: call start() before models and tensors are made"
             )
         return False
 

@@ -57,13 +57,14 @@ def global_moments(
         variance = tf.math.divide_no_nan(tf.reduce_sum(deviations, 0) + between, total)
 
         def gradient(d_mean: tf.Tensor, d_variance: tf.Tensor) -> tf.Tensor:
-            mine = tf.stack([d_mean, d_variance])
+            mine = exchange.by_share(tf.stack([d_mean, d_variance]))
             theirs = exchange.sum(mine, names["gradients"])
             timer.waited([mine], [theirs])
             of_mean, of_variance = (
                 tf.reshape(tf.math.divide_no_nan(each, total), along) for each in tf.unstack(theirs)
             )
-            return counted(of_mean + 2 * of_variance * (values - tf.reshape(mean, along)))
+            d_values = of_mean + 2 * of_variance * (values - tf.reshape(mean, along))
+            return counted(exchange.from_share(d_values))
 
         return (mean, variance), gradient
 
@@ -81,7 +82,6 @@ class BatchStatistics:
         """
         exchange = self._exchange = Exchange(size, rank, bf16=False, prefix="batch_statistics")
         self._size, self._model, self._timer = size, model, timer
-        self._share: tf.Tensor | None = None
         self.layers = [layer for layer in all_layers(model) if getattr(layer, "synchronized", False) is True]
 
         def moments(inputs: Any, mask: Any, axes: Sequence[int]) -> tuple[Any, Any]:
@@ -103,15 +103,14 @@ class BatchStatistics:
 
     def _counting(self, inputs: tf.Tensor) -> tf.Tensor | None:
         """1 for each value where this rank's rows count, else 0; None where all ranks' do."""
-        if self._share is None:
-            return None
-        return tf.fill(tf.shape(inputs), tf.cast(self._share > 0, inputs.dtype))
+        share = self._exchange.share
+        return None if share is None else tf.fill(tf.shape(inputs), tf.cast(share > 0, inputs.dtype))
 
     @contextmanager
     def in_calls(self, share: tf.Tensor | None = None) -> Iterator[None]:
         """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too.
 
-        share: 0 where none of this rank's rows count; None: all do.
+        share: of this rank's loss in the mean over ranks (`Exchange.share`), 0 where none of its rows count.
         """
 
         def moments(inputs: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
@@ -122,12 +121,12 @@ class BatchStatistics:
             along = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]
             return tf.reshape(found[0], along), tf.reshape(found[1], along)
 
-        self._share = share
+        self._exchange.share = share
         try:
             with synchronized_moments(moments):
                 yield
         finally:
-            self._share = None
+            self._exchange.share = None
 
     @property
     def notes(self) -> list[str]:

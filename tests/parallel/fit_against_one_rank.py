@@ -1,6 +1,6 @@
 """A program for N ranks: trains each case of `fit_cases` and writes, on rank 0, its weights and losses.
 
-    mpirun -np N python -m tests.parallel.fit_against_one_rank OUTPUT.npz [PART OF A NAME]
+mpirun -np N python -m tests.parallel.fit_against_one_rank OUTPUT.npz [PART OF A NAME]
 """
 
 import sys
@@ -23,7 +23,7 @@ def main() -> None:
         for strategy in case.strategies if part in name else ():
             keras.backend.clear_session()
             keras.utils.set_random_seed(ranks.rank)  # the others get rank 0's weights
-            model = ranks.distribute(case.build(), strategy, **case.options)
+            model = ranks.distribute(case.build(), strategy, **case.options)  # type: ignore[arg-type]
             history = model.fit(**case.data(), batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
             key = f"{name} | {strategy}"
             for number, weight in enumerate(model.get_weights()):

@@ -241,7 +241,9 @@ def mixed(policy: str) -> Any:
 
 
 def loss_scaled() -> Any:
-    scaled = optimizers.LossScaleOptimizer(optimizers.SGD(0.1, momentum=0.9), initial_scale=128.0, dynamic_growth_steps=3)
+    scaled = optimizers.LossScaleOptimizer(
+        optimizers.SGD(0.1, momentum=0.9), initial_scale=128.0, dynamic_growth_steps=3
+    )
     return sequential(scaled)
 
 
@@ -359,7 +361,9 @@ CASES: dict[str, Case] = {
     "masked sequences": Case(masked, sentences),
     "masked sequences, mean by sample weight": Case(lambda: masked(reduction="mean_with_sample_weight"), sentences),
     "sample weights": Case(sequential, weighted_rows),
-    "mean by sample weight": Case(lambda: sequential(loss=sparse_loss(reduction="mean_with_sample_weight")), weighted_rows),
+    "mean by sample weight": Case(
+        lambda: sequential(loss=sparse_loss(reduction="mean_with_sample_weight")), weighted_rows
+    ),
     "sum over rows": Case(lambda: sequential(optimizers.SGD(0.01), sparse_loss(reduction="sum")), weighted_rows),
     "a loss function that adds rows up": Case(lambda: sequential(optimizers.SGD(0.01), sum_of_batch), columns),
     "a loss function that averages rows": Case(lambda: sequential(loss=mean_of_batch), columns),

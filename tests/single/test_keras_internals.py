@@ -55,7 +55,7 @@ def test_a_kernel_is_replaced_by_one_of_another_shape() -> None:
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     internals.replace_kernel(layer, values)
     assert np.array_equal(layer.kernel, values)
-    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(3,), (2, 3)]
+    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(2, 3), (3,)]
     (penalty,) = layer.losses
     assert float(penalty) == 0.5 * float((values**2).sum())
 
@@ -117,4 +117,6 @@ def test_batch_normalisation_takes_other_moments() -> None:
     np.testing.assert_allclose(outputs, (6 - 2) / 2, rtol=1e-3)
     np.testing.assert_allclose(layer.moving_mean, 1)
     assert internals.has_own_moments(layer)
-    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalizationOverAllRanks", 2]
+    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalization", 2]
+    internals.restore_moments(layer)
+    assert type(layer) is keras.layers.BatchNormalization
