@@ -1,5 +1,5 @@
-"""A script's own `fit`: on two ranks it trains what it trains on one, under every strategy, writes ordinary files, and is
-ended where it would hang or train something else."""
+"""A script's own `fit`: on two ranks it trains what it trains on one, under every strategy, writes ordinary files, and
+is ended where it would hang or train something else."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ REFUSED = {
     "Adafactor of parts": "optimizer Adafactor may look at whole weights, which strategy 'sharded' divides",
     "nothing to divide": "has no Dense layer of at least 4,000 weights to divide",
     "weights that are changed otherwise": "applies its optimizer 0 times; it has to be applied once",
-    "a loss of its own that adds rows up": "adds up over the rows of a batch (twice the rows give 2 times the gradient)",
+    "a loss of its own that adds rows up": "adds up over the rows of a batch (twice the rows give 2 times",
     "train_on_batch": "train_on_batch trains on one rank's rows: call fit",
     "another model on one rank": "rank 1 has another model than rank 0: weight 0 is (6, 10) float32",
     "another activation on one rank": 'activation of layer 2 is "relu" there, and "tanh" on rank 0',
