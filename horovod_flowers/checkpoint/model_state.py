@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.checkpoint.format import AVERAGE, OPTIMIZER, PER_RANK, WEIGHT
+from horovod_flowers.model.keras_internals import slot_owners
 from horovod_flowers.ranks.communicator import Communicator
+from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.interface import Strategy
-from horovod_flowers.strategy.layout import Groups, Part, slots_by_weight
+from horovod_flowers.strategy.layout import Groups, Part
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,23 @@ class ModelState:
         return state
 
     def add_optimizer(self, optimizer: Any) -> None:
-        """Take in an optimizer that was built over the strategy's variables."""
-        owner = slots_by_weight(optimizer.variables, len(self._strategy.optimizer_variables))
-        for number, variable in enumerate(optimizer.variables):
-            weight = owner(number)
-            part = Part(tuple(variable.shape)) if weight is None else self._strategy.parts[weight]
+        """Take in an optimizer that was built over the strategy's variables.
+
+        Raises UserError where ranks hold parts of weights and it keeps something else of them than such parts.
+        """
+        weights, parts = self._strategy.optimizer_variables, self._strategy.parts
+        divided = any(part.slices is not None for part in parts)
+        owners = slot_owners(optimizer, len(weights))
+        for number, (variable, weight) in enumerate(zip(optimizer.variables, owners, strict=True)):
+            shape = tuple(variable.shape)
+            part = Part(shape)
+            if weight is not None and shape == tuple(weights[weight].shape):
+                part = parts[weight]
+            elif divided and (weight is None or parts[weight].slices is not None) and shape != ():
+                raise UserError(
+                    f"optimizer {type(optimizer).__name__} keeps {variable.path}, of shape {shape}, of which nobody "
+                    "knows how it is divided with the weights: choose --strategy allreduce, or another optimizer"
+                )
             self._held[f"{OPTIMIZER}.{number:04d}"] = _Held(variable, part)
 
     @property

@@ -1,7 +1,9 @@
 """What a run is: a tree of options, from which flags, YAML keys and --help are generated.
 
 run.py           the options of a training run, checked before MPI starts; presets/ has named sets of their values
+script.py        those of a run of somebody's own script
 optimizer.py     those of the optimizer and its learning rate; data.py: those of the images
+losses.py        Keras' losses by name; keras_arguments.py: what its optimizers take
 choices.py       the values that options, records and reports share
 options.py       how an option is declared
 command_line.py  from words and YAML to options, and back

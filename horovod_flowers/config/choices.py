@@ -18,5 +18,7 @@ STRATEGY_CHOICES: tuple[StrategyChoice, ...] = get_args(StrategyChoice)
 
 DIVIDING: tuple[StrategyName, ...] = ("tensor", "mesh")
 """Those that divide large Dense layers over ranks."""
+DIVIDING_WEIGHTS: tuple[StrategyName, ...] = ("sharded", *DIVIDING)
+"""Those whose ranks update parts of weights."""
 INDEPENDENT: StrategyName = "none"
 """The one whose ranks train independently: no communication, no common model. It measures the machine's ceiling."""

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import sys
@@ -16,7 +17,7 @@ import jsonargparse
 import msgspec
 import yaml
 
-from horovod_flowers.config.options import Option, flag_of, options_of
+from horovod_flowers.config.options import Option, flag_of, flat_options, options_of
 from horovod_flowers.config.parser_messages import in_one_sentence, nearest
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError, first_line
@@ -43,6 +44,21 @@ def parse(
 
     description: the command's docstring, whose first line --help shows; None where Python leaves docstrings out (-OO).
     """
+    parser = _parser(kind, command, description)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _check_files(words)
+    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
+    with quiet:
+        named = _preset_in(kind, words)
+        values = _parsed(parser, [*_preset_words(kind, named), *words])
+        below = _preset_words(kind, _preset_of(kind, values))
+        if below != _preset_words(kind, named):  # it stands in the --config file
+            values = _parsed(parser, [*below, *words])
+    values.pop("config", None)
+    return build(kind, values)
+
+
+def _parser(kind: type, command: str, description: str | None) -> _Parser:
     parser = _Parser(
         prog=f"python -m {command}",
         usage=f"python -m {command} [--config FILE] [options]{_positionals(kind)}",
@@ -56,17 +72,17 @@ def parse(
         "--config", action="config", help="YAML file of these options, keys as in --print-config; flags override it"
     )
     add_options(parser, kind)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    _check_files(words)
-    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if rank else contextlib.nullcontext()  # noqa: SIM115
-    with quiet:
-        named = _preset_in(kind, words)
-        values = _parsed(parser, [*_preset_words(kind, named), *words])
-        below = _preset_words(kind, _preset_of(kind, values))
-        if below != _preset_words(kind, named):  # it stands in the --config file
-            values = _parsed(parser, [*below, *words])
+    return parser
+
+
+def given_options(kind: type, words: Sequence[str]) -> list[str]:
+    """The dotted names of the options that these words give, themselves, by a --config file or by a preset, whether or
+    not they give them their defaults. The words have been parsed before."""
+    preset = _preset_words(kind, _preset_in(kind, words))
+    parser = _parser(kind, "", "")
+    values = parser.parse_args([*preset, *words], defaults=False).as_dict()
     values.pop("config", None)
-    return build(kind, values)
+    return sorted(name for name in flat_options(values) if name in options_of(kind))
 
 
 def _check_files(words: Sequence[str]) -> None:
@@ -174,7 +190,8 @@ def flags(options: Mapping[str, Any]) -> list[str]:
             section, dot, leaf = spelled.rpartition(".")
             words.append(f"--{spelled}" if value else f"--no-{section}{dot}{leaf}")
         else:
-            words += [f"--{spelled}", "null" if value is None else str(value)]
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            words += [f"--{spelled}", "null" if value is None else text]
     return words
 
 

@@ -1,19 +1,44 @@
 """The options that say how weights follow gradients; checked here, as those of run.py."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from horovod_flowers.config.keras_arguments import OPTIMIZER_ARGUMENTS, check_arguments
 from horovod_flowers.config.options import Effect, check_limits, option
 from horovod_flowers.runtime.errors import UserError
 
+OptimizerName = Literal[
+    "adam", "sgd", "adamw", "rmsprop", "nadam", "adagrad", "adadelta", "adamax", "adafactor", "ftrl", "lion", "lamb",
+    "muon",
+]  # fmt: skip
+"""Keras' optimizers."""
+Decay = Literal["none", "constant", "cosine", "exponential", "piecewise", "polynomial"]
+
+TO_THE_END: tuple[Decay, ...] = ("cosine", "polynomial")
+"""Curves that end with the last epoch, so that a run of more epochs is another training."""
+
 _PLATEAU_FACTOR = 0.1
+_DECAY_RATE = 0.1
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How weights follow gradients, and how the learning rate follows the global batch."""
 
-    name: Literal["adam", "sgd"] = option("adam", "adam, or sgd with momentum", Effect.WORK)
+    name: OptimizerName = option(
+        "adam",
+        "adam, sgd with momentum, or another of Keras' optimizers. A compiled model brings its own, unless one is "
+        "given",
+        Effect.WORK,
+    )
+    options: dict[str, Any] | None = option(
+        None,
+        "further arguments of that optimizer as Keras names them, such as --optimizer.options.beta_2 0.99, or a "
+        "mapping: '{beta_2: 0.99, amsgrad: true}'",
+        Effect.WORK,
+        before=None,
+    )
     learning_rate: float = option(
         0.001,
         "learning rate at a global batch of --optimizer.base-batch images",
@@ -32,7 +57,7 @@ class OptimizerConfig:
     scaling: Literal["auto", "linear", "sqrt", "none"] = option(
         "auto",
         "how the learning rate grows with global batch / base batch: linear (Goyal et al. 2017, for sgd) or sqrt "
-        "(Malladi et al. 2022, for adam); auto chooses by optimizer",
+        "(Malladi et al. 2022, for adam and other adaptive ones); auto chooses by optimizer",
         Effect.RECIPE,
     )
     warmup_epochs: float = option(
@@ -65,8 +90,46 @@ class OptimizerConfig:
         below=1,
         limits="give a number between 0 and 1, such as 0.5",
     )
-    decay: Literal["none", "cosine"] = option(
-        "none", "cosine: fall to zero over the epochs after warm-up", Effect.RECIPE
+    decay: Decay = option(
+        "none",
+        "how the learning rate goes on after warm-up. none (or constant): it stays; cosine: it falls to zero over the "
+        "epochs left; polynomial: so, too, along (1 - share done) ** --optimizer.decay-power; exponential: times "
+        "--optimizer.decay-rate every --optimizer.decay-epochs, steadily; piecewise: times --optimizer.decay-rate "
+        "after each of --optimizer.decay-epochs, in steps",
+        Effect.RECIPE,
+    )
+    decay_epochs: str | None = option(
+        None,
+        "exponential: epochs over which the learning rate falls by --optimizer.decay-rate; piecewise: after how many "
+        "epochs of the run it falls, separated by commas, such as 30,60",
+        Effect.RECIPE,
+        before=None,
+    )
+    decay_rate: float = option(
+        _DECAY_RATE,
+        "exponential and piecewise: what the learning rate is multiplied by",
+        Effect.RECIPE,
+        before=_DECAY_RATE,
+        above=0,
+        below=1,
+        limits="give a number between 0 and 1, such as 0.1",
+    )
+    decay_power: float = option(
+        1.0,
+        "polynomial: its power; 1 is a straight line",
+        Effect.RECIPE,
+        before=1.0,
+        above=0,
+        below=100,
+        limits="give a positive number, such as 1",
+    )
+    decay_end: float = option(
+        0.0,
+        "cosine and polynomial: share of the learning rate that they end at",
+        Effect.RECIPE,
+        before=0.0,
+        at_least=0,
+        below=1,
     )
     momentum: float = option(0.9, "momentum of sgd", Effect.WORK, at_least=0, below=1)
     weight_decay: float = option(
@@ -99,9 +162,27 @@ class OptimizerConfig:
         below=float("inf"),
         limits="give a positive number, such as 1",
     )
+    clipvalue: float | None = option(
+        None,
+        "cut each element of the gradient of the global batch off at this absolute value (default: leave it)",
+        Effect.WORK,
+        before=None,
+        above=0,
+        below=float("inf"),
+        limits="give a positive number, such as 0.5",
+    )
 
     def __post_init__(self) -> None:
+        if self.decay == "constant":  # two names for one thing would tell runs apart that are alike
+            object.__setattr__(self, "decay", "none")
         check_limits(self, "optimizer.")
+        check_arguments("optimizer.options", f"optimizer {self.name}", OPTIMIZER_ARGUMENTS[self.name], self.options)
+        if self.name == "adamw" and not self.weight_decay:
+            raise UserError(
+                "optimizer.name is 'adamw', which is adam with weight decay, and optimizer.weight_decay is 0: add "
+                "--optimizer.weight-decay, such as 0.004, which is Keras' default, or choose adam"
+            )
+        self._check_decay()
         if self.plateau_epochs is not None and self.decay != "none":
             raise UserError(
                 f"optimizer.plateau_epochs and decay {self.decay!r} are both given: let the learning rate follow the "
@@ -111,8 +192,44 @@ class OptimizerConfig:
             raise UserError(
                 "optimizer.plateau_factor needs --optimizer.plateau-epochs: add it, or leave out the factor"
             )
-        if self.global_clipnorm is not None and self.clipnorm is not None:
+        names = ("global_clipnorm", "clipnorm", "clipvalue")
+        clips = [f"optimizer.{name} is {getattr(self, name)}" for name in names if getattr(self, name) is not None]
+        if len(clips) > 1:
+            raise UserError(f"{' and '.join(clips)}: give one of them")
+
+    @property
+    def decay_after_epochs(self) -> tuple[float, ...]:
+        """The numbers of `decay_epochs`."""
+        return tuple(float(word) for word in (self.decay_epochs or "").split(",") if word)
+
+    def _check_decay(self) -> None:
+        """Refuse a curve without what it needs, and what it does not use (UserError)."""
+        used = {
+            "decay_epochs": ("exponential", "piecewise"),
+            "decay_rate": ("exponential", "piecewise"),
+            "decay_power": ("polynomial",),
+            "decay_end": TO_THE_END,
+        }
+        defaults = {"decay_epochs": None, "decay_rate": _DECAY_RATE, "decay_power": 1.0, "decay_end": 0.0}
+        for name, curves in used.items():
+            value = getattr(self, name)
+            if value != defaults[name] and self.decay not in curves:
+                raise UserError(
+                    f"optimizer.{name} is {value} but decay {self.decay!r} does not use it: leave it out, or choose "
+                    f"--optimizer.decay {' or '.join(curves)}"
+                )
+        if self.decay not in used["decay_epochs"]:
+            return
+        wanted = "an increasing list of positive numbers of epochs, such as 30,60"
+        if self.decay == "exponential":
+            wanted = "a positive number of epochs, such as 10"
+        try:
+            epochs = self.decay_after_epochs
+        except ValueError:
+            epochs = ()
+        sound = all(each > 0 and math.isfinite(each) for each in epochs) and list(epochs) == sorted(set(epochs))
+        if not epochs or not sound or (self.decay == "exponential" and len(epochs) > 1):
             raise UserError(
-                f"optimizer.global_clipnorm is {self.global_clipnorm} and optimizer.clipnorm is {self.clipnorm}: give "
-                "one of them"
+                f"optimizer.decay is {self.decay!r} and decay_epochs is {self.decay_epochs!r}: give "
+                f"--optimizer.decay-epochs {wanted}"
             )

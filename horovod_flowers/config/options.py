@@ -38,6 +38,9 @@ MOST_THREADS = 65_536
 MOST_SEED = 2**32 - 1
 """That NumPy's and scikit-learn's older generators take."""
 
+MAPPING = "options"
+"""How the names of options end whose value is a mapping of arguments, which are no options themselves."""
+
 _RESUMABLE = frozenset(Effect) - {Effect.WORK, Effect.RECIPE, Effect.REPETITION}
 _ALWAYS_THERE: Any = object()
 
@@ -168,7 +171,8 @@ def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of a configuration tree by their dotted names, as YAML and `dataclasses.asdict` give it."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= flat_options(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        group = isinstance(value, dict) and not str(name).endswith(MAPPING)
+        leaves |= flat_options(value, f"{prefix}{name}.") if group else {f"{prefix}{name}": value}
     return leaves
 
 

@@ -44,5 +44,7 @@ def _allowed(hint: str) -> str:
     """Say a type hint in words: 'a whole number', "one of 'adam', 'sgd'"."""
     if choices := re.search(r"Literal\[(.+?)\]", hint):
         return f"allowed is one of {choices[1]}"
+    if re.search(r"\bdict\b", hint):
+        return "allowed is a mapping of names to values, such as '{name: 1}'"
     kinds = [words for name, words in _WORDS.items() if re.search(rf"\b{name}\b", hint)]
     return f"allowed is {' or '.join(kinds) or hint}"

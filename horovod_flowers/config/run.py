@@ -4,12 +4,15 @@ Every value is checked here, without MPI and without TensorFlow, before any rank
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from horovod_flowers.config.choices import INDEPENDENT, PrecisionChoice, StrategyChoice
+from horovod_flowers.config.choices import DIVIDING_WEIGHTS, INDEPENDENT, PrecisionChoice, StrategyChoice
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS
+from horovod_flowers.config.losses import CROSSENTROPY, check_loss, loss_called
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.options import (
     MOST_SEED,
@@ -26,6 +29,14 @@ PRESETS = Path(__file__).parent / "presets"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
 """A name that is a safe folder name everywhere, and harmless wherever it is shown."""
 
+OVERRIDING = ("loss", "loss_options", "label_smoothing", "optimizer.")
+"""How the names of options begin that go before what a compiled model brings."""
+
+
+def overriding(names: Sequence[str]) -> str:
+    """Those of some options' names that go before what a compiled model brings, as `ModelConfig.overrides` has them."""
+    return ",".join(name for name in names if name.startswith(OVERRIDING))
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -35,8 +46,30 @@ class ModelConfig:
         "flower_cnn",
         "a registered model, or package.module:function for your own: called as function(image_size=, classes=), it "
         "returns a Keras model that takes pixels 0..255 and gives one logit or probability per class "
-        "(docs/own-models.md); or keras.applications:NAME",
+        "(docs/own-models.md); or package.module:model for one that is built there, or a file that model.save wrote "
+        "(PATH.keras); or keras.applications:NAME",
         Effect.WORK,
+    )
+    options: dict[str, Any] | None = option(
+        None,
+        "further arguments of that function, or of the application, such as --model.options.width 32, or a mapping: "
+        "'{width: 32, activation: gelu}'",
+        Effect.WORK,
+        before=None,
+    )
+    freeze: str | None = option(
+        None,
+        "layers or weights that are not trained: patterns of their names or paths, separated by commas, such as "
+        "'conv2d*,*/bias' (what a layer holds is frozen with it)",
+        Effect.WORK,
+        before=None,
+    )
+    overrides: str | None = option(
+        None,
+        "of a compiled model: the options given on the command line, which go before what the model brings (found by "
+        "train itself, and kept in the run for --resume)",
+        Effect.WORK,
+        before=None,
     )
     weights: str | None = option(
         None,
@@ -128,6 +161,17 @@ class RunConfig:
         at_least=0,
         below=1,
     )
+    loss: str = option(
+        CROSSENTROPY,
+        "what training makes small: crossentropy, or another of Keras' losses for one class a photo, such as "
+        "categorical_focal_crossentropy. A compiled model brings its own, unless this is given",
+        Effect.WORK,
+        before=CROSSENTROPY,
+    )
+    loss_options: dict[str, Any] | None = option(
+        None, "further arguments of that loss as Keras names them, such as --loss-options.gamma 3", Effect.WORK,
+        before=None,
+    )  # fmt: skip
     average_decay: float = option(
         0.0,
         "evaluate and keep a running average of the weights: the share of it that a step of --optimizer.base-batch "
@@ -283,6 +327,8 @@ class RunConfig:
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
         check_limits(self)
+        object.__setattr__(self, "loss", loss_called(self.loss))  # two names for one would tell runs apart
+        check_loss(self.loss, self.loss_options, self.label_smoothing)
         for name in ("resume", "resume_or_start"):
             if getattr(self, name) and self.name is None:
                 raise UserError(f"{name} needs to know which run: add --name RUN")
@@ -316,6 +362,11 @@ class RunConfig:
                 "--strategy allreduce, or leave out --elastic"
             )
         check_strategy(self, self.strategy)
+        if self.optimizer.name in OF_WHOLE_WEIGHTS and self.strategy in DIVIDING_WEIGHTS:
+            raise UserError(
+                f"optimizer.name is {self.optimizer.name!r}, which looks at whole weights, and strategy "
+                f"{self.strategy} divides them over the ranks: choose --strategy allreduce, or another optimizer"
+            )
         if self.dense_gradients == "factors" and self.compression != "none":
             raise UserError(
                 "dense_gradients 'factors' and compression are both given: factors are not compressed, leave out one"

@@ -67,7 +67,7 @@ class Division:
         own, strategy = self._of, self._strategy
         remove_combining(own)
         kind = type("OfParts", (_ClipsParts, type(own)), {"_division": self})
-        optimizer = keras_internals.copy_of_optimizer(own, kind, with_state=False)
+        optimizer = keras_internals.copy_of_unbuilt(own, kind)
         keras_internals.share_counters(optimizer, own)
         keras_internals.exclude_alike(optimizer, strategy.optimizer_variables, own, self._trained)
         part_of = {

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.model.keras_internals import compiled_metrics, mean_updates
+from horovod_flowers.model.keras_internals import mean_updates, metrics_compiled_with
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
@@ -130,7 +130,7 @@ class MetricsOverRanks:
         self._settled = 0
 
     def _own(self) -> list[Any]:
-        given = [each for each in compiled_metrics(self._model) if isinstance(each, keras.metrics.Metric)]
+        given = [each for each in metrics_compiled_with(self._model) if isinstance(each, keras.metrics.Metric)]
         found = [own for metric in [*self._model.metrics, *given] for own in own_metrics(metric)]
         return _unique(found)
 

@@ -47,14 +47,16 @@ def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> Trained
 
     from horovod_flowers.checkpoint.format import DamagedError, load_averaged, read_progress
     from horovod_flowers.checkpoint.model_state import ModelState
-    from horovod_flowers.model.registry import build_model
+    from horovod_flowers.model.registry import SAVED, build_model
 
     path = folder.checkpoints / f"{which}.safetensors"
     try:
         progress = read_progress(path)
         check_of_run(folder, path, progress)
         class_names = progress.class_names
-        model = build_model(config.model.name, config.data.image_size, len(class_names))
+        kept = config.model.name.endswith(SAVED) and folder.model.is_file()
+        source = str(folder.model) if kept else config.model.name
+        model = build_model(source, config.data.image_size, len(class_names), config.model.options)
         state = ModelState.on_one_rank(model)
         state.share(load_averaged(path, state.shapes))
     except DamagedError as error:

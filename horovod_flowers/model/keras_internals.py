@@ -156,7 +156,7 @@ def mean_updates(weight_of: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
         keras.metrics.Mean.update_state = before
 
 
-def compiled_metrics(model: Any) -> list[Any]:
+def metrics_compiled_with(model: Any) -> list[Any]:
     """The metrics and functions that `compile` was given, weighted ones too, before anything is made of them."""
     compiled = model._compile_metrics
     if compiled is None:
@@ -253,21 +253,97 @@ def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, 
     return optimizer._momentums[index], optimizer._velocities[index]
 
 
+def keras_variable(optimizer: keras.optimizers.Optimizer, variable: Any) -> keras.Variable:
+    """The keras.Variable that a built optimizer updates, of its tf.Variable."""
+    return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+
+
 def sgd_momentum(optimizer: keras.optimizers.SGD, variable: Any) -> Any:
     """The momentum that a built SGD keeps of a variable."""
     return optimizer.momentums[optimizer._get_variable_index(variable)]
 
 
-def slot_counts(variables: Sequence[Any], weights: int) -> tuple[int, int]:
-    """Of an optimizer's variables: counters at their front (iterations, learning rate), and slots per weight.
+def slot_owners(optimizer: Any, weights: int) -> list[int | None]:
+    """Of each variable of a built optimizer, which of the weights it was built over it is kept for, by number.
 
-    Raises AssertionError where they are laid out otherwise.
+    None for counters, and for what an optimizer keeps otherwise than Keras' optimizers do: lists of slots, one for each
+    weight.
     """
-    counters = 2
-    slots, rest = divmod(len(variables) - counters, max(1, weights))
-    if rest:
-        raise AssertionError(f"{len(variables)} optimizer variables do not belong to {weights} weights")
-    return counters, slots
+    owners: dict[int, int] = {}
+    for kept in vars(optimizer).values():
+        if isinstance(kept, list) and len(kept) == weights:
+            owners |= {id(slot): number for number, slot in enumerate(kept) if isinstance(slot, keras.Variable)}
+    return [owners.get(id(variable)) for variable in optimizer.variables]
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer's weight decay, if it has any, takes hold of a weight (`exclude_from_weight_decay`)."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def compiled_loss(model: Any, labels: Any, outputs: Any) -> list[tuple[Any, float | None]]:
+    """The keras.Loss objects that a compiled model is trained by, with their weights; empty where it has none.
+
+    labels, outputs: of a few images, for a loss that Keras chooses by their shapes. Raises what Keras makes of a loss
+    that fits neither.
+    """
+    found = model._compile_loss
+    if found is None:
+        return []
+    if not found.built:
+        found.build(labels, outputs)
+    return [(each.loss, each.loss_weights) for each in found._flat_losses]
+
+
+def compiled_metrics(model: Any, labels: Any, outputs: Any) -> list[tuple[str, Any, bool]]:
+    """The name of each metric that a model was compiled with, the metric, and whether it weighs images."""
+    found = model._compile_metrics
+    if found is None:
+        return []
+    if not found.built:
+        found.build(labels, outputs)
+    plain = [(metric, False) for listed in found._flat_metrics if listed for metric in listed.metrics]
+    weighted = [(metric, True) for listed in found._flat_weighted_metrics if listed for metric in listed.metrics]
+    return [(metric.name, metric, weighs) for metric, weighs in (*plain, *weighted)]
+
+
+def compiled_settings(model: Any) -> dict[str, Any]:
+    """The arguments of `compile` by their names, as far as Keras keeps them."""
+    config = getattr(model, "_compile_config", None)
+    return dict(config.config) if config is not None else {}
+
+
+def wrapped_function(loss: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The function that a loss of Keras' calls, with its further arguments; None of a loss with a `call` of its own."""
+    wrapper = keras.losses.MeanSquaredError.__mro__[1]
+    if not isinstance(loss, wrapper) or type(loss).call is not wrapper.call:
+        return None
+    return loss.fn, dict(loss._fn_kwargs)
+
+
+def calls_as_keras(loss: Any) -> bool:
+    """Whether calling a loss is what keras.Loss makes of its `call`: a value for each image, reduced."""
+    return type(loss).__call__ is keras.Loss.__call__
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    """A float, or the schedule or function that an optimizer was given."""
+    found = optimizer._learning_rate
+    return float(np.array(found)) if isinstance(found, keras.Variable) else found
+
+
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    """The arguments that an optimizer was made with (`get_config`), but for its learning rate, which may be a function
+    that no configuration can hold."""
+    kept = vars(optimizer)
+    before = kept["_learning_rate"]
+    kept["_learning_rate"] = 0.0
+    try:
+        settings = dict(optimizer.get_config())
+    finally:
+        kept["_learning_rate"] = before
+    settings.pop("learning_rate", None)
+    return settings
 
 
 def written_as(kind: type, original: type) -> None:
@@ -288,16 +364,27 @@ def variable_built_for(optimizer: Any, variable: Any) -> Any:
     return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
 
 
-def copy_of_optimizer(optimizer: Any, kind: type, with_state: bool = True) -> Any:
+def copy_of_optimizer(optimizer: Any, kind: type) -> Any:
     """A new optimizer of the class `kind`, with the settings of another and, where that is built, its state.
 
     Settings that its configuration does not tell (such as those of `exclude_from_weight_decay`) are taken over, too.
     """
+    copy = copy_of_unbuilt(optimizer, kind)
+    if optimizer.built and not copy.built:
+        copy.build(optimizer._trainable_variables)
+    for own, other in zip(copy.variables, optimizer.variables, strict=True):
+        own.assign(other)
+    return copy
+
+
+def copy_of_unbuilt(optimizer: Any, kind: type | None = None) -> Any:
+    """A new optimizer, of the class `kind` or of the same, with the settings of another and without its state."""
+    kind = type(optimizer) if kind is None else kind
     config = optimizer.get_config()
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         inner = optimizer.inner_optimizer
         del config["inner_optimizer"]
-        copy = kind(copy_of_optimizer(inner, type(inner)), **config)
+        copy = kind(copy_of_unbuilt(inner), **config)
     else:
         if not isinstance(optimizer._learning_rate, keras.Variable):
             config["learning_rate"] = optimizer._learning_rate  # a schedule or a function, perhaps of no known name
@@ -305,12 +392,6 @@ def copy_of_optimizer(optimizer: Any, kind: type, with_state: bool = True) -> An
     for name, value in vars(optimizer).items():
         if isinstance(value, _SETTINGS) and name not in _OF_BUILDING and not name.startswith("_self_"):
             vars(copy)[name] = value
-    if not with_state:
-        return copy
-    if optimizer.built and not copy.built:
-        copy.build(optimizer._trainable_variables)
-    for own, other in zip(copy.variables, optimizer.variables, strict=True):
-        own.assign(other)
     return copy
 
 
@@ -416,3 +497,45 @@ def forget_losses(model: Any) -> None:
     call before, which new ones may have taken over, and so loses some.
     """
     model._clear_losses()
+
+
+def metrics_of(model: Any) -> list[Any]:
+    """The metrics of a compiled model, its losses first; those in Keras' container one by one."""
+    return [each for metric in model.metrics for each in (getattr(metric, "metrics", None) or [metric])]
+
+
+def velocities(optimizer: Any) -> list[Any] | None:
+    """The variables of an optimizer that hold sums of updates, and with them the learning rate; none before it is
+    built. None where its class has a momentum of a meaning that is not known."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        found = getattr(optimizer, "momentums", [])
+    elif isinstance(optimizer, keras.optimizers.RMSprop):
+        found = getattr(optimizer, "_momentums", [])
+    elif not getattr(optimizer, "momentum", 0) or isinstance(optimizer, keras.optimizers.Muon):
+        found = []
+    else:
+        return None
+    return [each for each in found if each is not None]
+
+
+def slots_of(optimizer: Any, variable: Any) -> list[Any]:
+    """The variables that a built optimizer keeps of one that it updates, by their names."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    prefixes = {optimizer._var_key(each): f"{each.path.replace('/', '_')}_" for each in optimizer._trainable_variables}
+    own = prefixes.get(optimizer._var_key(variable))
+    if own is None:
+        return []
+    longer = [prefix for prefix in prefixes.values() if prefix.startswith(own) and prefix != own]
+    return [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(own) and not slot.name.startswith(tuple(longer) or "\0")
+    ]
+
+
+def build_for(model: Any, spec: Any) -> None:
+    """Make the weights of a compiled model, and the state of its optimizer, for batches of this structure of
+    tf.TensorSpec: (x,), (x, y) or (x, y, sample_weight)."""
+    shaped = keras.tree.map_structure(lambda each: keras.KerasTensor(tuple(each.shape), each.dtype.name), spec)
+    model._symbolic_build(data_batch=shaped)

@@ -51,22 +51,25 @@ class Combining:
         return finite
 
 
-def combine_in_place(optimizer: Any, make: Callable[[], Combining]) -> None:
+def combine_in_place(optimizer: Any, make: Callable[[], Combining], methods: type = object) -> None:
     """Give this optimizer, built or not, a Combining; its variables stay.
 
+    methods: a class with attributes of its own for the optimizer, and for one in it whose loss it scales.
     Raises UserError where it has one already, or is no optimizer of Keras 3.
     """
     check_can_combine(optimizer)
-    optimizer.__class__ = _combining_class(type(optimizer), make)
+    optimizer.__class__ = _combining_class(type(optimizer), make, methods)
 
 
-def combining_copy(optimizer: OptimizerT, make: Callable[[], Combining]) -> OptimizerT:
+def combining_copy(optimizer: OptimizerT, make: Callable[[], Combining], methods: type = object) -> OptimizerT:
     """A new optimizer with the same settings and state, and with a Combining. The given one stays as it is.
 
+    methods: as of `combine_in_place`.
     Raises UserError where it has one already, or is no optimizer of Keras 3.
     """
     check_can_combine(optimizer)
-    copy: OptimizerT = keras_internals.copy_of_optimizer(optimizer, _combining_class(type(optimizer), make))
+    kind = _combining_class(type(optimizer), make, methods)
+    copy: OptimizerT = keras_internals.copy_of_optimizer(optimizer, kind)
     return copy
 
 
@@ -94,14 +97,17 @@ def check_can_combine(optimizer: Any) -> None:
 def remove_combining(optimizer: Any) -> None:
     """Give an optimizer the class back that it had before; one without a Combining stays as it is."""
     if isinstance(optimizer, _CombiningOptimizer):
+        for name in ("_kept_combining", "_handed_over"):
+            vars(optimizer).pop(name, None)
+        remove_combining(getattr(optimizer, "inner_optimizer", None))
         optimizer.__class__ = optimizer._own_class
-        vars(optimizer).pop("_kept_combining", None)
 
 
 class _CombiningOptimizer:
     """Before the user's class in the order of classes."""
 
     _make: Callable[[], Combining]
+    _methods: type
     _own_class: type
     _handed_over = False
     """Whether the LossScaleOptimizer around it combines gradients in its place."""
@@ -111,7 +117,7 @@ class _CombiningOptimizer:
         found = vars(self).get("_kept_combining")
         if found is None:
             found = type(self)._make()
-            vars(self)["_kept_combining"] = found  # not tracked: it is no part of a checkpoint
+            _keep(self, found)
         return found
 
     def apply(self, grads: Gradients, trainable_variables: Sequence[Any] | None = None) -> None:
@@ -142,16 +148,29 @@ class _CombiningMuon(_CombiningOptimizer):
 _KINDS = {keras.optimizers.LossScaleOptimizer: _CombiningLossScaleOptimizer, keras.optimizers.Muon: _CombiningMuon}
 
 
-def _combining_class(own: type, make: Callable[[], Combining]) -> type:
+def _keep(optimizer: Any, combining: Combining) -> None:
+    """Not tracked by Keras: it is no part of a checkpoint."""
+    vars(optimizer)["_kept_combining"] = combining
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:  # the outer one combines, and both have the same methods
+        if not isinstance(inner, _CombiningOptimizer):
+            inner.__class__ = _combining_class(type(inner), type(optimizer)._make, type(optimizer)._methods)
+        vars(inner)["_handed_over"] = True
+        _keep(inner, combining)
+
+
+def _combining_class(own: type, make: Callable[[], Combining], methods: type) -> type:
     first = next((found for kind, found in _KINDS.items() if issubclass(own, kind)), _CombiningOptimizer)
     attributes = {
         "__module__": own.__module__,
         "__qualname__": own.__qualname__,
         "__doc__": own.__doc__,
         "_make": staticmethod(make),
+        "_methods": methods,
         "_own_class": own,
     }
-    combining = type(own)(own.__name__, (first, own), attributes)
+    bases = (first, own) if methods is object else (methods, first, own)
+    combining = type(own)(own.__name__, bases, attributes)
     keras_internals.written_as(combining, own)
     _combine_before_loss_scaling()
     return combining
@@ -170,10 +189,8 @@ def _combine_before_loss_scaling() -> None:
         if isinstance(self, _CombiningOptimizer) or not isinstance(inner, _CombiningOptimizer):
             own(self, grads, trainable_variables)
             return
-        combining = inner._combining
-        self.__class__ = _combining_class(type(self), type(inner)._make)
-        vars(self)["_kept_combining"] = combining
-        vars(inner)["_handed_over"] = True
+        self.__class__ = _combining_class(type(self), type(inner)._make, type(inner)._methods)
+        _keep(self, inner._combining)
         self.apply(grads, trainable_variables)
 
     apply.combines_before = True  # type: ignore[attr-defined]

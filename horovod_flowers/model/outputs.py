@@ -6,7 +6,7 @@ the logarithm of the outputs serves, whose softmax they are. The weights are the
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,8 +21,27 @@ _ROUNDING, _ROUNDING_OF_16_BITS = 1e-3, 2e-2
 """By which a sum of probabilities may miss 1."""
 
 
-def logits_of(name: str, model: Any, images: np.ndarray, outputs: np.ndarray, classes: int) -> tuple[Any, str | None]:
-    """A model of logits [batch, classes] made of one of any outputs [batch, units], and a note where they differ.
+Ending = Literal["logits", "softmax", "logit unit", "sigmoid unit"]
+"""What a model gave before it was made one of logits; a unit is a single one, for the second of two classes."""
+
+
+def as_given(ending: Ending, logits: Any) -> Any:
+    """What the model gave, of the logits [batch, classes] that it was made to give: [batch, classes] or [batch, 1]."""
+    from keras import ops
+
+    if ending == "logits":
+        return logits
+    if ending == "softmax":
+        return ops.softmax(logits, axis=-1)
+    logit = logits[:, 1:] - logits[:, :1]
+    return ops.sigmoid(logit) if ending == "sigmoid unit" else logit
+
+
+def logits_of(
+    name: str, model: Any, images: np.ndarray, outputs: np.ndarray, classes: int
+) -> tuple[Any, str | None, Ending]:
+    """A model of logits [batch, classes] made of one of any outputs [batch, units], a note where they differ, and what
+    they were.
 
     images: float32 [n, height, width, 3]; outputs: what the model gave for them, float32 [n, units]. A single unit
     serves for two classes: the logit, or by sigmoid the probability, of the second one. May change the activation of
@@ -40,23 +59,24 @@ def logits_of(name: str, model: Any, images: np.ndarray, outputs: np.ndarray, cl
     if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=rounding):
         note = f"model {name} ends in softmax: its outputs are taken as probabilities"
         if _leave_out_activation(model, "softmax"):
-            return model, note
-        return _then(model, images, _logarithm), note
+            return model, note, "softmax"
+        return _then(model, images, _logarithm), note, "softmax"
     if _stay_within_0_and_1(model, images, outputs):
         raise UserError(
             f"model {name} ends in a sigmoid for each class (outputs between 0 and 1 that do not add up to 1), and a "
             "photo has one class: end it in Dense(classes) without activation, or with softmax"
         )
-    return model, None
+    return model, None, "logits"
 
 
-def _of_one_unit(name: str, model: Any, images: np.ndarray, outputs: np.ndarray) -> tuple[Any, str]:
+def _of_one_unit(name: str, model: Any, images: np.ndarray, outputs: np.ndarray) -> tuple[Any, str, Ending]:
     if not _stay_within_0_and_1(model, images, outputs):
-        return _then(model, images, _beside_zero), f"model {name}: its one output is the logit of the second class"
+        note = f"model {name}: its one output is the logit of the second class"
+        return _then(model, images, _beside_zero), note, "logit unit"
     note = f"model {name} ends in a sigmoid: its one output is the probability of the second class"
     if _leave_out_activation(model, "sigmoid"):
-        return _then(model, images, _beside_zero), note
-    return _then(model, images, _logarithm_of_both), note
+        return _then(model, images, _beside_zero), note, "sigmoid unit"
+    return _then(model, images, _logarithm_of_both), note, "sigmoid unit"
 
 
 def _stay_within_0_and_1(model: Any, images: np.ndarray, outputs: np.ndarray) -> bool:

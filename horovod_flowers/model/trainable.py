@@ -22,7 +22,7 @@ def check_trainable(name: str, model: Any) -> list[str]:
             "leave it out, and put penalties into add_loss or regularizers"
         )
     _check_types(name, model)
-    return [*_compiled(name, model), *_computed_in(name, model)]
+    return _computed_in(name, model)
 
 
 def _check_types(name: str, model: Any) -> None:
@@ -43,18 +43,6 @@ def _check_types(name: str, model: Any) -> None:
 def compute_types(model: Any) -> set[str]:
     """Number formats that the layers of a model compute in, such as float32."""
     return {str(layer.compute_dtype) for layer in all_layers(model) if getattr(layer, "compute_dtype", None)}
-
-
-def _compiled(name: str, model: Any) -> list[str]:
-    if not getattr(model, "compiled", False):
-        return []
-    optimizer = type(model.optimizer).__name__
-    loss = getattr(model, "loss", None)
-    named = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
-    return [
-        f"model {name} is compiled (optimizer {optimizer}, loss {named}), which is not used: it is trained by "
-        "cross-entropy with the optimizer of --optimizer.*"
-    ]
 
 
 def _computed_in(name: str, model: Any) -> list[str]:

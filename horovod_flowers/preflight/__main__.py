@@ -26,7 +26,7 @@ from horovod_flowers.model.precision import choose
 from horovod_flowers.model.registry import check_name
 from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link
-from horovod_flowers.preflight.rank_facts import RankFacts, gather_facts, interfaces_used
+from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts, gather_facts, interfaces_used
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import connect, horovod_features, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runtime.console import say
@@ -42,6 +42,9 @@ class PreflightConfig(RunConfig):
 
     oversubscribe: bool = option(
         False, "preflight: ranks that share cores are meant to, and only noted (or FLOWERS_OVERSUBSCRIBE=1)"
+    )
+    images: bool = option(
+        True, "preflight: look at the images that train would read (--no-images: before a command of one's own)"
     )
     least_bandwidth: float | None = option(
         None,
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cores = take_cores(ranks, config.bind, config.threads)
         threads = config.threads or ranks.allreduce_min(cores.physical)
         fields: dict[str, Any] = gather_facts(ranks, bound_to, cores, threads)
-        digest, data = look_at_data(config, ranks)
+        digest, data = look_at_data(config, ranks) if config.images else (NOT_LOOKED_AT, None)
         fields |= {"digest": digest, "data": data, "runs_dir": look_at_runs_dir(config, ranks)}
         gpu = start_tensorflow(ranks, threads)
         if ranks.size > 1:

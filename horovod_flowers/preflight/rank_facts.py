@@ -16,6 +16,8 @@ from horovod_flowers.runtime.machine import cpu_flags, machine_id
 from horovod_flowers.runtime.temporary_space import scarce_space
 
 CLOCK_EXCHANGES = 5
+NOT_LOOKED_AT = "not looked at"
+"""As the digest of images that nobody has asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class RankFacts:
     clock_offset_seconds: float
     """Its time of day minus rank 0's."""
     digest: str | None = None
-    """Of the prepared images; None where there are none, or the drawn ones are not there yet."""
+    """Of the prepared images; None where there are none, or the drawn ones are not there yet; else NOT_LOOKED_AT."""
     data: str | None = None
     """What is wrong with the prepared images as this node sees them; None for nothing."""
     runs_dir: str | None = None

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from horovod_flowers.preflight.link import Link
 from horovod_flowers.preflight.problems import Finding
-from horovod_flowers.preflight.rank_facts import RankFacts
+from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts
 from horovod_flowers.ranks.affinity import spans
 from horovod_flowers.runtime.console import Terminal, on_terminal
 
@@ -26,7 +26,7 @@ def print_nodes(ranks: Sequence[RankFacts]) -> None:
         on_host = [rank for rank in ranks if rank.host == host]
         more = f"; and {len(on_host) - RANKS_SHOWN} more" if len(on_host) > RANKS_SHOWN else ""
         threads = sorted({rank.threads for rank in on_host})
-        data = "readable" if on_host[0].digest else "not drawn yet"
+        data = {None: "not drawn yet", NOT_LOOKED_AT: "not looked at"}.get(on_host[0].digest, "readable")
         if any(rank.data for rank in on_host):
             data = "not readable"
         table.add_row(

@@ -85,16 +85,31 @@ def take_cores(ranks: Ranks, bind: Literal["auto", "none"], threads: int) -> Cor
     Shared out among the ranks of a machine rather than of a node: what a scheduler or a container calls two nodes may
     be one machine, whose cores are there once.
     """
+    masks, place = _masks_on_machine(ranks)
+    if bind == "none":
+        return unbound(masks, _cores_of(masks), place)
+    cores = share_out(masks, _cores_of(masks), threads or None)[place]
+    os.sched_setaffinity(0, cores.cpus)
+    return cores
+
+
+def share_of_cores(ranks: Ranks) -> int:
+    """How many of the machine's cores are this rank's, which stays where the launcher bound it; every rank calls it."""
+    masks, place = _masks_on_machine(ranks)
+    return share_out(masks, _cores_of(masks))[place].physical
+
+
+def _masks_on_machine(ranks: Ranks) -> tuple[list[frozenset[int]], int]:
+    """The affinity masks of the ranks of this machine, and this rank's place among them."""
     machines = ranks.communicator.allgather(machine_id())
     machine = ranks.communicator.split(machines.index(machines[ranks.rank]))
     masks, place = machine.allgather(frozenset(os.sched_getaffinity(0))), machine.rank
     machine.free()
-    cores_of_cpus = {cpu: core_of(cpu) for mask in masks for cpu in mask}
-    if bind == "none":
-        return unbound(masks, cores_of_cpus, place)
-    cores = share_out(masks, cores_of_cpus, threads or None)[place]
-    os.sched_setaffinity(0, cores.cpus)
-    return cores
+    return masks, place
+
+
+def _cores_of(masks: Sequence[frozenset[int]]) -> dict[int, tuple[int, ...]]:
+    return {cpu: core_of(cpu) for mask in masks for cpu in mask}
 
 
 def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:

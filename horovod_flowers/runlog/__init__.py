@@ -1,7 +1,7 @@
 """The record of a run: its types, its files, and reading it back. No TensorFlow here.
 
 records.py            every record; field_types.py: ranges of numbers; training_progress.py: how far a run is
-run_folder.py         the folder of a run, and how it is made
+run_folder.py         the folder of a run, and how it is made; script_folder.py: that of a script's run
 run_hold.py           one job at a time in a folder; holder.py: who that is, lock_file.py: the file that says so
 json_lines.py         writing and checking records; older_schemas.py: those of earlier versions
 environment.py        what a run runs on, gathered from its ranks

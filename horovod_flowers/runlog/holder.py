@@ -46,6 +46,11 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
         job = f", {self.job}" if self.job else ""
         return harmless(f"{self.command} on {self.host} (process {self.pid}{job}), since {self.since_utc}")
 
+    @property
+    def since(self) -> str:
+        """Since when and where, for messages that name the run."""
+        return harmless(f"since {self.since_utc}, by process {self.pid} on {self.host}")
+
     def is_earlier_attempt_of(self, own: "Holder") -> bool:
         """Whether it is, or may be, the scheduler's job that `own` is of, before it was put back into the queue."""
         if self.job is None or self.job != own.job:
@@ -95,10 +100,15 @@ class Found(NamedTuple):
         return self.silent_seconds > STALE_SECONDS if alive is None else not alive
 
     @property
+    def shares_cores(self) -> bool:
+        """Whether it is known to work on the machine that this process is on."""
+        return self.holder is not None and self.holder.kernel == _kernel()
+
+    @property
     def words(self) -> str:
         """Who holds it and, where only time will tell whether that one is alive, what is waited for."""
         who = "an unknown process" if self.holder is None else self.holder.words
-        if self.holder is not None and self.holder.kernel == _kernel():
+        if self.shares_cores:
             return who
         return (
             f"{who}, last sign of life {self.silent_seconds:.0f} s ago (after {STALE_SECONDS:.0f} s without one "

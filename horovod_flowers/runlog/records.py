@@ -7,6 +7,7 @@
     RUNS/NAME/changes.jsonl               one record each time that ranks came or went (--elastic)
     RUNS/NAME/result.json                 final metrics; there once the run has finished
     RUNS/NAME/checkpoints/                last.safetensors, best.safetensors, those before the last
+    RUNS/NAME/model.keras                 a copy of the file that the model came from (--model.name PATH.keras)
 
 Lines are appended and never changed, so a run that dies keeps what it had; the other files appear whole. Readers check
 every record against its type. No TensorFlow here.
@@ -69,12 +70,13 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     steps: Count
     images: Count
     """Training images seen by all ranks."""
-    learning_rate: float
-    """Of the last step."""
+    learning_rate: float | None
+    """Of the last step; null where a script's optimizer has none."""
     training_seconds: Seconds
     """Of the slowest rank, steps only."""
     training_loss: float | None
-    training_accuracy: Share
+    training_accuracy: Share | None
+    """Null where a script's model has no such metric."""
     validation_images: Count | None = None
     """Null, with the rest, where the strategy does not train one model."""
     validation_loss: float | None = None
@@ -82,6 +84,9 @@ class EpochRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     validation_seconds: Seconds | None = None
     checkpoint_seconds: Seconds | None = None
     """That the training waited for checkpoints, within and after the epoch; null in older records."""
+    training_metrics: dict[str, float | None] = {}
+    """What a compiled model, or a script's, measures, by name, over all ranks; null where it is not a finite number."""
+    validation_metrics: dict[str, float | None] = {}
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,9 +99,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Kept by each rank of the optimizer's state."""
     peak_memory_bytes: list[Count]
     """Largest resident memory of each rank's process."""
-    data_digest: str
-    training_images: Count
-    validation_images: Count
+    data_digest: str | None
+    """Null, with the next two, where a script reads data of its own."""
+    training_images: Count | None
+    validation_images: Count | None
     stopped_early: bool = False
     """Whether --early-stopping ended it before its last epoch."""
 

@@ -30,6 +30,8 @@ class RunFolder:
         self.result = path / "result.json"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.model = path / "model.keras"
+        """The file that the model came from, where it came from one."""
         self.predictions = path / "evaluation" / "predictions.jsonl"
         self._steps = path / "steps"
 

@@ -10,7 +10,7 @@ import msgspec
 from horovod_flowers.runlog.field_types import Count, Seconds, Share
 
 
-class PartialEpoch(msgspec.Struct, frozen=True):
+class PartialEpoch(msgspec.Struct, frozen=True, omit_defaults=True):
     """The steps that an interrupted epoch has done: sums over all ranks."""
 
     steps: int
@@ -18,6 +18,8 @@ class PartialEpoch(msgspec.Struct, frozen=True):
     loss_sum: float
     correct: int
     training_seconds: float
+    metric_sums: tuple[float, ...] = ()
+    """What the metrics of a compiled model have added up."""
 
 
 class Plateau(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,13 +73,13 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             partial=None,
         )
 
-    def evaluated(self, accuracy: float, loss: float) -> "TrainingProgress":
-        """With the validation accuracy and loss of the last epoch done."""
+    def evaluated(self, accuracy: float | None, loss: float | None) -> "TrainingProgress":
+        """With the validation accuracy and loss of the last epoch done; None where it was not evaluated."""
         best, lowest = self.best_validation_accuracy, self.best_validation_loss
         found: dict[str, Any] = {"validation_accuracy": accuracy}
-        if best is None or accuracy > best:
+        if accuracy is not None and (best is None or accuracy > best):
             found |= {"best_validation_accuracy": accuracy, "best_epoch": self.epochs_done}
-        if lowest is None or loss < lowest:
+        if loss is not None and (lowest is None or loss < lowest):
             found |= {"best_validation_loss": loss, "best_loss_epoch": self.epochs_done}
         return msgspec.structs.replace(self, **found)
 

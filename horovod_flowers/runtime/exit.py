@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from types import TracebackType
 
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError, cause, harmless
 from horovod_flowers.runtime.files import refusal_sentence, storage_errno, storage_sentence
@@ -36,7 +37,7 @@ GRACE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def error_boundary(command: str) -> Iterator[None]:
+def error_boundary(command: str, say_trace: bool = True) -> Iterator[None]:
     """End the process, and the whole job with it, on any error inside the block.
 
     A UserError becomes one sentence on one rank and exit status 2, a JobError the same with status 1; a job that
@@ -68,7 +69,28 @@ def error_boundary(command: str) -> Iterator[None]:
             _end_with_one_voice(f"{command}: error: {harmless(storage_sentence(what, number))}", EXIT_FAILURE)
         if _ranks_connected() and follows_from_another(error):
             time.sleep(GRACE_SECONDS)  # the launcher ends this rank by then: the one that failed first is read
-        _end_job(f"{_trace_of(error)}{command}: {failure(error)}", EXIT_FAILURE)
+        trace = _trace_of(error) if say_trace else ""
+        _end_job(f"{trace}{command}: {failure(error)}", EXIT_FAILURE)
+
+
+def end_job_on_uncaught_errors(command: str) -> None:
+    """Let an exception that a script does not catch end the whole job from now on, as `error_boundary` does.
+
+    An excepthook of the script's own is called before.
+    """
+    before = sys.excepthook
+    if getattr(before, "ends_job", False):
+        return
+
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        own = before is not sys.__excepthook__
+        if own:
+            before(kind, error, trace)
+        with error_boundary(command, say_trace=not own):
+            raise error
+
+    end.ends_job = True  # type: ignore[attr-defined]
+    sys.excepthook = end
 
 
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")

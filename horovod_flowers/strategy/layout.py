@@ -5,13 +5,11 @@ that a checkpoint of any strategy at any number of ranks is one of all.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from horovod_flowers.model.keras_internals import slot_counts
 from horovod_flowers.ranks.communicator import Communicator, Ranks
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
@@ -105,12 +103,3 @@ class Groups:
                 self.members.scatter_slices(flat, sizes, own)
             self.copies.broadcast_array(own)
         return own
-
-
-def slots_by_weight(variables: Sequence[Any], weights: int) -> Callable[[int], int | None]:
-    """Which weight an optimizer's variable belongs to, by its position; None for counters.
-
-    Keras' optimizers hold their counters first, then equally many slots per weight, weight by weight.
-    """
-    counters, slots = slot_counts(variables, weights)
-    return lambda position: None if position < counters or not slots else (position - counters) // slots

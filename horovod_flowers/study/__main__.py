@@ -23,14 +23,16 @@ from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import check_limits, option, positional, rank_counts
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
-from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, PointHolder, held_points, scheduler_job
+from horovod_flowers.runlog.run_hold import holder_of
+from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, held_points, scheduler_job
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, error_boundary
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import utc_now
-from horovod_flowers.study.file import in_order, points_of, read_study
-from horovod_flowers.study.point import Point, option_words
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.point import Point
+from horovod_flowers.study.points import in_order, points_of
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At a job that is waited for."""
@@ -144,13 +146,13 @@ def state_of(point: Point, runs_dir: Path) -> str:
 
 def command_of(point: Point, launcher: Launcher) -> list[str]:
     """The command that runs a point."""
-    return launcher.command(point.ranks, [sys.executable, "-m", point.module, *point.words()])
+    return launcher.command(point.ranks, point.command_words())
 
 
 def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
     """The command that looks at the machine, with the options of the point with most ranks."""
     most = max(points, key=lambda point: point.ranks)
-    words = [sys.executable, "-m", "horovod_flowers.preflight", *option_words(most.config)]
+    words = [sys.executable, "-m", "horovod_flowers.preflight", *most.preflight_words()]
     words += ["--oversubscribe"] if launcher.oversubscribe else []
     return launcher.command(most.ranks, words)
 
@@ -211,12 +213,13 @@ def run_point(point: Point, launcher: Launcher, runs_dir: Path, label: str) -> O
         if log is None:
             say(f"{label}: is running elsewhere, skipped")
             return "running elsewhere"
+        point.prepare(runs_dir)
         say(f"{label}: started")
         started, utc = time.monotonic(), utc_now()
         command = command_of(point, launcher)
         ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds, ranks_end_together=True)
         seconds = time.monotonic() - started
-        outcome, reason = judged(ending, point, files)
+        outcome, reason = judged(ending, point, files, runs_dir)
         files.add(
             Attempt(
                 outcome=outcome,
@@ -253,20 +256,25 @@ def wait_for_cores(point: Point, runs_dir: Path, label: str) -> bool:
     return waited
 
 
-def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, PointHolder] | None:
-    """The point that a job on this machine is at, if it has to end before this one begins, and who runs it."""
+def holder_of_cores(point: Point, runs_dir: Path) -> tuple[str, str] | None:
+    """The point that a job here is at, if it has to end before this one begins, and since when and by whom."""
     for files, holder in held_points(runs_dir):
         if holder.shares_cores and (files.point == point.name or holder.left_its_job_behind):
-            return files.point, holder
+            return files.point, str(holder)
+    # A rank outlives its mpirun by a moment, in which the log is nobody's, and the run still its own.
+    found = holder_of(runs_dir / point.name)
+    if found is not None and found.holder is not None and found.shares_cores:
+        return point.name, found.holder.since
     return None
 
 
 def judged(
-    ending: Ending, point: Point, files: PointFiles
+    ending: Ending, point: Point, files: PointFiles, runs_dir: Path
 ) -> tuple[Literal["finished", "failed", "stopped"], str | None]:
     """The outcome of an attempt, and the reason where it did not finish."""
     if ending.status == 0:
-        return "finished", None
+        failure = point.conclude(runs_dir)
+        return ("finished", None) if failure is None else ("failed", failure)
     if ending.status == EXIT_STOPPED or ending.asked_to_stop:
         return "stopped", ending.given_up or f"asked to stop ({ending.asked_to_stop or 'its ranks were'})"
     if ending.given_up:

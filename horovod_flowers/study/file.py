@@ -1,8 +1,5 @@
-"""A study's job file, and the points that it stands for: which runs, with which options, in which order."""
+"""A study's job file: what it may hold, and reading it."""
 
-import random
-from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +7,9 @@ import msgspec
 import yaml
 
 from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
-from horovod_flowers.config.command_line import flags, parse
-from horovod_flowers.config.options import MOST_RANKS, Effect, flag_of, flat_options, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.options import MOST_RANKS, MOST_THREADS
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Ranks = Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)]
@@ -23,13 +17,9 @@ Seed = Annotated[int, msgspec.Meta(ge=0)]
 SomeRanks = Annotated[tuple[Ranks, ...], msgspec.Meta(min_length=1)]
 SomeSeeds = Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
 SomeStrategies = Annotated[tuple[StrategyChoice, ...], msgspec.Meta(min_length=1)]
+Threads = Annotated[int, msgspec.Meta(ge=0, le=MOST_THREADS)]
+SomeWords = Annotated[tuple[str | int | float, ...], msgspec.Meta(min_length=1)]
 SomePrecisions = Annotated[tuple[PrecisionChoice, ...], msgspec.Meta(min_length=1)]
-
-MOST_POINTS = 10_000
-"""Of a study: each is checked as train would check it, and would be run."""
-SET_BY_STUDY = ("strategy", "precision", "seed", *names_of(RunConfig, Effect.FOLDER))
-"""A study sets these itself, for each of its points."""
-NO_OPTIONS_OF_A_RUN = ("config", "help", "print_config")
 
 
 class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +43,16 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Measure collective calls too: once a repetition for each number of ranks above one."""
     options: dict[str, Any] = {}
     """Of `python -m horovod_flowers.train`, as its --print-config shows them."""
+    command: str | SomeWords | None = None
+    """Run instead of train: a script of one's own, with PLACEHOLDERS in braces (script.py)."""
+    global_batch: Positive | None = None
+    """Of a command, samples in a step over all ranks: strong scaling."""
+    per_rank_batch: Positive | None = None
+    """Of a command, samples in a step on each rank: weak scaling."""
+    threads: Threads | None = None
+    """Of a command, TensorFlow threads of each rank; by default as many as its share of the node's cores."""
+    warmup_steps: Seed | None = None
+    """Of a command, first steps of each fit that timings leave out; by default as many as of train."""
 
 
 def read_study(path: Path) -> StudyFile:
@@ -69,81 +69,3 @@ def read_study(path: Path) -> StudyFile:
         raise UserError(
             f"job file {path}: {error}: allowed are {', '.join(StudyFile.__struct_fields__)}, as in jobs/strong.yaml"
         ) from error
-
-
-def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequence[str] = ()) -> list[Point]:
-    """Every point of a study, each checked as the train command would check it, in the order of the file.
-
-    more_options: words of the command line that override the file's options. Raises UserError.
-    """
-    options = flat_options(study.options)
-    for name in options:
-        if name.partition(".")[0].replace("-", "_") in NO_OPTIONS_OF_A_RUN:
-            raise UserError(f"job file {path}: {name} is not an option of a run: leave it out of options")
-        if name in SET_BY_STUDY:
-            raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
-    _refuse_too_many(study, path)
-    points, timeout = list[Point](), study.timeout_minutes * 60
-    repetitions = range(1, study.repetitions + 1)
-    for ranks in study.ranks:
-        alone = ranks == 1
-        strategies = study.strategies[:1] if alone else study.strategies
-        for precision, strategy, seed, number in product(study.precisions, strategies, study.seeds, repetitions):
-            how = "alone" if alone else strategy
-            name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{number}"
-            own: dict[str, Any] = {"strategy": strategy, "precision": precision, "seed": seed}
-            own |= {"name": name, "runs_dir": runs_dir, "resume_or_start": True}
-            config = _checked(path, [*flags({**options, **own}), *more_options], ranks)
-            _refuse_overridden(study, own, config)
-            points.append(TrainingPoint(name, ranks, number, config, timeout))
-        if study.collectives and not alone:
-            names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
-            points += [CollectivesPoint(name, ranks, number, config, timeout) for number, name in names]
-    return points
-
-
-def _refuse_too_many(study: StudyFile, path: Path) -> None:
-    """Raise UserError for more points than anybody runs, before they are made: a slip of the keyboard fills memory."""
-    combinations = len(study.precisions) * len(study.seeds)
-    a_repetition = sum(combinations * (1 if ranks == 1 else len(study.strategies)) for ranks in study.ranks)
-    if study.collectives:
-        a_repetition += sum(ranks > 1 for ranks in study.ranks)
-    if a_repetition * study.repetitions > MOST_POINTS:
-        raise UserError(
-            f"job file {path} stands for {a_repetition * study.repetitions} points ({a_repetition} combinations, "
-            f"{study.repetitions} repetitions): at most {MOST_POINTS} are taken; lower repetitions, or shorten the "
-            "lists"
-        )
-
-
-def _refuse_overridden(study: StudyFile, own: Mapping[str, Any], config: RunConfig) -> None:
-    """Raise UserError for an option behind -- by which points would be the same that are to differ, or get lost."""
-    varied = {"strategy": study.strategies, "precision": study.precisions, "seed": study.seeds}
-    for name, value in own.items():
-        if getattr(config, name) != value and len(varied.get(name, (0, 0))) > 1:
-            raise UserError(
-                f"{flag_of(name)} is given behind --, and the study sets it for each point: leave it out, or change "
-                "the job file"
-            )
-
-
-def _checked(path: Path, words: list[str], ranks: int) -> RunConfig:
-    try:
-        config = parse(RunConfig, "horovod_flowers.train", "", words)
-        config.global_batch_for(ranks)
-    except UserError as error:
-        raise UserError(f"job file {path}, ranks {ranks}: {error}") from error
-    return config
-
-
-def in_order(points: Sequence[Point], order_seed: int) -> list[Point]:
-    """The order in which the points are run: all first repetitions in random order, then all second ones, ...
-
-    What drifts while a study runs (the machine's load, its temperature) then meets all points alike.
-    """
-    shuffler = random.Random(order_seed)
-    ordered = []
-    for repetition in sorted({point.repetition for point in points}):
-        block = [point for point in points if point.repetition == repetition]
-        ordered += shuffler.sample(block, len(block))
-    return ordered

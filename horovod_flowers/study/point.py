@@ -1,5 +1,6 @@
 """The points of a study: what each of them runs, and whether that is there already."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.command_line import build, flags, start_of
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import is_script
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.json_lines import read_json
@@ -28,20 +30,15 @@ class Point(ABC):
     name: str
     ranks: int
     repetition: int
-    config: RunConfig
-    """Of train: what the point trains, or what others train in this study at its number of ranks."""
     timeout_seconds: float
 
-    module: ClassVar[str]
-    """Run as `python -m`, with `words()`."""
-
-    def words(self) -> list[str]:
-        """The module's options: whatever differs from the defaults."""
-        return option_words(self.options())
+    @abstractmethod
+    def command_words(self) -> list[str]:
+        """What every rank runs."""
 
     @abstractmethod
-    def options(self) -> Any:
-        """Of the module, as its configuration dataclass."""
+    def preflight_words(self) -> list[str]:
+        """Options of the preflight that looks at the machine for it."""
 
     @abstractmethod
     def begun(self, runs_dir: Path) -> bool:
@@ -54,8 +51,42 @@ class Point(ABC):
         Raises UserError where that is of other options than the point's: it must not stand for it.
         """
 
+    def prepare(self, runs_dir: Path) -> None:  # noqa: B027 (most points need nothing)
+        """What is done before it is run. Raises UserError where it cannot be."""
 
-class TrainingPoint(Point):
+    def conclude(self, runs_dir: Path) -> str | None:
+        """Judge what is there after its command has ended with status 0: why it has failed all the same."""
+        return None
+
+
+@dataclass(frozen=True)
+class OwnPoint(Point):
+    """What runs a module of this package."""
+
+    config: RunConfig
+    """Of train: what the point trains, or what others train in this study at its number of ranks."""
+
+    module: ClassVar[str]
+    """Run as `python -m`, with `words()`."""
+
+    def words(self) -> list[str]:
+        """The module's options: whatever differs from the defaults."""
+        return option_words(self.options())
+
+    def command_words(self) -> list[str]:
+        """The module with its options."""
+        return [sys.executable, "-m", self.module, *self.words()]
+
+    def preflight_words(self) -> list[str]:
+        """Options of the run."""
+        return option_words(self.config)
+
+    @abstractmethod
+    def options(self) -> Any:
+        """Of the module, as its configuration dataclass."""
+
+
+class TrainingPoint(OwnPoint):
     """A run."""
 
     module = "horovod_flowers.train"
@@ -71,19 +102,26 @@ class TrainingPoint(Point):
     def finished(self, runs_dir: Path) -> bool:
         """Whether the run has a result. Raises UserError where its options are not the point's."""
         folder = RunFolder(runs_dir / self.name)
+        if folder.config.exists() and is_script(options_in(folder.config)):
+            raise UserError(
+                f"run {folder.path} is of a command, and the study's are of train: give the study another name in its "
+                "job file, or another --runs-dir"
+            )
         if not folder.result.exists() or not read_json(folder.result, Result).ends(self.config.epochs):
             return False
         stored = build(RunConfig, options_in(folder.config))
         was, now = (flat_options(asdict(config)) for config in (stored, self.config))
         # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
         where = names_of(RunConfig, Effect.FOLDER, Effect.PLACE)
+        # Of a run whose model is not compiled they are null.
+        now["model.overrides"] = None if was["model.overrides"] is None else now["model.overrides"] or ""
         compared = ((name, was[name], now[name]) for name in now if name not in where)
         size = read_json(folder.environment, Environment).world_size
-        _refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])
+        refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])
         return True
 
 
-class CollectivesPoint(Point):
+class CollectivesPoint(OwnPoint):
     """Collective calls, measured with the cores and Horovod settings of the study's runs."""
 
     module = "horovod_flowers.microbenchmark"
@@ -112,7 +150,7 @@ class CollectivesPoint(Point):
             return False
         threads = self.config.threads or record.threads  # 0 leaves them to the machine
         differences = [("ranks", record.world_size, self.ranks), ("threads", record.threads, threads)]
-        _refuse_other(f"record {path}", differences)
+        refuse_other(f"record {path}", differences)
         return True
 
 
@@ -122,7 +160,7 @@ def option_words(options: Any) -> list[str]:
     return flags({name: value for name, value in flat_options(asdict(options)).items() if value != start[name]})
 
 
-def _refuse_other(what: str, compared: Iterable[tuple[str, Any, Any]]) -> None:
+def refuse_other(what: str, compared: Iterable[tuple[str, Any, Any]]) -> None:
     """Raise UserError for the first name whose value there is not that of the point."""
     for name, before, after in compared:
         if before != after:

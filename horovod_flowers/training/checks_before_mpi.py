@@ -8,7 +8,7 @@ from horovod_flowers.data.order import validation_range
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.launch.job_environment import ELASTIC, JobEnvironment
 from horovod_flowers.model.precision import choose
-from horovod_flowers.model.registry import check_name
+from horovod_flowers.model.registry import check_file, check_name
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
@@ -32,12 +32,14 @@ def check_before_mpi(config: RunConfig, job: JobEnvironment, hold: RunHold) -> N
 
     Raises UserError.
     """
-    check_name(config.model.name)
+    check_name(config.model.name, config.model.options)
     config.global_batch_for(job.size)
     config.model_parallel_size_for(job.size, job.local_size)
     if job.rank != 0:
         return
     choose(config.precision, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())
+    if not config.resume:
+        check_file(config.model.name)
     if config.model.weights is not None:
         check_weights(Path(config.model.weights))
     writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")

@@ -1,6 +1,7 @@
 """What a run says: before it starts, on what it runs, how the work is divided, what is trained; then each epoch."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from horovod_flowers.model.precision import reason
 from horovod_flowers.ranks.affinity import spans
 from horovod_flowers.runlog.records import Environment, EpochRecord, RankEnvironment, Result
 from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import harmless
 
 NAMED_RANKS = 8
 
@@ -94,10 +96,22 @@ def _count(number: int, noun: str) -> str:
 def describe_epoch(record: EpochRecord, epochs: int) -> str:
     """One line for the log."""
     parts = [f"loss {record.training_loss:.3f}", f"accuracy {record.training_accuracy:.3f}"]
+    parts += _measured(record.training_metrics, record.training_accuracy)
     if record.validation_loss is not None and record.validation_accuracy is not None:
         parts += [f"validation loss {record.validation_loss:.3f}", f"accuracy {record.validation_accuracy:.3f}"]
+        parts += _measured(record.validation_metrics, record.validation_accuracy)
     parts += [f"{record.training_seconds:.1f} s", f"{record.images / record.training_seconds:.1f} images/s"]
     return f"epoch {record.epoch}/{epochs}: {', '.join(parts)}"
+
+
+def _measured(metrics: Mapping[str, float | None], accuracy: float | None) -> list[str]:
+    """Without one called accuracy that is the accuracy before it."""
+    shown = {
+        name: "not finite" if value is None else f"{value:.3f}"
+        for name, value in metrics.items()
+        if name != "accuracy" or value is None or accuracy is None or not math.isclose(value, accuracy, rel_tol=1e-4)
+    }
+    return [f"{harmless(name)} {value}" for name, value in shown.items()]
 
 
 def describe_result(result: Result, folder: Path, watched: Literal["accuracy", "loss"]) -> Iterator[str]:

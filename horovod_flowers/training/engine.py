@@ -6,30 +6,33 @@ The trainer runs logged epochs with it; replay and the trial of strategies run s
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from horovod_flowers.checkpoint.model_state import ModelState
-from horovod_flowers.config.choices import INDEPENDENT, Precision
+from horovod_flowers.config.choices import DIVIDING_WEIGHTS, INDEPENDENT, Precision
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.augment import Augmentation
 from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, training_batches
 from horovod_flowers.data.image_weights import image_weights
 from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.model.freezing import freeze
 from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
-from horovod_flowers.model.registry import build
+from horovod_flowers.model.registry import build_whole
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.choice import make_strategy
 from horovod_flowers.training.dropout_seeds import DropoutSeeds
 from horovod_flowers.training.initial_weights import start_from
-from horovod_flowers.training.learning_rate import schedule
-from horovod_flowers.training.optimizer import Clipping, build_over, make_optimizer
+from horovod_flowers.training.model_file import model_source, refuse_other_file
+from horovod_flowers.training.optimizer import build_over
 from horovod_flowers.training.penalties import Penalties
+from horovod_flowers.training.recipe import recipe_of
 from horovod_flowers.training.step import Evaluation, EvaluationPass, TrainingStep, Update
 from horovod_flowers.training.weight_average import WeightAverage
 
@@ -50,10 +53,19 @@ class TrainingEngine:
         HEARTBEAT.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
-        self.model, self.notes = build(config.model.name, prepared.image_size, len(prepared.class_names))
+        classes = len(prepared.class_names)
+        built = build_whole(model_source(config), prepared.image_size, classes, config.model.options)
+        self.model, self.notes, self.compiled = built.model, list(built.notes), built.compiled is not None
+        refuse_other_file(config.model.name, ranks)
         begins = not config.resume or config.replay_step is not None
         if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
             self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
+        if config.model.freeze is not None:
+            self.notes += freeze(self.model, config.model.freeze)
+        divides = ranks.size > 1 and strategy in DIVIDING_WEIGHTS
+        recipe = recipe_of(config, built, classes, self._image_weights is not None, divides)
+        self.notes += recipe.notes
+        undecayed = _among_trained(self.model, recipe.undecayed)
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
         size = 1 if strategy == INDEPENDENT else ranks.size
@@ -61,14 +73,15 @@ class TrainingEngine:
         self.strategy = make_strategy(strategy, config, ranks, precision, self.model, prepared.image_size)
         self.strategy.notes += penalties.notes
         self.state = ModelState(self.model, self.strategy)
-        self.optimizer = make_optimizer(config.optimizer)
-        build_over(self.optimizer, self.strategy.optimizer_variables, [part.shape for part in self.strategy.parts])
+        self.optimizer = recipe.optimizer
+        shapes = [part.shape for part in self.strategy.parts]
+        build_over(self.optimizer, self.strategy.optimizer_variables, shapes, undecayed)
         self.state.add_optimizer(self.optimizer)
         self.global_batch = config.global_batch_for(ranks.size)
         whole_epoch = steps_per_epoch(len(images.training), self.global_batch)
         self.steps_per_epoch = min(config.steps or whole_epoch, whole_epoch)
         update_batch = self.global_batch * config.accumulate
-        self.schedule = schedule(config.optimizer, update_batch, self.steps_per_epoch, config.epochs)
+        self.schedule = recipe.learning_rate(update_batch, self.steps_per_epoch, config.epochs)
         self.learning_rate_factor = 1.0
         """Of the schedule's, as the validation loss has it (--optimizer.plateau-epochs)."""
         self.average = None
@@ -82,12 +95,14 @@ class TrainingEngine:
             self.strategy,
             ranks.size,
             precision,
-            label_smoothing=config.label_smoothing,
             average=self.average,
-            clipping=Clipping.of(config.optimizer),
+            clipping=recipe.clipping,
             penalties=penalties,
+            loss=recipe.loss,
+            metrics=recipe.metrics,
         )
-        self.evaluate = EvaluationPass(self.model, ranks)
+        self.metrics = recipe.metrics
+        self.evaluate = EvaluationPass(self.model, ranks, recipe.loss.evaluated(), recipe.metrics)
         self._dropout = DropoutSeeds(self.model)
 
     def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
@@ -169,3 +184,11 @@ class TrainingEngine:
         for variable in [*self.state.statistics, *(self.average.statistics if self.average else ())]:
             value = np.array(variable)  # unlike np.ascontiguousarray it leaves a scalar a scalar
             variable.assign((self.ranks.allreduce_sum(value) / self.ranks.size).astype(value.dtype))
+
+
+def _among_trained(model: Any, undecayed: Collection[int] | None) -> list[int] | None:
+    """The places among the trained weights of some of a model's weights, given by their numbers among all."""
+    if undecayed is None:
+        return None
+    numbers = {id(variable): number for number, variable in enumerate(model.variables)}
+    return [place for place, each in enumerate(model.trainable_variables) if numbers[id(each)] in undecayed]

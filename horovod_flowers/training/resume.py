@@ -4,13 +4,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from horovod_flowers.checkpoint.format import DamagedError, checkpoint_files, read_progress
-from horovod_flowers.config.command_line import build, parse
+from horovod_flowers.config.command_line import build, given_options, parse
+from horovod_flowers.config.optimizer import TO_THE_END
 from horovod_flowers.config.options import flag_of, flat_options, options_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.run import RunConfig, overriding
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.data.opening import TrainedOn
 from horovod_flowers.runlog.json_lines import read_json
@@ -33,6 +35,9 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = "horovod_flowers.train"
     config = parse(RunConfig, command, __doc__, words, rank)
+    names = {*(config.model.overrides or "").split(","), *overriding(given_options(RunConfig, words)).split(",")}
+    given = ",".join(sorted(names - {""}))
+    config = replace(config, model=replace(config.model, overrides=given))
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
         hold.take(folder.path, IN_USE)
@@ -46,6 +51,7 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         return config
     folder.check(overwrite=False, resume=True)
     stored = options_in(folder.config)
+    words += _overrides_on_resume(stored, given)
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
         return parse(RunConfig, command, __doc__, ["--config", str(folder.config), *words], rank)
     # Another strategy: what the one before was told says nothing about it.
@@ -55,6 +61,16 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         file = place / "options.yaml"
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
         return parse(RunConfig, command, __doc__, ["--config", str(file), *words], rank)
+
+
+def _overrides_on_resume(stored: dict[str, Any], given: str) -> list[str]:
+    """The words that keep what went before a compiled model's own in the run, and what these options add to it."""
+    model = stored.get("model")
+    kept = model.get("overrides") if isinstance(model, dict) else None
+    if not isinstance(kept, str):  # it was not compiled
+        return ["--model.overrides", "null"]
+    names = {*kept.split(","), *given.split(",")} - {""}
+    return ["--model.overrides", ",".join(sorted(names))]
 
 
 def has_ended(config: RunConfig) -> bool:
@@ -78,8 +94,15 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
         )
     was, now = flat_options(asdict(earlier)), flat_options(asdict(config))
     changed = [name for name, found in options_of(RunConfig).items() if was[name] != now[name] and not found.resumable]
-    if earlier.optimizer.decay == "cosine" and earlier.epochs != config.epochs:
+    if earlier.optimizer.decay in TO_THE_END and earlier.epochs != config.epochs:
         changed.append("epochs")  # the curve that the learning rate has followed so far ends there
+    if "model.overrides" in changed:
+        more = sorted(set((now["model.overrides"] or "").split(",")) - set((was["model.overrides"] or "").split(",")))
+        raise UserError(
+            f"run {folder.path} was trained with what its model is compiled with in place of {', '.join(more)}: leave "
+            f"out {', '.join(map(flag_of, more))} to resume it, or start another run, from its weights with "
+            f"--model.weights {folder.path}"
+        )
     for name in changed:
         raise UserError(
             f"run {folder.path} was trained with {name} {was[name]}, not {now[name]}: leave out {flag_of(name)} to "

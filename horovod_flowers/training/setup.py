@@ -12,6 +12,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import Split, per_rank_batch
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.model.registry import SAVED
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import start_horovod
@@ -21,6 +22,7 @@ from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runlog.training_progress import BEGINNING
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.files import whole_file
 from horovod_flowers.runtime.machine import cpu_flags
 from horovod_flowers.training.console_log import announce
 from horovod_flowers.training.elastic_commits import Commits
@@ -102,8 +104,16 @@ def begin_records(trainer: "Trainer", environment: Environment | None) -> None:
     if environment is None:
         return
     engine, config, folder = trainer.engine, trainer.config, trainer.folder
+    name = config.model.name
+    saved = Path(name).read_bytes() if name.endswith(SAVED) and not config.resume else None  # it may lie in the folder
     folder.create(config.overwrite, config.resume)
-    folder.write_start(to_yaml(config.without_start_options()), environment)
+    kept = config.without_start_options()
+    if not engine.compiled:  # nothing was there to be overridden
+        kept = replace(kept, model=replace(kept.model, overrides=None))
+    folder.write_start(to_yaml(kept), environment)
+    if saved is not None:
+        with whole_file(folder.model) as temporary:
+            temporary.write_bytes(saved)
     announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images, engine.notes)
 
 

@@ -5,8 +5,8 @@ tell its parts from each other without a profiler.
 """
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from horovod_flowers.config.choices import Precision
 from horovod_flowers.data.batches import Batch
+from horovod_flowers.model.loss import CrossEntropy, ImageLoss
+from horovod_flowers.model.metrics import CompiledMetrics
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.records import StepRecord
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
@@ -89,14 +91,18 @@ class TrainingStep:
         average: WeightAverage | None = None,
         clipping: Clipping | None = None,
         penalties: Penalties | None = None,
+        loss: ImageLoss | None = None,
+        metrics: CompiledMetrics | None = None,
     ) -> None:
         """`penalties` are the model's, taken over before the strategy; else here, which serves where no layer adds any.
+        `loss`: cross-entropy with `label_smoothing` without one. `metrics`: take in every image that is trained on.
 
         Raises UserError where several ranks cannot apply one of them.
         """
         self._model, self._optimizer, self._strategy, self._size = model, optimizer, strategy, size
-        self._label_smoothing, self._average, self._clipping = label_smoothing, average, clipping
-        strategy.needs_norms = clipping is not None
+        self._loss, self._metrics = loss or CrossEntropy(label_smoothing), metrics
+        self._average, self._clipping = average, clipping
+        strategy.needs_norms = clipping is not None and not clipping.by_value
         self._penalties = penalties or Penalties(model, size if strategy.trains_one_model else 1)
         self._loss_scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self._sums: list[tf.Variable] = []
@@ -124,7 +130,9 @@ class TrainingStep:
         if self._sums:
             gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
         combined = strategy.reduce_gradients(gradients)
-        if self._clipping is not None:
+        if self._clipping is not None and self._clipping.by_value:
+            combined = self._clipping.cut_off(combined)
+        elif self._clipping is not None:
             combined = self._clipping.clip(combined, strategy.squared_norms(combined))
         combined_ns = timer.after([gradients_ns, *combined], HEARTBEAT.wait_ends)
         # The update waits for the timestamp: else its first part would be booked as computation or communication.
@@ -162,7 +170,7 @@ class TrainingStep:
         """float32 [per-rank batch]: the loss of each image as a training step sees it. Every rank calls it."""
 
         def losses(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            return self._losses(labels, self._logits(images))
+            return self._loss.of_images(labels, self._logits(images))
 
         return tf.function(losses, autograph=False)(batch.images, batch.labels).numpy()
 
@@ -177,9 +185,13 @@ class TrainingStep:
         """
         with tf.GradientTape() as tape, self._penalties.counting(weights, shares):
             logits = self._logits(images)
-            losses = self._losses(labels, logits)
+            losses = self._loss.of_images(labels, logits)
             loss_sum = tf.reduce_sum(weights * losses)
-            loss = tf.add_n([loss_sum * shares[0], *self._penalties.of_step(shares)]) * self._loss_scale
+            # Of a sum over images the mean over ranks is that of all of them after times their number.
+            share = tf.constant(float(self._size)) if self._loss.added_up else shares[0]
+            loss = tf.add_n([loss_sum * share, *self._penalties.of_step(shares)]) * self._loss_scale
+        if self._metrics is not None:
+            self._metrics.update(labels, logits, weights)
         gradients = tape.gradient(
             loss, self._strategy.model_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
@@ -193,14 +205,6 @@ class TrainingStep:
         """fp32 [per-rank batch, classes]."""
         with self._strategy.calling_the_model():
             return tf.cast(self._model(tf.cast(images, tf.float32), training=True), tf.float32)
-
-    def _losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy of each image, with labels smoothed (Szegedy et al. 2016, section 7, uniform over classes)."""
-        if not self._label_smoothing:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        classes = logits.shape[-1]
-        smoothed = tf.one_hot(labels, classes) * (1 - self._label_smoothing) + self._label_smoothing / classes
-        return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
 
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -216,6 +220,8 @@ class Evaluation:
     loss_sum: float
     correct: int
     images: int
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """What a compiled model measures, over all of them."""
 
     @property
     def loss(self) -> float:
@@ -231,21 +237,44 @@ class Evaluation:
 class EvaluationPass:
     """A compiled evaluation of one model; counts are added up over ranks, so every image weighs the same."""
 
-    def __init__(self, model: Any, ranks: Ranks) -> None:
-        self._model, self._ranks = model, ranks
+    def __init__(
+        self, model: Any, ranks: Ranks, loss: ImageLoss | None = None, metrics: CompiledMetrics | None = None
+    ) -> None:
+        """`loss`: cross-entropy without one. `metrics`: those of the training step, which each pass begins anew."""
+        self._model, self._ranks, self._metrics = model, ranks, metrics
+        self._loss = loss or CrossEntropy()
         self._graph = tf.function(self._build, autograph=False)
 
     def _build(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = tf.cast(self._model(tf.cast(images, tf.float32), training=False), tf.float32)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        losses = self._loss.of_images(labels, logits)
+        if self._metrics is not None:
+            self._metrics.update(labels, logits, weights)
         return tf.reduce_sum(weights * losses), _correct(logits, labels, weights)
 
     def __call__(self, batches: Iterable[Batch]) -> Evaluation:
         """Evaluate this rank's batches and add up over ranks, which must have equally many."""
         sums = np.zeros(3, np.float64)
+        if self._metrics is not None:
+            self._metrics.reset()
         for number, batch in enumerate(batches):
             HEARTBEAT.at("validation, batch {}", number, long=number == 0)
             loss_sum, correct = self._graph(batch.images, batch.labels, batch.weights)
             sums += [float(loss_sum), float(correct), batch.rank_images]
         loss_sum, correct, images = self._ranks.allreduce_sum(sums)
-        return Evaluation(float(loss_sum), round(correct), round(images))
+        return Evaluation(float(loss_sum), round(correct), round(images), results_over(self._ranks, self._metrics))
+
+
+def sums_over(ranks: Ranks, metrics: CompiledMetrics | None, before: Sequence[float] = ()) -> tuple[float, ...]:
+    """What the metrics of all ranks have added up since they were reset, and `before` it. Every rank calls it."""
+    if metrics is None:
+        return ()
+    sums = ranks.allreduce_sum(metrics.sums(metrics.states()))
+    return tuple((sums + np.asarray(before) if before else sums).tolist())
+
+
+def results_over(
+    ranks: Ranks, metrics: CompiledMetrics | None, before: Sequence[float] = ()
+) -> dict[str, float | None]:
+    """What they come to, the same on every rank; they begin anew. Every rank calls it."""
+    return metrics.results(np.asarray(sums_over(ranks, metrics, before))) if metrics is not None else {}

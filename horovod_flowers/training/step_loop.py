@@ -53,6 +53,8 @@ class EpochSums:
     images: int = 0
     seconds: float = 0.0
     learning_rate: float = 0.0
+    metric_sums: tuple[float, ...] = ()
+    """Of a compiled model's metrics, over all ranks; of one rank alone they are in the metrics."""
     checkpoint_seconds: float = 0.0
     """Of this rank, waiting for checkpoints in the middle of the epoch; no part of `seconds`."""
     stopped_by: str | None = None

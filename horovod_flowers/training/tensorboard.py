@@ -25,5 +25,10 @@ class TensorBoardWriter:
                 value = getattr(record, name)
                 if value is not None:
                     tf.summary.scalar(name, value)
+            measured = {"training": record.training_metrics, "validation": record.validation_metrics}
+            for kind, metrics in measured.items():
+                for name, value in metrics.items():
+                    if value is not None:
+                        tf.summary.scalar(f"{kind}_{name}", value)
             tf.summary.scalar("images_per_second", record.images / record.training_seconds)
             self._writer.flush()

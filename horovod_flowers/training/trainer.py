@@ -23,6 +23,7 @@ from horovod_flowers.training.console_log import describe_epoch, describe_result
 from horovod_flowers.training.elastic_commits import Commits
 from horovod_flowers.training.engine import TrainingEngine
 from horovod_flowers.training.health import BadLoss, check_same_weights, stop_alone, stop_at_bad_loss
+from horovod_flowers.training.step import sums_over
 from horovod_flowers.training.step_loop import EpochSums, StepLoop
 from horovod_flowers.training.tensorboard import TensorBoardWriter
 
@@ -147,6 +148,7 @@ class Trainer:
         before = self.progress.partial or PartialEpoch(0, 0, 0.0, 0, 0.0)
         return replace(
             own,
+            metric_sums=sums_over(self.ranks, self.engine.metrics, before.metric_sums),
             steps=before.steps + own.steps,
             loss_sum=before.loss_sum + float(totals[0]),
             correct=before.correct + round(totals[1]),
@@ -156,7 +158,7 @@ class Trainer:
 
     def _within_epoch(self, sums: EpochSums) -> TrainingProgress:
         """How far the run is in the middle of an epoch; `sums` over all ranks."""
-        partial = PartialEpoch(sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds)
+        partial = PartialEpoch(sums.steps, sums.images, sums.loss_sum, sums.correct, sums.seconds, sums.metric_sums)
         return self.progress.within_epoch(partial)
 
     def _finish_epoch(self, epoch: int, sums: EpochSums) -> EpochRecord:
@@ -165,6 +167,8 @@ class Trainer:
         if self.strategy.trains_one_model:
             self.engine.average_statistics()
         self._check_weights(self.progress)
+        metrics = self.engine.metrics
+        measured = metrics.results(np.asarray(sums.metric_sums)) if metrics is not None else {}
         started = time.monotonic()
         evaluation = self.engine.validate() if self.config.validate and self.strategy.trains_one_model else None
         if evaluation is not None:
@@ -187,6 +191,8 @@ class Trainer:
             validation_loss=evaluation.loss if evaluation else None,
             validation_accuracy=evaluation.accuracy if evaluation else None,
             validation_seconds=time.monotonic() - started if evaluation else None,
+            training_metrics=measured,
+            validation_metrics=evaluation.metrics if evaluation else {},
         )
 
     def _follow_plateau(self, epoch: int, validation_loss: float) -> None:

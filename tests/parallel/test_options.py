@@ -70,13 +70,13 @@ def test_sgd_with_cosine_decay_and_tensorboard(trained: Trained) -> None:
 
 def test_a_loss_that_no_longer_falls_lowers_the_learning_rate_and_ends_the_run(trained: Trained) -> None:
     run = read_run(trained.runs / "plateau")
-    rates = [epoch.learning_rate for epoch in run.epochs]
-    assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
+    rates = np.array([epoch.learning_rate for epoch in run.epochs])
+    assert list(rates / rates[0]) == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
     progress = run.result.progress
     assert (progress.best_loss_epoch, progress.best_validation_loss) == (1, run.epochs[0].validation_loss)
     assert (progress.plateau.factor, run.result.stopped_early) == (0.25, True)
     resumed = read_run(trained.runs / "plateau-parts")
-    assert [epoch.learning_rate for epoch in resumed.epochs] == rates
+    assert [epoch.learning_rate for epoch in resumed.epochs] == list(rates)
     assert resumed.result.progress.plateau == progress.plateau
     assert "not fallen in 2 epochs: learning rate times 0.5, 0.25 of its schedule" in trained.plateau
     assert "stopped early: validation loss has not improved in 5 epochs since epoch 1" in trained.plateau

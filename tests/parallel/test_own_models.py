@@ -63,7 +63,8 @@ def test_scalar_weights_train_and_are_kept(trained: Trained, name: str) -> None:
 
 
 def test_what_a_model_says_of_itself_is_told(trained: Trained) -> None:
-    assert "is compiled (optimizer SGD, loss mse), which is not used" in trained.printed["compiled"]
+    said = "is compiled: trained by its optimizer SGD (learning rate 0.01, at any global batch) and its loss mse"
+    assert said in trained.printed["compiled"]
     assert "computes in bfloat16 by its own dtype policy" in trained.printed["mixed_bfloat16"]
 
 

@@ -267,6 +267,5 @@ REFUSED = {
     "other_names": f"is a function that takes (size: int, n: int)*image_size= and classes=*: {WRITE}",
     "Net": f"is a class that takes (units: int)*image_size= and classes=*: {WRITE}",
     "nothing": f"gives nothing, no Keras model: {WRITE}",
-    "INSTANCE": f"is a model that is built already: {WRITE}",
     "NUMBER": f"is a value of type int, no function: {WRITE}",
 }

@@ -22,7 +22,8 @@ from horovod_flowers.runlog.reading.run import RecordedRun, read_run
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.file import points_of, read_study
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.points import points_of
 from horovod_flowers.train import main as train
 from horovod_flowers.training.resume import read_config
 from tests.single.recorded_runs import write_run

@@ -218,7 +218,11 @@ def test_aliases_that_multiply_are_refused(folder: RunFolder) -> None:
         ("result.json", {"optimizer_bytes": [1]}, "result.json has memory of 1 of 2 ranks"),
         ("result.json", {"peak_memory_bytes": [1, 10**40]}, "result.json is damaged or from another version"),
         ("epochs.jsonl", {"training_loss": float("inf")}, "epochs.jsonl, line 1, is damaged or from another version"),
-        ("epochs.jsonl", {"learning_rate": None}, "epochs.jsonl, line 1, is damaged or from another version"),
+        ("epochs.jsonl", {"learning_rate": None}, "epochs.jsonl has no learning_rate of epoch 1, though the run is of"),
+        ("epochs.jsonl", {"training_accuracy": None}, "epochs.jsonl has no training_accuracy of epoch 1"),
+        ("epochs.jsonl", {"training_metrics": [1]}, "epochs.jsonl, line 1, is damaged or from another version"),
+        ("result.json", {"data_digest": None}, "result.json has no data_digest, though the run is of train"),
+        ("result.json", {"training_images": None}, "result.json has no training_images, though the run is of train"),
     ],
 )
 def test_records_that_contradict_the_run_refuse_it(

@@ -4,19 +4,12 @@ import pytest
 
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.communication_volume import DenseShape, bytes_per_step, factors_send_less, volume_per_step
-from horovod_flowers.strategy.layout import Slice, equal_slices, slots_by_weight
+from horovod_flowers.strategy.layout import Slice, equal_slices
 
 
 def test_slices_are_whole_and_nearly_equal() -> None:
     assert equal_slices(10, 4) == [Slice(0, 3), Slice(3, 3), Slice(6, 2), Slice(8, 2)]
     assert equal_slices(2, 3) == [Slice(0, 1), Slice(1, 1), Slice(2, 0)]
-
-
-def test_slots_belong_to_their_weights() -> None:
-    adam = slots_by_weight(range(2 + 6), 3)
-    assert [adam(position) for position in range(8)] == [None, None, 0, 0, 1, 1, 2, 2]
-    plain_sgd = slots_by_weight(range(2), 3)
-    assert [plain_sgd(position) for position in range(2)] == [None, None]
 
 
 FLOWER = DenseShape(51_200, 512)

@@ -17,7 +17,7 @@ from horovod_flowers.report.analysis.points import Point, points_of
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.runlog.reading.run import read_run
-from horovod_flowers.study.file import SET_BY_STUDY
+from horovod_flowers.study.points import SET_BY_STUDY
 from tests.single.recorded_runs import write_run
 
 OPTIONS = options_of(RunConfig)
@@ -48,7 +48,8 @@ def test_what_decides_the_work_is_declared_as_decided() -> None:
     """A change here changes which runs are compared: it is one of docs/report.md, too."""
     assert set(names_of(RunConfig, Effect.WORK)) == {
         *("model.name", "optimizer.name", "optimizer.momentum", "optimizer.weight_decay", "accumulate"),
-        *("optimizer.global_clipnorm", "optimizer.clipnorm"),
+        *("optimizer.global_clipnorm", "optimizer.clipnorm", "optimizer.clipvalue", "optimizer.options"),
+        *("loss", "loss_options", "model.options", "model.freeze", "model.overrides"),
         *("label_smoothing", "average_decay", "data.image_size", "data.augment", "data.smallest_crop", "data.stretch"),
         *("data.rotation_degrees", "data.recolour", "data.erase", "data.crop_size"),
     }
@@ -105,6 +106,12 @@ OTHER_WORK = [
     (BASE, with_options(optimizer=OptimizerConfig(weight_decay=0.1)), "optimizer.weight_decay: 0.1 against 0"),
     (BASE, with_options(accumulate=2), "accumulate: 2 against 1"),
     (BASE, with_options(model=ModelConfig(name="a.b:c")), "model: a.b:c against flower_cnn"),
+    (BASE, with_options(loss="mse"), "loss: mean_squared_error against crossentropy"),
+    (
+        with_options(model=ModelConfig(name="a.b:c", options={"width": 8})),
+        with_options(model=ModelConfig(name="a.b:c", options={"width": 16, "deep": True})),
+        "model.options: {deep: true, width: 16} against {width: 8}",
+    ),
 ]
 
 

@@ -11,8 +11,9 @@ from horovod_flowers.config.run import PRESETS, RunConfig
 from horovod_flowers.preflight.__main__ import PreflightConfig
 from horovod_flowers.runlog.reading.config import read_config as read_recorded
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.file import points_of, read_study
-from horovod_flowers.study.point import option_words
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.point import TrainingPoint, option_words
+from horovod_flowers.study.points import points_of
 from horovod_flowers.training.resume import read_config
 
 
@@ -76,5 +77,6 @@ def test_a_job_file_may_name_a_preset(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(study))
     (point, *_) = points_of(read_study(file), file, "runs")
+    assert isinstance(point, TrainingPoint)
     assert (point.config.model.name, point.config.epochs) == ("flower_resnet", 2)
     assert parse(PreflightConfig, "preflight", "", option_words(point.config)).data.crop_size == 128

@@ -1,14 +1,10 @@
 """A run is held by one process at a time: who holds it, when that one counts as dead, and who takes over."""
 
-import contextlib
 import errno
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -24,38 +20,14 @@ from horovod_flowers.runlog.holder import STALE_SECONDS, Holder, this_process
 from horovod_flowers.runlog.run_hold import RunAtRest, RunHold, check_not_held, holder_of, lock_of
 from horovod_flowers.runtime.errors import JobError, UserError
 from horovod_flowers.training import setup
-from tests.conftest import clean_environment
+from tests.single.held_run import another_process
 
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from horovod_flowers.runlog.run_hold import RunHold
-
-hold = RunHold("horovod_flowers.train", beat_seconds=0.05)
-hold.take(Path(sys.argv[1]), "wait")
-print("held", flush=True)
-time.sleep(60)
-"""
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return tmp_path / "r"
-
-
-@contextlib.contextmanager
-def another_process(run: Path) -> Iterator["subprocess.Popen[str]"]:
-    """That holds the run, until it is killed."""
-    words = [sys.executable, "-c", PROGRAM, str(run)]
-    environment = clean_environment()
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def write_lock(run: Path, silent_seconds: float = 0.0, **changes: Any) -> Holder:

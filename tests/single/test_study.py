@@ -1,6 +1,7 @@
 """Job files, the points that they stand for, and what becomes of them."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, failures, read_record
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.__main__ import StudyConfig, read_points, state_of
-from horovod_flowers.study.file import in_order, points_of, read_study
-from horovod_flowers.study.point import CollectivesPoint
+from horovod_flowers.study.__main__ import StudyConfig, holder_of_cores, read_points, state_of
+from horovod_flowers.study.file import read_study
+from horovod_flowers.study.point import CollectivesPoint, TrainingPoint
+from horovod_flowers.study.points import in_order, points_of
 from tests.conftest import PROJECT, Ended, Workplace, run_command
+from tests.single.held_run import another_process
 from tests.single.recorded_runs import write_run
 
 
@@ -31,6 +34,7 @@ def test_every_combination_is_a_point_and_one_rank_has_no_strategy(tmp_path: Pat
     assert Counter(point.ranks for point in points) == {1: 8, 2: 16, 4: 16}
     assert len({point.name for point in points}) == 40
     (point,) = [point for point in points if point.name == "s-2ranks-tensor-bf16-seed1-run2"]
+    assert isinstance(point, TrainingPoint)
     assert (point.config.strategy, point.config.precision, point.config.seed) == ("tensor", "bf16", 1)
     assert "--strategy tensor --precision bf16 --data.augment" in " ".join(point.words())
     assert "--epochs" not in point.words()  # a default
@@ -91,7 +95,8 @@ def test_words_behind_the_options_are_checked_with_them(tmp_path: Path, words: l
     with pytest.raises(UserError, match=sentence):
         points_of(read_study(path), path, "runs", words)
     points = points_of(read_study(path), path, "runs", ["--seed", "7", "--precision", "fp32"])
-    assert {(point.config.seed, point.config.precision) for point in points} == {(7, "fp32")}
+    configs = [point.config for point in points if isinstance(point, TrainingPoint)]
+    assert {(config.seed, config.precision) for config in configs} == {(7, "fp32")}
 
 
 def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_of_ranks(tmp_path: Path) -> None:
@@ -106,6 +111,7 @@ def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_o
     # At other places among the runs of each repetition: what drifts meets them all alike.
     assert len({tuple(sorted(place % block for place in list(found.values())[k : k + 2])) for k in (0, 2, 4)}) > 1
     point = points[found["s-4ranks-collectives-run2"]]
+    assert isinstance(point, CollectivesPoint)
     assert point.module == "horovod_flowers.microbenchmark"
     assert " ".join(point.words()) == (
         "--output r/.collectives/s-4ranks-collectives-run2.json --repetitions 7 --threads 2 --bind none "
@@ -155,6 +161,21 @@ def test_a_finished_run_stands_for_a_point_only_if_it_is_the_same(tmp_path: Path
     (other,) = [p for p in read_points(StudyConfig(files=(str(path),)), ["--threads", "2"]) if p.name == point.name]
     with pytest.raises(UserError, match="was made with threads 1, and the study says 2: give the study another name"):
         state_of(other, tmp_path)
+
+
+def test_a_point_waits_for_a_rank_that_has_outlived_its_mpirun(tmp_path: Path) -> None:
+    """Its log is nobody's then: mpirun had held it."""
+    points = points_of(read_study(job_file(tmp_path, collectives=True)), tmp_path / "s.yaml", str(tmp_path))
+    point, other = next(point for point in points if point.ranks == 2), points[0]
+    with another_process(tmp_path / point.name) as process:
+        name, since = holder_of_cores(point, tmp_path) or ("", "")
+        assert name == point.name
+        assert since.startswith("since 20")
+        assert since.endswith(f", by process {process.pid} on {os.uname().nodename}")
+        assert holder_of_cores(other, tmp_path) is None
+        process.kill()
+        process.wait()
+        assert holder_of_cores(point, tmp_path) is None
 
 
 def test_attempts_are_kept_and_the_last_one_counts(tmp_path: Path) -> None:

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from horovod_flowers.config.options import Effect, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.options import Effect
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.points import Point, Series
-from horovod_flowers.report.analysis.run_factors import recipe_of, values_of
+from horovod_flowers.report.analysis.run_factors import names_with, recipe_of, values_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runtime.errors import UserError
 
 # Factors that follow from others, or are what a comparison of two numbers of ranks is about.
 _FOLLOWS = (
     *("ranks", "strategy", "hosts", "batch per rank", "MPI yields when idle", "oversubscribed"),
-    *names_of(RunConfig, Effect.STRATEGY),
+    *names_with(Effect.STRATEGY),
 )
 
 

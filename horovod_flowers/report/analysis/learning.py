@@ -23,7 +23,7 @@ class Curve:
     training_seconds: tuple[float, ...]
     """Since the start, steps only, of the slowest rank."""
     training_loss: tuple[float | None, ...]
-    training_accuracy: tuple[float, ...]
+    training_accuracy: tuple[float | None, ...]
     validation_loss: tuple[float | None, ...]
     validation_accuracy: tuple[float | None, ...]
 

@@ -8,13 +8,14 @@ from functools import cached_property
 import numpy as np
 
 from horovod_flowers.config.choices import INDEPENDENT
-from horovod_flowers.config.options import Effect, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.options import Effect
+from horovod_flowers.config.script import is_script
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
     Work,
     differences,
+    names_with,
     other_scaling,
     recipe_of,
     speed_key,
@@ -225,18 +226,30 @@ def _told_apart(points: Sequence[Point]) -> list[Point]:
     for point in points:
         shown = (point.scaling, point.batch, point.precision, dict(point.work)["threads"], point.strategy, point.ranks)
         alike.setdefault(shown, []).append(point)
-    told, untold = [], {"hosts", *names_of(RunConfig, Effect.REPETITION)}
+    told = []
     for members in alike.values():
-        every = [values_of(point.runs) for point in members]
-        varied = [
-            name
-            for name in every[0]
-            if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in untold
-        ]
-        for point, values in zip(members, every, strict=True):
-            words = (f"{name} {'/'.join(sorted(values.get(name, ())))}" for name in varied if name != "oversubscribed")
-            told.append(replace(point, which=", ".join(words)) if len(members) > 1 else point)
+        kinds = {is_script(point.runs[0].config) for point in members}
+        for of_script in kinds:
+            of_kind = [point for point in members if is_script(point.runs[0].config) is of_script]
+            whose = "of a script" if of_script else "of train"
+            for point, words in zip(of_kind, _apart(of_kind), strict=True):
+                told.append(replace(point, which=", ".join([whose, *words] if len(kinds) > 1 else words)))
     return told
+
+
+def _apart(alike: Sequence[Point]) -> list[list[str]]:
+    """For each of these points what tells it from the others, in words."""
+    untold = {"hosts", *names_with(Effect.REPETITION)}
+    every = [values_of(point.runs) for point in alike]
+    varied = [
+        name
+        for name in every[0]
+        if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in untold
+    ]
+    return [
+        [f"{name} {'/'.join(sorted(values.get(name, ())))}" for name in varied if name != "oversubscribed"]
+        for values in every
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from horovod_flowers.config.command_line import flags
+from horovod_flowers.config.command_line import build, flags
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import values_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -52,9 +53,15 @@ def commands_of(runs: Sequence[RunSummary]) -> list[tuple[str, int]]:
     """The commands that make these runs again, each with the number of runs, those of most ranks last."""
     counted: dict[str, int] = {}
     for run in sorted(runs, key=lambda run: (run.ranks, run.name)):
-        command = shlex.join(train_command(run))
+        command = shlex.join(script_command(run) if is_script(run.config) else train_command(run))
         counted[command] = counted.get(command, 0) + 1
     return list(counted.items())
+
+
+def script_command(run: RunSummary) -> list[str]:
+    """The command of a script's run. It leaves a record only where a study starts it."""
+    words = build(ScriptConfig, run.config).words(run.ranks)
+    return ["mpirun", "-np", str(run.ranks), "--bind-to", "none", *words]
 
 
 def train_command(run: RunSummary) -> list[str]:
@@ -72,6 +79,8 @@ def train_command(run: RunSummary) -> list[str]:
 
 def baseline_command(point: Point) -> str:
     """The command that makes a point's one-rank baseline, beside the run that lacks it."""
+    if is_script(point.runs[0].config):
+        return "python -m horovod_flowers.study JOBFILE --ranks 1"
     work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
     words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"

@@ -1,18 +1,23 @@
 """What each run was made with: what must be equal for two to be compared, and what differs between them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+import yaml
+
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.options import Effect, flat_options, names_of, options_of
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runtime.errors import harmless
 
 Work = tuple[tuple[str, Any], ...]
-_DEFAULTS: dict[str, Any] = flat_options(asdict(RunConfig()))
+_KINDS = (RunConfig, ScriptConfig)
+_DEFAULTS: dict[type, dict[str, Any]] = {kind: flat_options(asdict(kind())) for kind in _KINDS}
 
 # What may change the seconds of a step though the work is the same, beside the number of ranks, the strategy and the
 # options that say so of themselves.
@@ -23,7 +28,8 @@ _SPEED = ("commit", "launcher", "MPI library", "HOROVOD_", "version of ")
 def work_of(run: RunSummary) -> Work:
     """What must be equal for two runs to be compared; the number of ranks and the strategy are what may differ.
 
-    An option is in it that says so where it is declared, or of which nobody has said what it means.
+    An option is in it that says so where it is declared, or of which nobody has said what it means. Of a script's run
+    the command, the files that it names and the number of its model's parameters stand for model and data.
     """
     environment = run.environment
     strong = run.config["global_batch"] is not None
@@ -31,7 +37,7 @@ def work_of(run: RunSummary) -> Work:
     return (
         ("scaling", "strong" if strong else "weak"),
         ("global_batch" if strong else "per_rank_batch", batch),
-        ("model", run.config["model"]["name"]),
+        ("parameters", run.result.parameters) if is_script(run.config) else ("model", run.config["model"]["name"]),
         ("data", run.result.data_digest),
         ("precision", harmless(environment.precision)),
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
@@ -52,8 +58,26 @@ def work_apart(one: Work, other: Work) -> tuple[str, ...]:
 
 def _options(run: RunSummary, *effects: Effect) -> dict[str, Any]:
     """The run's options with one of these effects, by their dotted names."""
-    values = _DEFAULTS | flat_options(run.config)
-    return {name: values[name] for name in names_of(RunConfig, *effects)}
+    kind = kind_of(run)
+    values = _DEFAULTS[kind] | flat_options(run.config)
+    return {name: _as_value(values[name]) for name in names_of(kind, *effects)}
+
+
+def _as_value(value: Any) -> Any:
+    """A mapping of arguments as text, whatever the order that they were given in."""
+    if not isinstance(value, dict):
+        return value
+    return str(yaml.safe_dump(value, default_flow_style=True, width=math.inf)).strip()
+
+
+def kind_of(run: RunSummary) -> type:
+    """What declares the run's options: RunConfig, or ScriptConfig."""
+    return ScriptConfig if is_script(run.config) else RunConfig
+
+
+def names_with(*effects: Effect) -> set[str]:
+    """The dotted names of options of any kind of run with one of these effects."""
+    return {name for kind in _KINDS for name in names_of(kind, *effects)}
 
 
 def other_scaling(work: Work) -> Work:
@@ -70,11 +94,11 @@ def strategy_of(run: RunSummary) -> str:
         return "one rank"
     strategy = run.environment.strategy
     words = [harmless(strategy)]
-    if strategy == "mesh" and run.config["model_parallel_size"] is None:
+    if strategy == "mesh" and run.config.get("model_parallel_size", 0) is None:
         words.append("of nodes")
     if strategy != INDEPENDENT:
         for name, value in _options(run, Effect.STRATEGY).items():
-            declared = options_of(RunConfig)[name]
+            declared = options_of(kind_of(run))[name]
             if value != declared.default and (not declared.strategies or strategy in declared.strategies):
                 words.append(harmless(declared.label.format(value)))
     return " ".join(words)
@@ -105,6 +129,7 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
         "batch per rank": environment.global_batch / environment.world_size,
         "threads per rank": "/".join(str(count) for count in sorted({rank.threads for rank in environment.ranks})),
         "oversubscribed": "yes" if environment.oversubscribed else "no",
+        **({"parameters": run.result.parameters} if is_script(run.config) else {}),
         "data hash": run.result.data_digest,
         "training images": run.result.training_images,
         "validation images": run.result.validation_images,
@@ -148,14 +173,14 @@ def values_of(runs: Iterable[RunSummary]) -> dict[str, set[str]]:
 
 def speed_factors(values: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """Of these factors, those that change a step's seconds while the work stays the same."""
-    options = set(names_of(RunConfig, Effect.SPEED))
+    options = names_with(Effect.SPEED)
     return {name: found for name, found in values.items() if name in options or name.startswith(_SPEED)}
 
 
 @cache
 def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     """The factors that may change a step's seconds, to tell runs apart by."""
-    options = set(names_of(RunConfig, Effect.SPEED))
+    options = names_with(Effect.SPEED)
     factors = run_factors_of(run).items()
     return tuple(sorted((name, value) for name, value in factors if name in options or name.startswith(_SPEED)))
 

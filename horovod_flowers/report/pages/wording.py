@@ -61,7 +61,8 @@ def proposal_paragraph(proposal: Proposal) -> str:
     """The paragraph for an allocation proposal, ready to paste."""
     series, point = proposal.series, proposal.point
     first = series.rated[0]
-    model = dict(first.work)["model"]
+    work = dict(first.work)
+    model = work.get("model") or f"a model of {work['parameters']:,} parameters"
     name = f"training {model} ({first.strategy}, {first.scaling} scaling, {first.precision})"
     if point is None:
         return (

@@ -7,6 +7,7 @@ from typing import Any
 
 from horovod_flowers.config.command_line import build
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import check_regular
@@ -15,7 +16,8 @@ MOST_BYTES = 100_000  # fifty times what a run writes; reading this takes a seco
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options as a tree of dictionaries, every one of RunConfig there and of its type.
+    """The options as a tree of dictionaries, every one of RunConfig there and of its type; of a script's run, every
+    one of ScriptConfig.
 
     Options that came later than the run have the value that says what it did. Raises FileNotFoundError, or UserError
     where one is missing, unknown or wrong: a default in its place would be taken for what was measured.
@@ -23,8 +25,9 @@ def read_config(path: Path) -> dict[str, Any]:
     check_regular(path, MOST_BYTES)
     config = options_in(path, "unreadable ({path}: {problem})")
     try:
-        _complete(RunConfig, config, "")
-        build(RunConfig, config)
+        kind = ScriptConfig if is_script(config) else RunConfig
+        _complete(kind, config, "")
+        build(kind, config)
     except UserError as error:
         raise UserError(f"config.yaml: {error}") from error
     return config

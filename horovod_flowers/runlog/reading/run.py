@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from horovod_flowers.config.script import is_script
 from horovod_flowers.runlog.json_lines import read_json, read_lines
 from horovod_flowers.runlog.reading.config import read_config
 from horovod_flowers.runlog.reading.steps import MOST_IMAGES, PARTS, read_steps
@@ -106,6 +107,8 @@ def read_run(path: Path) -> RecordedRun:
         epochs = list(read_lines(folder.epochs, EpochRecord))
         _check_agreement(config, environment, result)
         _check_epochs(config, epochs, result)
+        if not is_script(config):
+            _check_known(epochs, result)
         times = read_steps(folder, environment.world_size, result.progress.steps_done, environment.global_batch)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
@@ -155,6 +158,8 @@ def _check_agreement(config: dict[str, Any], environment: Environment, result: R
     if environment.global_batch > MOST_IMAGES:
         raise UserError(f"environment.json has a global batch of {environment.global_batch}: {MOST_IMAGES} is the most")
     asked = config["global_batch"]
+    if is_script(config) and asked is None:
+        asked = config["per_rank_batch"] and config["per_rank_batch"] * ranks
     if asked is not None and asked != environment.global_batch:
         raise UserError(
             f"config.yaml asks for a global batch of {asked}, environment.json has {environment.global_batch}"
@@ -170,7 +175,7 @@ def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Res
     Epochs may be missing: version 0.1.0 could lose the record of one whose checkpoint it had.
     """
     done, trained = result.progress.epochs_done, result.progress.training_seconds
-    if not result.ends(config["epochs"]):
+    if not is_script(config) and not result.ends(config["epochs"]):
         raise UserError(
             f"config.yaml asks for {config['epochs']} epochs, result.json has {done}: they are of two trainings"
         )
@@ -181,6 +186,17 @@ def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Res
         raise UserError(
             f"result.json has {trained:.3f} s of training, epochs.jsonl {seconds:.3f} s: they are of two trainings"
         )
+
+
+def _check_known(epochs: list[EpochRecord], result: Result) -> None:
+    """Refuse what train always knows where it is missing (UserError): only of a script is it unknown."""
+    for name in ("learning_rate", "training_accuracy"):
+        for epoch in epochs:
+            if getattr(epoch, name) is None:
+                raise UserError(f"epochs.jsonl has no {name} of epoch {epoch.epoch}, though the run is of train")
+    for name in ("data_digest", "training_images", "validation_images"):
+        if getattr(result, name) is None:
+            raise UserError(f"result.json has no {name}, though the run is of train")
 
 
 def check_of_run(folder: RunFolder, what: Path, progress: TrainingProgress) -> None:

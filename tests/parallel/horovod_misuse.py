@@ -1,0 +1,39 @@
+"""Run under MPI: a script that makes a mistake with horovod_flowers.keras.
+
+mpirun -np 2 python -m tests.parallel.horovod_misuse MISTAKE
+"""
+
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+import horovod_flowers.keras as hvd
+
+
+class FailsOnRankOne(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if hvd.rank() == 1 and batch == 2:
+            raise KeyError("a callback of rank 1")
+
+
+def main(mistake: str) -> None:
+    hvd.init()
+    units = 3 if mistake == "model" and hvd.rank() == 1 else 2
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    op = hvd.Sum if mistake == "arguments" and hvd.rank() == 1 else hvd.Average
+    model.compile(hvd.DistributedOptimizer(keras.optimizers.SGD(0.01), op=op), "mse")
+    if mistake == "jit":
+        model.compile(model.optimizer, "mse", jit_compile=True)
+    if mistake == "some" and hvd.rank() == 1:
+        return
+    callbacks: list[Any] = []
+    if mistake in ("model", "callback"):
+        callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), FailsOnRankOne()]
+    model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0, callbacks=callbacks)
+    print("trained", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,48 @@
+"""Jobs of scripts written for Horovod: mistakes end them in a sentence, and ranks may come and go."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import mpirun, run_command
+
+MISTAKES = {
+    "model": (2, "rank 1 has another model than rank 0: sequential/dense/kernel [3, 3] float32 there", "rank 1 on "),
+    "some": (2, "a rank has ended while this one was about to train with it: call fit on all ranks", "Traceback"),
+    "callback": (1, "rank 1 on ", "rank 0 on "),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_the_job_in_a_sentence(mistake: str, tmp_path: Path) -> None:
+    status, sentence, absent = MISTAKES[mistake]
+    ended = run_command(mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake), tmp_path)
+    assert ended.status == status, ended.output
+    assert sentence in ended.output
+    assert absent not in ended.output
+    assert "trained" not in ended.output
+    assert ("KeyError: 'a callback of rank 1'" in ended.output) == (mistake == "callback")
+
+
+def test_another_back_end_is_refused(tmp_path: Path) -> None:
+    words = ["python", "-c", "import horovod_flowers.keras"]
+    ended = run_command(words, tmp_path, variables={"KERAS_BACKEND": "jax"})
+    assert ended.status == 1
+    assert "Keras' back end is jax (KERAS_BACKEND), and horovod_flowers.keras works with tensorflow" in ended.stderr
+
+
+def test_ranks_come_and_go(tmp_path: Path) -> None:
+    hosts, script, results = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "results.json"
+    hosts.write_text("localhost:1\n")
+    script.write_text(f"#!/bin/sh\ncat {hosts}\n")
+    script.chmod(0o755)
+    words = ["horovodrun", "-np", "1", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(script)]
+    words += ["--network-interfaces", "lo", "python", "-m", "tests.parallel.horovod_elastic", str(hosts), str(results)]
+    ended = run_command(words, tmp_path, 240)
+    assert results.exists(), ended.output
+    seen, iterations, difference, state = json.loads(results.read_text())
+    # Alone; with the rank that has come, where the other was; alone again, from the last commit.
+    assert seen == [[1, 0, 0, 0], [2, 0, 2, 2], [1, 1, 2, 6]]
+    assert (iterations, state) == (12, [3, 0])
+    assert difference < 1e-6
