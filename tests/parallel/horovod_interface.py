@@ -325,6 +325,41 @@ def own_rows(rows_a_rank: int = 4, steps: int = 2) -> tuple[np.ndarray, np.ndarr
 
 
 @case
+def two_optimizers_in_a_step() -> Any:
+    """A generator and a critic, each with an optimizer of its own, in a train_step of the user's; then a loop."""
+
+    class Pair(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+            self.two = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+            self.optimizers = [hvd.DistributedOptimizer(keras.optimizers.SGD(1.0)) for _ in range(2)]
+
+        def build(self, shape: Any) -> None:
+            self.one.build(shape)
+            self.two.build(shape)
+
+        def train_step(self, data: Any) -> dict[str, Any]:
+            for factor, (layer, optimizer) in enumerate(zip((self.one, self.two), self.optimizers, strict=True), 1):
+                with tf.GradientTape() as tape:
+                    loss = factor * tf.reduce_mean(layer(data))
+                weights = layer.trainable_variables
+                optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    model = Pair()
+    model.compile()
+    model.fit(np.full((4, 1), hvd.rank() + 1.0), batch_size=2, verbose=0)
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0, global_clipnorm=0.5))
+    weight = tf.Variable([1.0])
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(weight) * (hvd.rank() + 1.0)
+        optimizer.apply_gradients([(tape.gradient(loss, weight), weight)])
+    return [float(model.one.kernel[0, 0]), float(model.two.kernel[0, 0]), float(weight[0])]
+
+
+@case
 def saved_models() -> Any:
     """Trained on, a loaded model is the one that was saved, loaded by this package or by Keras alone."""
     folder = Path(hvd.broadcast_object(tempfile.mkdtemp() if hvd.rank() == 0 else None))

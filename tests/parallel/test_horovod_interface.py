@@ -142,6 +142,11 @@ def test_a_configuration_is_that_of_the_user_s_optimizer(results: tuple[int, dic
     assert (module, name) == ("keras.optimizers", "Adam")
 
 
+def test_optimizers_beside_each_other_combine_their_own_gradients(results: tuple[int, dict[str, Any]]) -> None:
+    mean = (results[0] + 1) / 2
+    assert on_all(results, "two_optimizers_in_a_step") == pytest.approx([1 - 2 * mean, 1 - 4 * mean, 1 - 2 * 0.5])
+
+
 def test_saved_models_go_on_as_they_were(results: tuple[int, dict[str, Any]]) -> None:
     kinds, differences, _ = on_all(results, "saved_models")
     assert kinds == [True, True, True, True]
