@@ -409,14 +409,17 @@ def learning_rates() -> Any:
     found: dict[str, Any] = {}
     callbacks = {
         "warmup": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=2),
+        "warmup_by_twos": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=2),
+        "warmup_in_part": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=1.5),
         "staircase": hvd.callbacks.LearningRateScheduleCallback(0.4, lambda epoch: 10.0**-epoch, start_epoch=1),
         "smooth": hvd.callbacks.LearningRateScheduleCallback(0.4, lambda epoch: 1 + epoch, 0, 2, staircase=False),
         "exponential": hvd.callbacks.LearningRateScheduleCallback(0.4, 0.5, start_epoch=1),
     }
     for name, callback in callbacks.items():
         model, seen = small_model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.3))), Seen()
+        model.steps_per_execution = 2 if name == "warmup_by_twos" else 1
         history = model.fit(x, y, batch_size=4, epochs=3, callbacks=[callback, seen], verbose=0)
-        found[name] = [seen.rates, history.history["lr"]]
+        found[name] = [seen.rates, history.history["lr"], float(model.optimizer.lr)]
     return found
 
 

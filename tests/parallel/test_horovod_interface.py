@@ -156,8 +156,12 @@ def test_saved_models_go_on_as_they_were(results: tuple[int, dict[str, Any]]) ->
 def test_learning_rates(results: tuple[int, dict[str, Any]]) -> None:
     ranks, found = results[0], on_all(results, "learning_rates")
     warm = [0.4 / ranks * (number / 8 * (ranks - 1) + 1) for number in range(1, 9)]
+    in_part = [0.4 / ranks * (number / 6 * (ranks - 1) + 1) for number in range(1, 7)]
+    assert found["warmup_by_twos"][0] == pytest.approx([*warm[::2], 0.4, 0.4])
+    assert found["warmup_by_twos"][1] == pytest.approx([warm[2], 0.4, 0.4])
     expected = {
         "warmup": warm + [0.4] * 4,
+        "warmup_in_part": in_part + [0.4] * 6,
         "staircase": [0.3] * 4 + [0.04] * 4 + [0.004] * 4,
         "smooth": [0.4 * (1 + number / 4) for number in range(8)] + [0.4 * (1 + 7 / 4)] * 4,
         "exponential": [0.3] * 4 + [0.4] * 4 + [0.2] * 4,
