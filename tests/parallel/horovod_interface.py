@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Run under MPI: what horovod_flowers.keras computes at this number of ranks, as JSON for test_horovod_interface.py.
 
     mpirun -np 2 python -m tests.parallel.horovod_interface RESULTS.json [all]
@@ -14,6 +15,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+
+import_tensorflow()  # in half the time
 
 import keras
 import numpy as np
@@ -519,6 +524,18 @@ def metrics() -> Any:
         "local": {key: float(np.mean(value)) for key, value in local.items()},
         "samples": sizes[hvd.rank()],
     }
+
+
+@case
+def numbers_of_no_metric() -> Any:
+    """Logs that a model's metrics do not give are averaged: with no samples counted, plainly."""
+    logs: dict[str, Any] = {"loss": float(hvd.rank()), "name": "text"}
+    callback = hvd.callbacks.MetricAverageCallback()
+    callback.on_epoch_end(0, logs)
+    callback.set_model(small_model("sgd"))
+    others = {"loss": float(hvd.rank())}
+    callback.on_epoch_end(0, others)
+    return [logs["loss"], others["loss"]]
 
 
 @case

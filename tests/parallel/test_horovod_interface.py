@@ -221,6 +221,10 @@ def test_metrics_are_those_of_all_samples(results: tuple[int, dict[str, Any]]) -
                 assert logs == pytest.approx(value, rel=1e-5), name
 
 
+def test_other_numbers_of_the_logs_are_averaged(results: tuple[int, dict[str, Any]]) -> None:
+    assert on_all(results, "numbers_of_no_metric") == pytest.approx([(results[0] - 1) / 2] * 2)
+
+
 def test_the_best_model_is_written_once(results: tuple[int, dict[str, Any]]) -> None:
     refused, files = on_all(results, "best_model")
     assert "has no file: set its filepath, such as 'best.keras'" in refused

@@ -13,13 +13,20 @@ MISTAKES = {
     "model": (2, "rank 1 has another model than rank 0: sequential/dense/kernel [3, 3] float32 there", "rank 1 on "),
     "some": (2, "a rank has ended while this one was about to train with it: call fit on all ranks", "Traceback"),
     "callback": (1, "rank 1 on ", "rank 0 on "),
+    "hang": (
+        1,
+        "stops: Horovod has been shut down, since a rank failed, ended, or was waited for too long",
+        "rank 1 on ",
+    ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_the_job_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     status, sentence, absent = MISTAKES[mistake]
-    ended = run_command(mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake), tmp_path)
+    limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "4"}
+    words = mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake)
+    ended = run_command(words, tmp_path, variables=limits if mistake == "hang" else None)
     assert ended.status == status, ended.output
     assert sentence in ended.output
     assert absent not in ended.output
