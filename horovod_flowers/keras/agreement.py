@@ -84,7 +84,7 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
     others = [rank for rank, each in zip(ranks, proposals, strict=True) if each.checksum != proposals[0].checksum]
     if others and hvd.rank() == ranks[0]:
         warn(
-            f"rank {others[0]} begins with other weights than rank {ranks[0]}, and they stay different: add "
+            f"rank {others[0]} begins with other weights than rank {ranks[0]}, so ranks train different models: add "
             "hvd.callbacks.BroadcastGlobalVariablesCallback(0), or broadcast the weights before the first step"
         )
     return Agreement(number, tuple(_common(kinds) for kinds in zip(*(each.kinds for each in proposals), strict=True)))

@@ -152,6 +152,7 @@ class _HorovodOptimizer:
     """What a distributed optimizer has of its own beside the user's."""
 
     _combining: Exchange
+    learning_rate: Any
 
     @property
     def process_set(self) -> Any:
@@ -169,6 +170,15 @@ class _HorovodOptimizer:
         counted = super().iterations  # type: ignore[misc]
         exchange = self._combining
         return counted // exchange.passes if exchange.counts_updates else counted
+
+    @property
+    def lr(self) -> Any:
+        """The learning rate, as Keras 2 named it."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, rate: Any) -> None:
+        self.learning_rate = rate
 
     def register_local_var(self, var: Any) -> None:
         """Leave the gradients of a variable to this rank; before the first step."""

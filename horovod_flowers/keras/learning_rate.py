@@ -126,7 +126,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
         def multiplier(epoch: float) -> float:
             # The last batch of an epoch ends it: round numbers there.
             assert self.steps_per_epoch is not None
-            done = epoch + 1.0 / self.steps_per_epoch
+            done = min(epoch + 1.0 / self.steps_per_epoch, warmup_epochs)
             return 1.0 / hvd.size() * (done * (hvd.size() - 1) / warmup_epochs + 1)
 
         if not warmup_epochs > 0:
@@ -140,10 +140,13 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
             momentum_correction=momentum_correction,
             steps_per_epoch=steps_per_epoch,
         )
-        self.verbose = verbose
+        self.warmup_epochs, self.verbose = warmup_epochs, verbose
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the learning rate as `lr`."""
+        last = epoch < self.warmup_epochs <= epoch + 1
+        if last:  # also where a batch is not announced, with steps_per_execution
+            self._adjust(epoch + 1)
         super().on_epoch_end(epoch, logs)
-        if self.end_epoch is not None and epoch == self.end_epoch - 1 and self.verbose > 0 and hvd.rank() == 0:
+        if last and self.verbose > 0 and hvd.rank() == 0:
             print(f"\nEpoch {epoch + 1}: finished gradual learning rate warmup to {self._rate:g}.", flush=True)

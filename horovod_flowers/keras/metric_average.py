@@ -61,46 +61,53 @@ class MetricAverageCallback(keras.callbacks.Callback):
             return
         last = VALIDATION if TRAINING in self._phases else TRAINING
         phases = self._phases | {last: self._phase()}
-        numbers = {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
-        gathered = hvd.allgather_object((numbers, phases), name="horovod_flowers.keras.metrics")
-        for rank, (others, of_phases) in enumerate(gathered):
+        numbers = {name: float(value) for name, value in logs.items() if _is_number(value)}
+        before = [(variable, np.array(variable)) for variable in self._added_up()]
+        # A train_step may log another number by the name of a metric.
+        from_states = {
+            name
+            for prefix, phase in phases.items()
+            for name, value in self._results(prefix, [phase.states]).items()
+            if name in logs and np.allclose(logs[name], value, rtol=1e-4, equal_nan=True)
+        }
+        gathered = hvd.allgather_object((numbers, phases, from_states), name="horovod_flowers.keras.metrics")
+        for rank, (others, of_phases, _) in enumerate(gathered):
             if (others.keys(), of_phases.keys()) != (numbers.keys(), phases.keys()):
                 differing = ", ".join(sorted(others.keys() ^ numbers.keys())) or "validation"
                 raise UserError(
                     f"rank {rank} has other metrics than rank {hvd.rank()} at the end of epoch {epoch + 1} "
                     f"({differing}): give the same metrics and validation data to all ranks"
                 )
-        own = self._restorable()
         for prefix in phases:
-            ranks = [of_phases[prefix] for _, of_phases in gathered]
-            for name in self._names(prefix, logs):
-                logs[name] = _weighted([others[name] for others, _ in gathered], [each.samples for each in ranks])
-            for name, value in self._results([each.states for each in ranks]).items():
-                if f"{prefix}{name}" in logs:
-                    logs[f"{prefix}{name}"] = value
-        for variable, state in own:
+            ranks = [of_phases[prefix] for _, of_phases, _ in gathered]
+            for name in self._names(prefix, numbers):
+                logs[name] = _weighted([others[name] for others, _, _ in gathered], [each.samples for each in ranks])
+            for name, value in self._results(prefix, [each.states for each in ranks]).items():
+                if all(name in names for _, _, names in gathered):
+                    logs[name] = value
+        for variable, state in before:
             variable.assign(state)
 
-    def _names(self, prefix: str, logs: Mapping[str, Any]) -> list[str]:
+    def _names(self, prefix: str, numbers: Mapping[str, float]) -> list[str]:
         """Of the numbers of a phase."""
-        numbers = [name for name, value in logs.items() if np.ndim(value) == 0]
         return [name for name in numbers if name.startswith(VALIDATION) == (prefix == VALIDATION)]
 
     def _added_up(self) -> list[Any]:
         """The variables of the metrics that add up, in the model's order."""
-        return [variable for metric in metrics_of(self.model) if _adds_up(metric) for variable in metric.variables]
-
-    def _restorable(self) -> list[tuple[Any, np.ndarray]]:
-        return [(variable, np.array(variable)) for variable in self._added_up()]
+        metrics = [] if self.model is None else metrics_of(self.model)
+        return [variable for metric in metrics if _adds_up(metric) for variable in metric.variables]
 
     def _phase(self) -> Phase:
-        trackers = [metric for metric in metrics_of(self.model) if type(metric) is keras.metrics.Mean]
+        metrics = [] if self.model is None else metrics_of(self.model)
+        trackers = [metric for metric in metrics if type(metric) is keras.metrics.Mean]
         counts = [float(metric.count) for metric in trackers if metric.name == "loss"]
         samples = counts[0] if counts and counts[0] > 0 else float(self._batches)
         return Phase([np.array(variable) for variable in self._added_up()], samples)
 
-    def _results(self, states: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
-        """The metrics' values of the sums of the ranks' states, without those that do not add up."""
+    def _results(self, prefix: str, states: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
+        """By their names in the logs, the metrics' values of sums of states, without those that do not add up."""
+        if self.model is None:
+            return {}
         for variable, *values in zip(self._added_up(), *states, strict=True):
             total = np.sum(np.stack(values).astype(np.float64), axis=0)
             variable.assign(total.astype(values[0].dtype))
@@ -113,10 +120,14 @@ class MetricAverageCallback(keras.callbacks.Callback):
                     "not tell that its state can be added up: derive it from one of keras.metrics, such as Mean"
                 )
         return {
-            name: float(value) if np.ndim(value) == 0 else np.array(value)
+            f"{prefix}{name}": float(value) if np.ndim(value) == 0 else np.array(value)
             for name, value in self.model.get_metrics_result().items()
             if not any(name == other or name.endswith(f"_{other}") for other in others)
         }
+
+
+def _is_number(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
 
 
 def _adds_up(metric: Any) -> bool:

@@ -96,12 +96,16 @@ def end_job_on_uncaught_errors(command: str) -> None:
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")
 
 
-_OF_ANOTHER = ("Horovod has been shut down", "HorovodInternalError", "MPI_ERR_PROC_FAILED")
+_SHUT_DOWN = "Horovod has been shut down"
+_OF_ANOTHER = (_SHUT_DOWN, "HorovodInternalError", "MPI_ERR_PROC_FAILED")
 
 
 def failure(error: BaseException) -> str:
     """Which rank failed, where, and of what; and what to try where memory ran out."""
-    text = f"rank {_own_rank()} on {os.uname().nodename} failed: {cause(error)}"
+    where = f"rank {_own_rank()} on {os.uname().nodename}"
+    if _SHUT_DOWN in str(error):  # TensorFlow puts pages around it
+        return f"{where} stops: {_SHUT_DOWN}, since a rank failed, ended, or was waited for too long in a call of all"
+    text = f"{where} failed: {cause(error)}"
     if any(mark in text for mark in _OUT_OF_MEMORY):
         text += "; memory ran out: try a smaller batch, fewer ranks on a node, or --strategy sharded"
     return text

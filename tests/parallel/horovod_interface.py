@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Run under MPI: what horovod_flowers.keras computes at this number of ranks, as JSON for test_horovod_interface.py.
 
     mpirun -np 2 python -m tests.parallel.horovod_interface RESULTS.json [all]
@@ -14,6 +15,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+
+import_tensorflow()  # in half the time
 
 import keras
 import numpy as np
@@ -325,6 +330,41 @@ def own_rows(rows_a_rank: int = 4, steps: int = 2) -> tuple[np.ndarray, np.ndarr
 
 
 @case
+def two_optimizers_in_a_step() -> Any:
+    """A generator and a critic, each with an optimizer of its own, in a train_step of the user's; then a loop."""
+
+    class Pair(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+            self.two = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+            self.optimizers = [hvd.DistributedOptimizer(keras.optimizers.SGD(1.0)) for _ in range(2)]
+
+        def build(self, shape: Any) -> None:
+            self.one.build(shape)
+            self.two.build(shape)
+
+        def train_step(self, data: Any) -> dict[str, Any]:
+            for factor, (layer, optimizer) in enumerate(zip((self.one, self.two), self.optimizers, strict=True), 1):
+                with tf.GradientTape() as tape:
+                    loss = factor * tf.reduce_mean(layer(data))
+                weights = layer.trainable_variables
+                optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            return {"loss": loss}
+
+    model = Pair()
+    model.compile()
+    model.fit(np.full((4, 1), hvd.rank() + 1.0), batch_size=2, verbose=0)
+    optimizer = hvd.DistributedOptimizer(keras.optimizers.SGD(1.0, global_clipnorm=0.5))
+    weight = tf.Variable([1.0])
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(weight) * (hvd.rank() + 1.0)
+        optimizer.apply_gradients([(tape.gradient(loss, weight), weight)])
+    return [float(model.one.kernel[0, 0]), float(model.two.kernel[0, 0]), float(weight[0])]
+
+
+@case
 def saved_models() -> Any:
     """Trained on, a loaded model is the one that was saved, loaded by this package or by Keras alone."""
     folder = Path(hvd.broadcast_object(tempfile.mkdtemp() if hvd.rank() == 0 else None))
@@ -374,14 +414,17 @@ def learning_rates() -> Any:
     found: dict[str, Any] = {}
     callbacks = {
         "warmup": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=2),
+        "warmup_by_twos": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=2),
+        "warmup_in_part": hvd.callbacks.LearningRateWarmupCallback(0.4, warmup_epochs=1.5),
         "staircase": hvd.callbacks.LearningRateScheduleCallback(0.4, lambda epoch: 10.0**-epoch, start_epoch=1),
         "smooth": hvd.callbacks.LearningRateScheduleCallback(0.4, lambda epoch: 1 + epoch, 0, 2, staircase=False),
         "exponential": hvd.callbacks.LearningRateScheduleCallback(0.4, 0.5, start_epoch=1),
     }
     for name, callback in callbacks.items():
         model, seen = small_model(hvd.DistributedOptimizer(keras.optimizers.SGD(0.3))), Seen()
+        model.steps_per_execution = 2 if name == "warmup_by_twos" else 1
         history = model.fit(x, y, batch_size=4, epochs=3, callbacks=[callback, seen], verbose=0)
-        found[name] = [seen.rates, history.history["lr"]]
+        found[name] = [seen.rates, history.history["lr"], float(model.optimizer.lr)]
     return found
 
 
@@ -481,6 +524,18 @@ def metrics() -> Any:
         "local": {key: float(np.mean(value)) for key, value in local.items()},
         "samples": sizes[hvd.rank()],
     }
+
+
+@case
+def numbers_of_no_metric() -> Any:
+    """Logs that a model's metrics do not give are averaged: with no samples counted, plainly."""
+    logs: dict[str, Any] = {"loss": float(hvd.rank()), "name": "text"}
+    callback = hvd.callbacks.MetricAverageCallback()
+    callback.on_epoch_end(0, logs)
+    callback.set_model(small_model("sgd"))
+    others = {"loss": float(hvd.rank())}
+    callback.on_epoch_end(0, others)
+    return [logs["loss"], others["loss"]]
 
 
 @case

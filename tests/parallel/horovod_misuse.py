@@ -1,10 +1,16 @@
+# ruff: noqa: E402
 """Run under MPI: a script that makes a mistake with horovod_flowers.keras.
 
 mpirun -np 2 python -m tests.parallel.horovod_misuse MISTAKE
 """
 
 import sys
+import time
 from typing import Any
+
+from horovod_flowers.ranks.tensorflow_import import import_tensorflow
+
+import_tensorflow()  # in half the time
 
 import keras
 import numpy as np
@@ -16,6 +22,12 @@ class FailsOnRankOne(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if hvd.rank() == 1 and batch == 2:
             raise KeyError("a callback of rank 1")
+
+
+class HangsOnRankOne(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if hvd.rank() == 1 and batch == 2:
+            time.sleep(1000)
 
 
 def main(mistake: str) -> None:
@@ -31,6 +43,8 @@ def main(mistake: str) -> None:
     callbacks: list[Any] = []
     if mistake in ("model", "callback"):
         callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), FailsOnRankOne()]
+    if mistake == "hang":
+        callbacks = [HangsOnRankOne()]
     model.fit(np.ones((16, 3)), np.ones((16, 1)), batch_size=4, verbose=0, callbacks=callbacks)
     print("trained", flush=True)
 

@@ -142,6 +142,11 @@ def test_a_configuration_is_that_of_the_user_s_optimizer(results: tuple[int, dic
     assert (module, name) == ("keras.optimizers", "Adam")
 
 
+def test_optimizers_beside_each_other_combine_their_own_gradients(results: tuple[int, dict[str, Any]]) -> None:
+    mean = (results[0] + 1) / 2
+    assert on_all(results, "two_optimizers_in_a_step") == pytest.approx([1 - 2 * mean, 1 - 4 * mean, 1 - 2 * 0.5])
+
+
 def test_saved_models_go_on_as_they_were(results: tuple[int, dict[str, Any]]) -> None:
     kinds, differences, _ = on_all(results, "saved_models")
     assert kinds == [True, True, True, True]
@@ -151,8 +156,12 @@ def test_saved_models_go_on_as_they_were(results: tuple[int, dict[str, Any]]) ->
 def test_learning_rates(results: tuple[int, dict[str, Any]]) -> None:
     ranks, found = results[0], on_all(results, "learning_rates")
     warm = [0.4 / ranks * (number / 8 * (ranks - 1) + 1) for number in range(1, 9)]
+    in_part = [0.4 / ranks * (number / 6 * (ranks - 1) + 1) for number in range(1, 7)]
+    assert found["warmup_by_twos"][0] == pytest.approx([*warm[::2], 0.4, 0.4])
+    assert found["warmup_by_twos"][1] == pytest.approx([warm[2], 0.4, 0.4])
     expected = {
         "warmup": warm + [0.4] * 4,
+        "warmup_in_part": in_part + [0.4] * 6,
         "staircase": [0.3] * 4 + [0.04] * 4 + [0.004] * 4,
         "smooth": [0.4 * (1 + number / 4) for number in range(8)] + [0.4 * (1 + 7 / 4)] * 4,
         "exponential": [0.3] * 4 + [0.4] * 4 + [0.2] * 4,
@@ -210,6 +219,10 @@ def test_metrics_are_those_of_all_samples(results: tuple[int, dict[str, Any]]) -
                 assert name == "auc" or each["local"][name] != pytest.approx(value, rel=1e-3), name
             for logs in (training[name], both[name], both[f"val_{name}"]):
                 assert logs == pytest.approx(value, rel=1e-5), name
+
+
+def test_other_numbers_of_the_logs_are_averaged(results: tuple[int, dict[str, Any]]) -> None:
+    assert on_all(results, "numbers_of_no_metric") == pytest.approx([(results[0] - 1) / 2] * 2)
 
 
 def test_the_best_model_is_written_once(results: tuple[int, dict[str, Any]]) -> None:

@@ -2,22 +2,31 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import keras
 import pytest
 
-from tests.conftest import mpirun, run_command
+from tests.conftest import PROJECT, mpirun, run_command
 
 MISTAKES = {
     "model": (2, "rank 1 has another model than rank 0: sequential/dense/kernel [3, 3] float32 there", "rank 1 on "),
     "some": (2, "a rank has ended while this one was about to train with it: call fit on all ranks", "Traceback"),
     "callback": (1, "rank 1 on ", "rank 0 on "),
+    "hang": (
+        1,
+        "stops: Horovod has been shut down, since a rank failed, ended, or was waited for too long",
+        "rank 1 on ",
+    ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_the_job_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     status, sentence, absent = MISTAKES[mistake]
-    ended = run_command(mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake), tmp_path)
+    limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "4"}
+    words = mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake)
+    ended = run_command(words, tmp_path, variables=limits if mistake == "hang" else None)
     assert ended.status == status, ended.output
     assert sentence in ended.output
     assert absent not in ended.output
@@ -30,6 +39,21 @@ def test_another_back_end_is_refused(tmp_path: Path) -> None:
     ended = run_command(words, tmp_path, variables={"KERAS_BACKEND": "jax"})
     assert ended.status == 1
     assert "Keras' back end is jax (KERAS_BACKEND), and horovod_flowers.keras works with tensorflow" in ended.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_ported_example_trains(ranks: int, tmp_path: Path) -> None:
+    ended = run_command(mpirun(ranks, "python", PROJECT / "examples" / "horovod_keras.py"), tmp_path)
+    assert ended.status == 0, ended.output
+    lines = [line for line in ended.stdout.splitlines() if "on images that no rank has seen" in line]
+    assert len(lines) == 1  # one rank says it
+    number, accuracy = lines[0].split()[0], float(lines[0].split()[3])
+    assert int(number) == ranks
+    assert accuracy > 0.8
+    assert "finished gradual learning rate warmup to " + f"{0.003 * ranks:g}" in ended.stdout
+    model: Any = keras.models.load_model(tmp_path / "checkpoint-4.keras")
+    assert type(model.optimizer) is keras.optimizers.Adam
+    assert int(model.optimizer.iterations) == 4 * 64 // ranks
 
 
 def test_ranks_come_and_go(tmp_path: Path) -> None:

@@ -113,6 +113,38 @@ def test_it_is_written_as_the_user_s_class(name: str, tmp_path: Path) -> None:
     assert_equal(loaded.get_weights(), model.get_weights())
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Registered(keras.optimizers.SGD):
+    """Of a user's own, known to Keras."""
+
+
+class NotRegistered(keras.optimizers.SGD):
+    """Of a user's own, which Keras has to be given."""
+
+
+@pytest.mark.parametrize("kind", [Registered, NotRegistered])
+def test_a_user_s_own_class_is_written_as_itself(kind: Any, tmp_path: Path) -> None:
+    own = kind(0.5, momentum=0.5)
+    combining = combining_copy(own, Doubled)
+    assert keras.saving.serialize_keras_object(combining) == keras.saving.serialize_keras_object(own)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(combining, "mse")
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    model.save(tmp_path / "model.keras")
+    loaded: Any = keras.models.load_model(tmp_path / "model.keras", custom_objects={kind.__name__: kind})
+    assert type(loaded.optimizer) is kind
+    assert_equal([np.array(v) for v in loaded.optimizer.variables], [np.array(v) for v in combining.variables])
+
+
+def test_tensorflow_s_checkpoints_hold_what_they_hold_without(tmp_path: Path) -> None:
+    plain, combining = optimizer("Adam"), combining_copy(optimizer("Adam"), Doubled)
+    trained(combining, 1)
+    path = tf.train.Checkpoint(optimizer=combining).write(str(tmp_path / "checkpoint"))
+    trained(plain, 5)
+    tf.train.Checkpoint(optimizer=plain).read(path).assert_consumed()
+    assert_equal([np.array(v) for v in plain.variables], [np.array(v) for v in combining.variables])
+
+
 def test_muon_runs() -> None:
     """A step of its own formula: Newton-Schulz of the gradient, with the momentum of the first step."""
     own = keras.optimizers.Muon(0.5, nesterov=False, exclude_embeddings=True)
