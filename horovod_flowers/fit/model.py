@@ -117,20 +117,27 @@ class _State:
     def calling(self, call: str) -> Iterator[None]:
         """A call of the model that all ranks make: an error in it ends the job, since others may wait for this rank.
 
-        A UserError of the roll call is raised on all of them.
+        A UserError is raised in the script: every rank finds the same mistake, and where none catches it the job ends
+        with its sentence.
         """
         self.ranks.answer(f"{call} of model {self.model.name}")
         self._calls += 1
         HEARTBEAT.at(f"{call} of model {self.model.name}", long=True)
+        mistake: UserError | None = None
         try:
             with error_boundary(call):
-                yield
+                try:
+                    yield
+                except UserError as error:
+                    mistake = error
         finally:
             self._calls -= 1
             if not self._calls:
                 from horovod_flowers.fit.start import SCRIPT
 
                 HEARTBEAT.leave(SCRIPT)
+        if mistake is not None:
+            raise mistake
 
     def begin_call(self, batches: GlobalBatches, testing: GlobalBatches | None = None) -> None:
         """Have all ranks begin a call of fit, evaluate or predict alike. Every rank calls it."""
