@@ -106,7 +106,10 @@ class GlobalBatches(DataAdapter):
 
         # `enumerate` before `map`, so that elements that are tuples stay one argument.
         if not ahead:
-            return given.enumerate().map(own)
+            options = tf.data.Options()
+            options.experimental_optimization.apply_default_optimizations = False  # they read ahead
+            options.autotune.enabled = False
+            return given.enumerate().map(own).with_options(options)
         return given.enumerate().map(own, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _refuse_lost_track(self, batches: Any) -> None:

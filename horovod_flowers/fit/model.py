@@ -144,6 +144,13 @@ class _State:
         self.may_fill = self.may_fill or batches.may_fill or (testing is not None and testing.may_fill)
         self.prepare(batches)
 
+    def begin_prediction(self, batches: GlobalBatches) -> None:
+        """As `begin_call`, of a model that need not be trained, and of data that may have no targets."""
+        self._on_all(lambda: _build(self.model, batches.first))
+        if not self._is_prepared():
+            check_same_model(self.model, self.plain)
+        self.begin_alike()
+
     @contextmanager
     def stepping(self, share: Any) -> Iterator[None]:
         """While a step is traced, or computed eagerly: metrics are this rank's."""
@@ -408,7 +415,7 @@ class _DistributedModel:
         state = self._over_ranks
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
         with state.calling("predict"), predicting(given, [], state.plain) as (arguments, batches):
-            state.begin_call(batches)
+            state.begin_prediction(batches)
             return in_order(super().predict(**arguments), batches)  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> None:
