@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -120,6 +121,8 @@ def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Ite
             if keras.config.is_interactive_logging_enabled():
                 keras.config.disable_interactive_logging()  # what callbacks print: once
                 undo.callback(keras.config.enable_interactive_logging)
+            undo.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module="keras")  # rank 0 warns for all
             callbacks = [each for each in callbacks if not _only_writes(each)]
         for callback in callbacks:
             _take_over(callback, ranks, undo)

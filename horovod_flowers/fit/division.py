@@ -17,6 +17,7 @@ import tensorflow as tf
 from horovod_flowers.fit.step import SharedStep
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update, remove_combining
+from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.layout import Part
@@ -91,8 +92,10 @@ class Division:
         """Update the weights at these places, by combined gradients, and bring them to where the model reads them."""
         self._places = [place for place, gradient in zip(places, gradients, strict=True) if gradient is not None]
         self._optimizer.apply(list(gradients), [self._strategy.optimizer_variables[place] for place in places])
+        STEP_MARKS.updated(self._strategy.optimizer_variables)
         if self._strategy.gathers_weights:
             self._strategy.gather_weights()
+            STEP_MARKS.gathered(self._trained)
 
     def clipped(self, gradients: Sequence[tf.Tensor], clipping: Clipping) -> list[tf.Tensor]:
         """Combined gradients of parts, shortened by the norms of the whole ones."""

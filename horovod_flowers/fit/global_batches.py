@@ -14,12 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.fit.array_rows import ArrayRows
-from horovod_flowers.fit.ordered_batches import FirstBatch, OrderedBatches, draw_seed
+from horovod_flowers.fit.ordered_batches import FirstBatch, OrderedBatches, draw_seed, has_epochs
 from horovod_flowers.fit.row_shares import part_of, refuse_without_rows, rows_in, rows_to_compute
 from horovod_flowers.fit.same_data import checksums, parts_of_arrays, parts_of_batch, refuse_other_data
 from horovod_flowers.fit.step import RankBatch
-from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, tensors_of
+from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, read_on_demand, tensors_of
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError, cause
 
 
@@ -54,35 +55,44 @@ class GlobalBatches(DataAdapter):
         self._arrays: ArrayRows | None = None
         self._first: RankBatch | None = None
         seed = ranks.broadcast(draw_seed()) if shuffle else 0
-        is_py_dataset = isinstance(x, keras.utils.PyDataset)
+        given, is_py_dataset = x, isinstance(x, keras.utils.PyDataset)
         if is_py_dataset:
             self._refuse_lost_track(x)
             if shuffle and x.num_batches is not None:
                 x, shuffle = OrderedBatches(x, seed), False
                 self._ordered = x
         self._inner = data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
-        self._dataset = self._of_arrays(shuffle, seed) if arrays_in(self._inner) else self._divided(self._inner)
+        if arrays_in(self._inner):
+            self._dataset = self._of_arrays(shuffle, seed)
+        else:
+            self._dataset = self._divided(self._inner, ahead=not (is_py_dataset and steps and has_epochs(given)))
         self.current: BatchIterator | None = None
         """The pass over the data that batches are read from."""
+        self.changing = False
+        """Whether ranks draw random changes of the same samples, so that nothing can be told by comparing them."""
         self._begun: BatchIterator | None = None
         if is_py_dataset:
             first = data_adapter(FirstBatch(x), class_weight=class_weight)
-            self._first = RankBatch(*next(iter(self._divided(first)))[:2])
+            self._first = RankBatch(*next(iter(self._divided(first, ahead=False)))[:2])
 
     def _of_arrays(self, shuffle: bool | str, seed: int) -> tf.data.Dataset:
         """As `_divided`."""
         inputs, rows, batch = arrays_in(self._inner) or (None, 0, 0)
-        if self.ranks.size > 1:
-            refuse_other_data(parts_of_arrays(tensors_of(inputs), rows), self.ranks, "the arrays")
         if rows == 0:
             raise UserError("the arrays have no rows: nothing can be computed of them")
+        if self.ranks.size > 1:
+            refuse_other_data(parts_of_arrays(tensors_of(inputs), rows), self.ranks, "the arrays")
         self._arrays = ArrayRows(inputs, rows, batch, shuffle, seed, self.ranks)
         none = tf.zeros([0, 2], tf.int64)
         return self._arrays.dataset().map(lambda data, share, in_batch: (data, share, in_batch, none))
 
-    def _divided(self, adapter: DataAdapter) -> tf.data.Dataset:
-        """Elements (data, share, rows of the global batch, checksums of a pass' first batch)."""
-        given = adapter.get_tf_dataset()
+    def _divided(self, adapter: DataAdapter, ahead: bool) -> tf.data.Dataset:
+        """Elements (data, share, rows of the global batch, checksums of a pass' first batch).
+
+        ahead: read before they are asked for. Not of a PyDataset that its user changes in the middle of a pass, at the
+        end of an epoch: how far it is read by then would differ between ranks.
+        """
+        given = adapter.get_tf_dataset() if ahead else read_on_demand(adapter)
         refuse_without_rows(given.element_spec)
         rank, size = self.ranks.rank, self.ranks.size
 
@@ -95,6 +105,11 @@ class GlobalBatches(DataAdapter):
             return part_of(data, first, count), share, rows, seen
 
         # `enumerate` before `map`, so that elements that are tuples stay one argument.
+        if not ahead:
+            options = tf.data.Options()
+            options.experimental_optimization.apply_default_optimizations = False  # they read ahead
+            options.autotune.enabled = False
+            return given.enumerate().map(own).with_options(options)
         return given.enumerate().map(own, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _refuse_lost_track(self, batches: Any) -> None:
@@ -263,9 +278,12 @@ class BatchIterator:
             self._raise(failure, int(counts[1]))
         if 0 < counts[0] < self._ranks.size:
             self._refuse_unequal_ends(ended)
+        if 0 < counts[2] < self._ranks.size:
+            self._say_who_stops(stop)
         self._ended = self._ended or ended
-        if read and not ended and len(self.held[3]):
-            refuse_other_data(parts_of_batch(self.held[0], self.held[3].numpy()), self._ranks, "the first batch")
+        if read and not ended and len(self.held[3]) and not self.batches.changing:
+            parts = parts_of_batch(self.held[0], self.held[3].numpy())
+            self.batches.changing = refuse_other_data(parts, self._ranks, "the first batch", changing=True)
         return bool(counts[2])
 
     def _raise(self, failure: Exception | None, failed: int) -> None:
@@ -274,6 +292,11 @@ class BatchIterator:
         number = len(self.rows_of_batches)
         told = None if failure is None else UserError(f"batch {number} of the data cannot be read: {cause(failure)}")
         self._ranks.raise_on_all(told)
+
+    def _say_who_stops(self, stop: bool) -> None:
+        stopping = [str(rank) for rank, stops in enumerate(self._ranks.allgather(stop)) if stops]
+        if self._ranks.rank == 0:
+            say(f"all ranks stop here: a callback of rank {', '.join(stopping)} says so, such as of a loss that is NaN")
 
     def _refuse_unequal_ends(self, ended: bool) -> None:
         ends = self._ranks.allgather(ended)

@@ -18,6 +18,9 @@ from horovod_flowers.fit.script import Script
 from horovod_flowers.fit.state import Epochs, Options, State
 from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.model import keras_internals
+from horovod_flowers.recording.of_fit import record_fits_of, recording_callback, rows_of, with_callback
+from horovod_flowers.recording.step_marks import STEP_MARKS
+from horovod_flowers.runlog.environment import Parallelism
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
@@ -45,6 +48,8 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
     if ranks.size > 1:
         model.__class__ = _distributed_class(type(model))
         model.train_function = model.test_function = model.predict_function = None
+    else:
+        record_fits_of(model, ranks.plain, lambda: Parallelism("one rank", [], [], "fp32", []))
     return model
 
 
@@ -86,6 +91,8 @@ class _DistributedModel:
         state = self._over_ranks
         with state.calling("fit"), fitting(given, [Epochs(state)], state.plain) as (arguments, training, testing):
             state.begin_call(training, testing)
+            recording = recording_callback(state.plain, state.parallelism, global_batch=training.batch_size)
+            arguments["callbacks"] = with_callback(arguments["callbacks"], recording)
             history = super().fit(**arguments)  # type: ignore[misc]
             state.bring_state()
             return history
@@ -134,7 +141,7 @@ class _DistributedModel:
         state = self._over_ranks
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
         with state.calling("predict"), predicting(given, [], state.plain) as (arguments, batches):
-            state.begin_call(batches)
+            state.begin_prediction(batches)
             return in_order(super().predict(**arguments), batches)  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> None:
@@ -164,6 +171,7 @@ class _DistributedModel:
             raise UserError("train_on_batch trains on one rank's rows: call fit, or write a loop with ranks.shard")
         step = state.step
         assert step is not None
+        STEP_MARKS.batch_arrived(data)
         kept = _kept(self) if state.may_fill else []
         with state.stepping(data.share), step.training(data.share), put_back(data.share, kept):
             logs = super().train_step(data.data)  # type: ignore[misc]
@@ -172,6 +180,8 @@ class _DistributedModel:
                 f"train_step of model {self.name} applied its optimizer {step.updates} times; it has to be applied "
                 "once, by optimizer.apply_gradients or optimizer.apply, where the gradients of all ranks are combined"
             )
+        rows = tf.where(data.share > 0, rows_of(data.data), 0)
+        STEP_MARKS.step_ended(logs, rows, self.trainable_variables)
         return logs
 
     def test_step(self, data: Any) -> Any:

@@ -57,6 +57,12 @@ class FirstBatch(keras.utils.PyDataset):
         return self._batches[0]
 
 
+def has_epochs(batches: Any) -> bool:
+    """Whether a PyDataset does anything at the beginning or the end of an epoch, such as change its order."""
+    hooks = ("on_epoch_begin", "on_epoch_end")
+    return any(getattr(type(batches), name) is not getattr(keras.utils.PyDataset, name) for name in hooks)
+
+
 def draw_seed() -> int:
     """From Python's random numbers, as Keras draws its own; `keras.utils.set_random_seed` seeds them."""
     return random.randint(1, 10**9)

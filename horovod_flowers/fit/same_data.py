@@ -107,16 +107,18 @@ def parts_of_arrays(arrays: Any, rows: int) -> list[PartSeen]:
 
 
 def _rows_at(leaf: Any, places: np.ndarray) -> Any:
-    if isinstance(leaf, (np.ndarray, tf.RaggedTensor)) or tf.is_tensor(leaf):
-        return leaf[places] if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
-    return leaf
+    if isinstance(leaf, tf.SparseTensor):  # as a whole
+        return leaf
+    if isinstance(leaf, tf.RaggedTensor):  # Keras keeps the rows of a sparse tensor in shorter ones
+        return tf.gather(leaf, places[places < int(leaf.nrows())])
+    return leaf[places] if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
 
 
-def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str) -> None:
+def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str, changing: bool = False) -> bool:
     """Raise UserError on every rank where a rank sees other data than rank 0, and say what differs.
 
-    Where labels are equal and only inputs differ, ranks draw random changes of the same samples: said, not refused.
-    what: 'the first batch', 'the arrays'.
+    what: 'the first batch', 'the arrays'. changing: of data that are computed as they are read. Where their labels are
+    equal and only inputs differ, ranks draw random changes of the same samples: said, not refused; whether they do.
     """
     seen = ranks.allgather(parts)
     for rank, theirs in enumerate(seen):
@@ -135,7 +137,7 @@ def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str) -> None:
         labels = [first for own, first in pairs if first.name[:1] == "y"]
         if not differing:
             continue
-        changed = all(part.name[:1] == "x" for part in differing) and any(part.varies for part in labels)
+        changed = changing and all(part.name[:1] == "x" for part in differing) and any(part.varies for part in labels)
         names = ", ".join(part.name for part in differing)
         if not changed:
             raise UserError(f"{what} of rank {rank} and rank 0 differ in {names}: {WHAT_TO_DO}")
@@ -144,4 +146,5 @@ def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str) -> None:
                 f"{what} of rank {rank} and rank 0 have the same labels and differ in {names}: taken for random "
                 "changes of the same samples (augmentation), of which each rank draws its own"
             )
-        return
+        return True
+    return False

@@ -30,9 +30,12 @@ from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.optimizer_class import combine_in_place, remove_combining
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runlog.environment import Parallelism
+from horovod_flowers.runlog.records import Trial
 from horovod_flowers.runtime.errors import AgreedError, UserError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.choice import strategy_for
 from horovod_flowers.strategy.wide_dense import all_dense_layers
 
@@ -58,6 +61,10 @@ class State:
         self.model, self.ranks, self.name, self.options = model, ranks, strategy, options
         self.step: SharedStep | None = None
         self.division: Division | None = None
+        self.strategy: OneRank | None = None
+        self.trials: list[Trial] = []
+        """Of strategies, where 'auto' has chosen this one."""
+        self._rows = 0
         self.moved_alike: list[Any] = []
         """What training moves without gradients whatever the rows of a batch are, such as seeds."""
         self.may_fill = False
@@ -89,9 +96,10 @@ class State:
     def calling(self, call: str) -> Iterator[None]:
         """A call of the model that all ranks make: an error in it ends the job, since others may wait for this rank.
 
-        One that all ranks raise (AgreedError) is raised.
+        A UserError is raised in the script: every rank finds the same mistake, and where none catches it the job ends
+        with its sentence.
         """
-        agreed = None
+        mistake: UserError | None = None
         self.ranks.answer(call)  # without its name, which may count models that some ranks have made
         self._calls += 1
         HEARTBEAT.at(f"{call} of model {self.model.name}", long=True)
@@ -99,15 +107,15 @@ class State:
             with error_boundary(call):
                 try:
                     yield
-                except AgreedError as error:
-                    agreed = error
+                except UserError as error:
+                    mistake = error
                 except SystemExit:
                     self.ranks.left = call
                     raise
-            if agreed is not None:
-                if self.division is not None:
+            if mistake is not None:
+                if self.division is not None and isinstance(mistake, AgreedError):
                     self.division.bring_whole()
-                raise agreed
+                raise mistake
         finally:
             self._calls -= 1
             if not self._calls:
@@ -117,6 +125,13 @@ class State:
         """Have all ranks begin a call of fit, evaluate or predict alike. Every rank calls it."""
         self.may_fill = self.may_fill or batches.may_fill or (testing is not None and testing.may_fill)
         self.prepare(batches)
+
+    def begin_prediction(self, batches: GlobalBatches) -> None:
+        """As `begin_call`, of a model that need not be trained, and of data that may have no targets."""
+        self._on_all(lambda: _build(self.model, batches.first))
+        if not self._is_prepared():
+            check_same_model(self.model, self.plain)
+        self.begin_alike()
 
     @contextmanager
     def stepping(self, share: Any) -> Iterator[None]:
@@ -193,14 +208,14 @@ class State:
             dense_gradients="reduced",
         )
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batches.first.data)
-        rows = int(batches.rows)
+        rows = self._rows = int(batches.rows)
         specs = keras.tree.map_structure(lambda each: tf.TensorSpec((rows, *each.shape[1:]), each.dtype), x)
         if self.name == "auto":
             raise UserError("strategy 'auto' is not there yet for fit: use allreduce, sharded, tensor or mesh")
         if self.name in ("sharded", *DIVIDING):
             check_can_divide(model.optimizer, self.name)
         kinds = self._find_kinds(batches.first.data, size)
-        strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
+        strategy = self.strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
         trained = list(model.trainable_variables)
         dense = [(layer, layer.kernel) for layer in all_dense_layers(model)]
         remove_combining(model.optimizer)
@@ -252,6 +267,14 @@ class State:
             error = raised
         self.plain.raise_on_all(error)
         return found
+
+    def parallelism(self) -> Parallelism:
+        """How the work of a step is divided, for the run log."""
+        strategy = self.strategy
+        assert strategy is not None
+        notes = [*strategy.notes, *(self.step.penalties.notes if self.step is not None else ())]
+        volume = strategy.communication_volume(self._rows)
+        return Parallelism(strategy.name, notes, self.trials, "fp32", volume)
 
     def steps_end(self) -> None:
         """After an epoch's steps: what moves without gradients is averaged. Every rank calls it."""

@@ -10,6 +10,7 @@ from horovod_flowers.fit.penalties import SharedPenalties
 from horovod_flowers.fit.reductions import Reductions
 from horovod_flowers.model.keras_internals import reduced_losses
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
+from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.interface import Strategy
 
@@ -81,7 +82,8 @@ class SharedStep:
             tf.zeros(variable.shape, variable.dtype) if gradient is None else gradient
             for gradient, variable in zip(own, strategy.model_variables, strict=True)
         ]
-        combined = strategy.reduce_gradients(whole)
+        STEP_MARKS.computed(whole)
+        combined = STEP_MARKS.combined(strategy.reduce_gradients(whole))
         return [None if own[place] is None else combined[place] for place in places]
 
     def by_share(self, gradient: tf.Tensor, place: int) -> tf.Tensor:
@@ -121,6 +123,7 @@ class OverRanks(Combining):
         """Combine the gradients, and update all weights with them."""
         places = [self._step.place_of(variable) for variable in variables]
         update(self._step.combined(gradients, places), variables)
+        STEP_MARKS.updated(variables)
 
 
 @contextmanager

@@ -217,6 +217,12 @@ def data_adapter(
     return get_data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
 
 
+def read_on_demand(adapter: DataAdapter) -> tf.data.Dataset:
+    """The batches of a PyDataset without workers, each read when it is asked for and not before."""
+    spec = adapter.get_tf_dataset().element_spec
+    return tf.data.Dataset.from_generator(adapter._get_iterator, output_signature=spec)
+
+
 def arrays_in(adapter: DataAdapter) -> tuple[Any, int, int] | None:
     """Of data that were given as arrays: the structure of them, the number of rows, and that of rows in a batch."""
     if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
