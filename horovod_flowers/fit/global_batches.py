@@ -21,7 +21,7 @@ from horovod_flowers.fit.step import RankBatch
 from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, read_on_demand, tensors_of
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.console import say
-from horovod_flowers.runtime.errors import UserError, cause, reason
+from horovod_flowers.runtime.errors import AgreedError, UserError, cause, reason
 
 
 class GlobalBatches(DataAdapter):
@@ -257,7 +257,7 @@ class BatchIterator:
         """Read the next batch and agree on it; whether any rank wants to stop.
 
         stop: whether this rank does; read: False where no batch follows, so that nothing is read in vain.
-        Raises UserError on every rank where the data of some ranks have ended and others' have not, or cannot be read.
+        Raises AgreedError, on every rank, where some ranks' data have ended and others' have not, or cannot be read.
         """
         read = read and self.held is None and not self._ended
         failure, ended = None, False
@@ -305,7 +305,7 @@ class BatchIterator:
     def _refuse_unequal_ends(self, ended: bool) -> None:
         ends = self._ranks.allgather(ended)
         ranks = ", ".join(str(rank) for rank, over in enumerate(ends) if over)
-        raise UserError(
+        raise AgreedError(
             f"the data of rank {ranks} ended after {len(self.rows_of_batches)} batches, and those of the other ranks "
             "go on: every rank needs the same global batches; give the number of steps that all ranks have "
             "(steps_per_epoch), or the same data"
