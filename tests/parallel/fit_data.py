@@ -451,6 +451,7 @@ def refusals(ranks: Any) -> dict[str, str]:
         "other epochs": lambda: model.fit({"x": x, "y": y, "epochs": 1 + rank}),
         "a largest value": lambda: Model(ranks, metrics=[Largest()]).fit({"x": x, "y": y}),
         "arrays of two lengths": lambda: model.fit({"x": x[1:], "y": y}),
+        "test_on_batch": lambda: model.model.test_on_batch(x, y),
         "no rows": lambda: model.fit({"x": x[:0], "y": y[:0]}),
         "augmented alike": lambda: model.fit({"x": changing()}),
     }

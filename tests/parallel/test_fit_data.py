@@ -88,6 +88,7 @@ REFUSED = {
     "other epochs": "fit was given epochs=2 on rank 1, and 1 on rank 0",
     "a largest value": "metric largest (Largest) cannot be added up over ranks",
     "arrays of two lengths": "Data cardinality is ambiguous",
+    "test_on_batch": "call evaluate",
     "no rows": "the arrays have no rows",
     "augmented alike": "trained",
 }
