@@ -6,14 +6,21 @@ Written for the Keras of WRITTEN_FOR; tests/single/test_keras_internals.py names
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src import api_export
+import tensorflow as tf
+from keras import ops
+from keras.src import api_export, tree
 from keras.src.backend.tensorflow import nn
+from keras.src.losses import loss as loss_base
 from keras.src.models.functional import Functional
-from keras.src.saving import object_registration
+from keras.src.saving import object_registration, saving_lib
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.utils.python_utils import is_default
 
 WRITTEN_FOR = "3.12.4"
 
@@ -97,7 +104,16 @@ def replace_moments(layer: Any, moments: Callable[[Any, Any, Sequence[int]], tup
     def own(self: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
         return moments(inputs, mask, self._reduction_axes)
 
-    layer.__class__ = type(f"{type(layer).__name__}OverAllRanks", (type(layer),), {"_moments": own})
+    before = type(layer)
+    names = {"__module__": before.__module__, "__qualname__": before.__qualname__}
+    kind = type(before.__name__, (before,), {"_moments": own, "_with_own_moments": before, **names})
+    written_as(kind, before)
+    layer.__class__ = kind
+
+
+def restore_moments(layer: Any) -> None:
+    """Let a batch normalisation take its statistics itself again."""
+    layer.__class__ = getattr(type(layer), "_with_own_moments", type(layer))
 
 
 @contextmanager
@@ -112,15 +128,134 @@ def synchronized_moments(moments: Callable[[Any, Any, bool], tuple[Any, Any]]) -
         nn._compute_moments_sync = before
 
 
-def replace_kernel(layer: Any, values: np.ndarray) -> None:
-    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer."""
-    layer._untrack_variable(layer._kernel)
-    layer._tracker.unlock()
-    layer._kernel = layer.add_weight(
-        name="kernel", shape=values.shape, initializer="zeros", regularizer=layer.kernel_regularizer
+def replace_kernel(layer: Any, values: np.ndarray) -> Any:
+    """Give a built Dense layer another kernel in place of its own, of any shape, with the same regularizer; the one
+    that it had."""
+    kernel = keras.Variable(values, name="kernel")
+    kernel.regularizer = layer.kernel_regularizer
+    return swap_kernel(layer, kernel)
+
+
+def swap_kernel(layer: Any, kernel: Any) -> Any:
+    """Give a built Dense layer this Keras variable for its kernel, in the same place among its weights; the one that it
+    had."""
+    before = layer._kernel
+    layer._tracker.replace_tracked_value("trainable_variables", before, kernel)
+    layer._kernel = kernel
+    return before
+
+
+@contextmanager
+def mean_updates(weight_of: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+    """Have every update of a keras.metrics.Mean, or a metric made of one, ask this function, for a while, for the
+    weight of its values: with the metric, the values and the weight given (or None)."""
+    before = keras.metrics.Mean.update_state
+
+    def update(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        return before(self, values, sample_weight=weight_of(self, values, sample_weight))
+
+    keras.metrics.Mean.update_state = update
+    try:
+        yield
+    finally:
+        keras.metrics.Mean.update_state = before
+
+
+def metrics_compiled_with(model: Any) -> list[Any]:
+    """The metrics and functions that `compile` was given, weighted ones too, before anything is made of them."""
+    compiled = model._compile_metrics
+    if compiled is None:
+        return []
+    return [each for given in (compiled._user_metrics, compiled._user_weighted_metrics) for each in tree.flatten(given)]
+
+
+def has_hook(callback: Any, name: str) -> bool:
+    """Whether a callback does anything in one of its methods, such as 'on_train_batch_end'."""
+    return not is_default(getattr(callback, name))
+
+
+def saving_class(own: Any, save: Callable[[Any, Callable[[], None]], None]) -> type:
+    """A subclass of a ModelCheckpoint or BackupAndRestore, with its name, of which every saving asks this function:
+    with the callback, and what it would do."""
+
+    def save_model(self: Any, *arguments: Any, **options: Any) -> None:
+        save(self, lambda: own._save_model(self, *arguments, **options))
+
+    return type(own.__name__, (own,), {"__module__": own.__module__, "_save_model": save_model})
+
+
+def backup_paths(callback: Any) -> tuple[str, str, str, str]:
+    """Of a BackupAndRestore: its weights, what it knows of the training, and the two before them."""
+    return (
+        callback._weights_path,
+        callback._training_metadata_path,
+        callback._prev_weights_path,
+        callback._prev_training_metadata_path,
     )
-    layer._tracker.lock()
-    layer._kernel.assign(values)
+
+
+def is_whole(path: str) -> bool:
+    """Whether a .weights.h5 file can be opened: one that was cut off cannot."""
+    try:
+        with saving_lib.h5py.File(path, "r"):
+            return True
+    except OSError:
+        return False
+
+
+def begin_at_epoch(model: Any, epoch: int) -> None:
+    """Have the fit that has begun start at this epoch, from 0, as BackupAndRestore does."""
+    model._initial_epoch = epoch
+
+
+def data_adapter(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    shuffle: bool | str = False,
+    class_weight: dict[int, float] | None = None,
+) -> DataAdapter:
+    """What Keras makes of the data that fit, evaluate or predict are given: their batches, with class weights as
+    weights of samples. Raises ValueError, as Keras does, where arguments do not go together."""
+    return get_data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
+
+
+def read_on_demand(adapter: DataAdapter) -> tf.data.Dataset:
+    """The batches of a PyDataset without workers, each read when it is asked for and not before."""
+    spec = adapter.get_tf_dataset().element_spec
+    return tf.data.Dataset.from_generator(adapter._get_iterator, output_signature=spec)
+
+
+def arrays_in(adapter: DataAdapter) -> tuple[Any, int, int] | None:
+    """Of data that were given as arrays: the structure of them, the number of rows, and that of rows in a batch."""
+    if not isinstance(adapter, array_data_adapter.ArrayDataAdapter):
+        return None
+    return adapter._inputs, int(adapter._num_samples), int(adapter._batch_size)
+
+
+def tensors_of(arrays: Any) -> Any:
+    """Arrays as a tf.data.Dataset takes them, floating-point numbers in Keras' precision, tuples instead of lists."""
+    return tree.lists_to_tuples(array_slicing.convert_to_sliceable(arrays, target_backend="tensorflow"))
+
+
+def rows_at(tensors: Any, indices: Any) -> Any:
+    """Rows of what `tensors_of` gave, in a map of a tf.data.Dataset."""
+
+    def rows(part: Any) -> Any:
+        if isinstance(part, array_slicing.TensorflowSparseWrapper):
+            return array_slicing.slice_tensorflow_sparse_wrapper(part, indices)
+        if isinstance(part, (list, tuple, dict)):
+            return None
+        return tf.gather(part, indices, axis=0) if tf.is_tensor(part) else part
+
+    return tree.traverse(rows, tensors)
+
+
+def split_for_validation(arrays: Any, fraction: float) -> tuple[Any, Any]:
+    """The rows to train on and the last ones, to validate with. Raises ValueError where there are too few rows."""
+    return array_slicing.train_validation_split(arrays, validation_split=fraction)
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[Any, Any]:
@@ -273,6 +408,106 @@ def copy_of_unbuilt(optimizer: Any, kind: type | None = None) -> Any:
 
 _SETTINGS = (bool, int, float, str, set, re.Pattern, type(None))
 _OF_BUILDING = ("built", "_built", "_lock")
+
+
+def seed_states(model: Any) -> list[Any]:
+    """The states of the seed generators of a model's layers, [seed, count] each, in the model's order."""
+    found: list[Any] = []
+    for layer in all_layers(model):
+        found += [generator.state for generator in layer._seed_generators]
+    return list({id(state): state for state in found}.values())
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a loss is reduced from, as keras.src.losses.loss.reduce_weighted_values is given it."""
+
+    values: Any
+    """Of each row, or of more axes; a scalar where the loss has reduced it itself."""
+    sample_weight: Any
+    mask: Any
+    reduction: str | None
+    dtype: Any
+
+    @property
+    def divisor(self) -> Any:
+        """What a mean divides the sum by where that depends on more than the number of values; None elsewhere."""
+        if self.reduction in (None, "none", "sum"):
+            return None
+        dtype = ops.convert_to_tensor(self.values, dtype=self.dtype).dtype
+        if self.reduction == "mean_with_sample_weight":
+            weights = None if self.sample_weight is None else ops.convert_to_tensor(self.sample_weight, dtype=dtype)
+            found = loss_base.apply_mask(weights, self.mask, dtype=dtype, reduction=self.reduction)
+            return None if found is None else ops.sum(ops.cast(found, dtype))
+        return None if self.mask is None else ops.sum(ops.cast(self.mask, dtype))
+
+
+@contextmanager
+def reduced_losses(scaled: Callable[[Any, Any, LossTerms], Any]) -> Iterator[None]:
+    """Have every keras.losses.Loss that is called for a while ask this function for its value, given the loss object
+    (None of a reduction outside of one), the value as Keras reduces it, and what it was reduced from."""
+    call, reduce = loss_base.Loss.__call__, loss_base.reduce_weighted_values
+    calls: list[Any] = []
+
+    def called(self: Any, *args: Any, **options: Any) -> Any:
+        calls.append(self)
+        try:
+            return call(self, *args, **options)
+        finally:
+            calls.pop()
+
+    def reduced(
+        values: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        reduction: Any = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> Any:
+        value = reduce(values, sample_weight=sample_weight, mask=mask, reduction=reduction, dtype=dtype)
+        return scaled(calls[-1] if calls else None, value, LossTerms(values, sample_weight, mask, reduction, dtype))
+
+    loss_base.Loss.__call__, loss_base.reduce_weighted_values = called, reduced
+    try:
+        yield
+    finally:
+        loss_base.Loss.__call__, loss_base.reduce_weighted_values = call, reduce
+
+
+def losses_of_outputs(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """The losses that a model was compiled with, each with its path in the outputs; empty before they were called."""
+    compiled = model._compile_loss
+    flat = None if compiled is None else compiled._flat_losses
+    return [] if flat is None else [(each.path, each.loss) for each in flat]
+
+
+def share_counters(optimizer: Any, other: Any) -> None:
+    """Let one optimizer count its steps, and take its learning rate, where another does."""
+    for name in ("_iterations", "_learning_rate"):
+        before, kept = getattr(optimizer, name), getattr(other, name)
+        if isinstance(before, keras.Variable) and isinstance(kept, keras.Variable):
+            optimizer._tracker.replace_tracked_value("variables", before, kept)
+        vars(optimizer)[name] = kept
+
+
+def exclude_alike(optimizer: Any, variables: Sequence[Any], other: Any, others: Sequence[Any]) -> None:
+    """Leave those of an optimizer's variables without weight decay whose counterparts another leaves without."""
+    left = [own for own, whole in zip(variables, others, strict=True) if not other._use_weight_decay(whole.value)]
+    optimizer.exclude_from_weight_decay(var_list=left)
+
+
+def counters_of(optimizer: Any) -> set[int]:
+    """Identities of those of a built optimizer's variables that belong to no weight, such as the number of steps."""
+    named = (optimizer._iterations, optimizer._learning_rate, getattr(optimizer, "_u_product", None))
+    return {id(variable) for variable in named if variable is not None}
+
+
+def forget_losses(model: Any) -> None:
+    """Drop what earlier calls of a model have added to its loss.
+
+    Before each `stateless_call` that returns losses: it clears them layer by layer, by the identities of tensors of the
+    call before, which new ones may have taken over, and so loses some.
+    """
+    model._clear_losses()
 
 
 def metrics_of(model: Any) -> list[Any]:

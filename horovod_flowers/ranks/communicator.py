@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import AgreedError, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 _SHORTEST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.001, 0.05
@@ -182,4 +182,4 @@ class Ranks:
         found = self.allgather(None if error is None else f"{error} [rank {self.rank} on {os.uname().nodename}]")
         for message in found:
             if message is not None:
-                raise UserError(message)
+                raise AgreedError(message)

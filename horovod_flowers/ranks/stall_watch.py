@@ -42,8 +42,10 @@ SECONDS_TO_LEAVE = 2.0
 class StallWatch:
     """The watch of one rank. Use as a context manager around everything; it watches from `begin` on."""
 
-    def __init__(self, command: str, heartbeat: Heartbeat = HEARTBEAT) -> None:
-        self._command, self._heartbeat = command, heartbeat
+    def __init__(
+        self, command: str, heartbeat: Heartbeat = HEARTBEAT, to_allow_longer: str = "raise --stall-seconds"
+    ) -> None:
+        self._command, self._heartbeat, self._to_allow_longer = command, heartbeat, to_allow_longer
         self._over = threading.Event()
         self._others_are_left = False
         self._thread: threading.Thread | None = None
@@ -84,7 +86,8 @@ class StallWatch:
                 break
             now, moves_before, moves = time.monotonic(), moves, self._heartbeat.moves
             # At most two looks' time: a process that was stopped for an hour, its watch with it, did not hang.
-            still = still + min(now - last, 2 * look) if moves == moves_before else 0.0
+            stands = moves == moves_before and (self._heartbeat.waits or not self._heartbeat.away)
+            still = still + min(now - last, 2 * look) if stands else 0.0
             last, patient = now, longest(limit) if self._heartbeat.long else limit
             own = Answer(
                 rank=rank,
@@ -119,7 +122,9 @@ class StallWatch:
         timer = threading.Timer(SECONDS_TO_SPEAK, os._exit, (EXIT_FAILURE,))
         timer.daemon = True
         timer.start()
-        message = f"{self._command}: the job has stalled and is ended: {reason}; to allow longer, raise --stall-seconds"
+        message = (
+            f"{self._command}: the job has stalled and is ended: {reason}; to allow longer, {self._to_allow_longer}"
+        )
         print(message, file=sys.stderr, flush=True)
         os._exit(EXIT_FAILURE)  # the launcher ends the others, stopped ones too
 

@@ -18,7 +18,7 @@ from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_i
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.mpi import MpiCommunicator
 from horovod_flowers.ranks.single_process import SingleProcess
-from horovod_flowers.ranks.tensorflow_import import check_python, import_tensorflow
+from horovod_flowers.ranks.tensorflow_import import check_python, import_for_script, import_tensorflow
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
@@ -123,12 +123,43 @@ def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:
     replaced = import_tensorflow()
     if replaced is not None and place.rank == 0:
         warn(replaced)
+    _silence_notices()
+    _set_threads(threads)
+    return _take_gpu(place)
+
+
+def start_tensorflow_for_script(ranks: Ranks, threads: int) -> bool:
+    """The same for a person's own script, whose settings of Keras stay, and which may have begun to compute before.
+
+    Raises UserError where Keras does not run on TensorFlow.
+    """
+    _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
+    HEARTBEAT.at("the start of TensorFlow", long=True)
+    import_for_script()
+    _silence_notices()
+    try:
+        _set_threads(threads)
+        return _take_gpu(ranks)
+    except RuntimeError:  # TensorFlow's, which has computed: it keeps its threads and devices
+        if ranks.rank == 0:
+            warn(
+                "TensorFlow has computed before horovod_flowers.start(), so each rank keeps the threads and devices "
+                "that it has: call start() before models and tensors are made"
+            )
+        return False
+
+
+def _set_threads(threads: int) -> None:
     import tensorflow as tf
 
-    _silence_notices()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # Two: one thread waits for a batch or a timestamp while the other computes.
     tf.config.threading.set_inter_op_parallelism_threads(2)
+
+
+def _take_gpu(place: Ranks | JobEnvironment) -> bool:
+    import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:  # not run on real hardware
         own = gpu_of(place, gpus)

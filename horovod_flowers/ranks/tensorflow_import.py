@@ -46,16 +46,7 @@ def import_tensorflow() -> str | None:
     """
     check_python()
     replaced = [*_settings_in_file(), *set_keras_variables(os.environ)]
-    # Hundreds of thousands of objects are made, none of which is garbage: another quarter goes into looking for some.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with _not_installed(UNUSED):
-            import tensorflow  # noqa: F401  (and with it Keras)
-    finally:
-        if collecting:
-            gc.enable()
-    gc.freeze()  # nor is it looked for later among what was imported
+    _import(UNUSED)
     _set_keras()
     if not replaced:
         return None
@@ -63,6 +54,36 @@ def import_tensorflow() -> str | None:
         f"settings of Keras are not used ({', '.join(replaced)}): this suite works with TensorFlow, float32 and "
         "channels_last"
     )
+
+
+def import_for_script() -> None:
+    """Import TensorFlow, and Keras with it, for a person's own script, whose settings of Keras stay.
+
+    Raises UserError where Keras does not run on TensorFlow, and where this Python cannot import it.
+    """
+    check_python()
+    _import(())
+    import keras
+
+    if keras.config.backend() != BACKEND:
+        raise UserError(
+            f"Keras runs on {keras.config.backend()} here (KERAS_BACKEND, or keras.json), and ranks train together on "
+            f"TensorFlow alone: set KERAS_BACKEND={BACKEND}"
+        )
+
+
+def _import(hidden: tuple[str, ...]) -> None:
+    """Import TensorFlow, packages of these names hidden from it."""
+    # Hundreds of thousands of objects are made, none of which is garbage: another quarter goes into looking for some.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with _not_installed(hidden):
+            import tensorflow  # noqa: F401  (and with it Keras)
+    finally:
+        if collecting:
+            gc.enable()
+    gc.freeze()  # nor is it looked for later among what was imported
 
 
 def set_keras_variables(variables: MutableMapping[str, str]) -> list[str]:

@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class AgreedError(UserError):
+    """One that every rank raises at the same place, so that they could go on together."""
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line that is not too long."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

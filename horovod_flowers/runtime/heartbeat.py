@@ -18,11 +18,13 @@ class Heartbeat:
         """Whether it may take long without a sign of life, as tracing a graph or writing a checkpoint does."""
         self.waits = False
         """Whether other ranks are waited for."""
+        self.away = False
+        """Whether a person's own code runs, of which nothing is known: it may take as long as it wants."""
         self._what: tuple[str, tuple[int, ...]] = ("the start", ())
 
     def at(self, what: str, *numbers: int, long: bool = False) -> None:
         """Something is begun: `what`, with a {} for each of `numbers`, put in only where somebody asks."""
-        self._what, self.long, self.waits = (what, numbers), long, False
+        self._what, self.long, self.waits, self.away = (what, numbers), long, False, False
         self.moves += 1
 
     def moved(self) -> None:
@@ -38,6 +40,11 @@ class Heartbeat:
         """What was waited for has come."""
         self.waits = False
         self.moves += 1
+
+    def leave(self, what: str) -> None:
+        """A person's own code goes on, `what`, until something is begun again."""
+        self.at(what)
+        self.away = True
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

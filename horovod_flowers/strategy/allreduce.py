@@ -30,6 +30,8 @@ class OneRank:
     trains_one_model = True
     gathers_weights = False
     combined_early: tuple[int, ...] = ()
+    exchange: Exchange | None = None
+    """Of the layers that are taken over."""
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
@@ -57,9 +59,9 @@ class OneRank:
         norms = [allreduce([divided], self.groups.world.size)] if divided else []
         return added_up([*of_weights, *of_statistics, *norms])
 
-    def calling_the_model(self) -> AbstractContextManager[None]:
-        """What a training step calls its model in."""
-        return nullcontext() if self.statistics is None else self.statistics.in_calls()
+    def calling_the_model(self, share: tf.Tensor | None = None) -> AbstractContextManager[None]:
+        """What a training step calls its model in. share: 0 where none of this rank's rows count; None: all do."""
+        return nullcontext() if self.statistics is None else self.statistics.in_calls(share)
 
     def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """What each rank sends for gradients and updated weights in a step."""
@@ -84,6 +86,11 @@ class OneRank:
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Leave them as they are."""
         return list(gradients)
+
+    @property
+    def shared_early(self) -> tuple[int, ...]:
+        """Positions of gradients in which each rank's loss has counted by its share already (`Exchange.share`)."""
+        return self.combined_early
 
     def gather_weights(self) -> None:
         """Nothing to bring."""
@@ -129,6 +136,7 @@ class Allreduce(OneRank):
     """
 
     name = "allreduce"
+    exchange: Exchange
 
     def __init__(
         self,
@@ -139,7 +147,7 @@ class Allreduce(OneRank):
         compression: Literal["none", "fp16"] = "none",
     ) -> None:
         super().__init__(groups)
-        self._factored, self._exchange, self._compression = factored, exchange, compression
+        self._factored, self.exchange, self._compression = factored, exchange, compression
         self._shapes: list[DenseShape] | None = []
 
     def attach(self, model: Any) -> None:
@@ -149,7 +157,7 @@ class Allreduce(OneRank):
         early = []
         for layer in self._factored:
             early.append(next(k for k, variable in enumerate(self.optimizer_variables) if variable is layer.kernel))
-            FactorDense.take_over(layer, self._exchange, self.timer)
+            FactorDense.take_over(layer, self.exchange, self.timer)
             self.notes.append(f"gradient of {layer.name} by factors")
         self.combined_early = tuple(early)
 
@@ -159,11 +167,11 @@ class Allreduce(OneRank):
             return None
         return volume_per_step(
             "allreduce",
-            ranks=self._exchange.size,
+            ranks=self.exchange.size,
             images=images,
             small=self._elements(self._gradient_calls()),
             layers=self._shapes,
-            factor_value_bytes=self._exchange.bytes_per_value,
+            factor_value_bytes=self.exchange.bytes_per_value,
             factored=True,
             gradient_value_bytes=self._value_bytes,
         )

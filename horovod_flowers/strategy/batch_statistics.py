@@ -18,6 +18,7 @@ from horovod_flowers.model.keras_internals import (
     nodes_in_use,
     nodes_into,
     replace_moments,
+    restore_moments,
     synchronized_moments,
 )
 from horovod_flowers.runlog.records import CommunicationVolume
@@ -56,13 +57,14 @@ def global_moments(
         variance = tf.math.divide_no_nan(tf.reduce_sum(deviations, 0) + between, total)
 
         def gradient(d_mean: tf.Tensor, d_variance: tf.Tensor) -> tf.Tensor:
-            mine = tf.stack([d_mean, d_variance])
+            mine = exchange.by_share(tf.stack([d_mean, d_variance]))
             theirs = exchange.sum(mine, names["gradients"])
             timer.waited([mine], [theirs])
             of_mean, of_variance = (
                 tf.reshape(tf.math.divide_no_nan(each, total), along) for each in tf.unstack(theirs)
             )
-            return counted(of_mean + 2 * of_variance * (values - tf.reshape(mean, along)))
+            d_values = of_mean + 2 * of_variance * (values - tf.reshape(mean, along))
+            return counted(exchange.from_share(d_values))
 
         return (mean, variance), gradient
 
@@ -83,12 +85,14 @@ class BatchStatistics:
         self.layers = [layer for layer in all_layers(model) if getattr(layer, "synchronized", False) is True]
 
         def moments(inputs: Any, mask: Any, axes: Sequence[int]) -> tuple[Any, Any]:
-            weights = None
+            weights = self._counting(inputs)
             if mask is not None:  # of positions: [images, ...] without the channels
-                weights = tf.broadcast_to(tf.expand_dims(tf.cast(mask, inputs.dtype), -1), tf.shape(inputs))
+                of_mask = tf.broadcast_to(tf.expand_dims(tf.cast(mask, inputs.dtype), -1), tf.shape(inputs))
+                weights = of_mask if weights is None else weights * of_mask
             return global_moments(inputs, weights, axes, exchange, timer)
 
         for layer in self.layers:
+            restore_moments(layer)  # of an earlier strategy of this model
             if has_own_moments(layer):
                 raise UserError(
                     f"layer {layer.name} ({type(layer).__name__}) asks for synchronized=True, and only the statistics "
@@ -97,20 +101,32 @@ class BatchStatistics:
                 )
             replace_moments(layer, moments)
 
+    def _counting(self, inputs: tf.Tensor) -> tf.Tensor | None:
+        """1 for each value where this rank's rows count, else 0; None where all ranks' do."""
+        share = self._exchange.share
+        return None if share is None else tf.fill(tf.shape(inputs), tf.cast(share > 0, inputs.dtype))
+
     @contextmanager
-    def in_calls(self) -> Iterator[None]:
-        """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too."""
+    def in_calls(self, share: tf.Tensor | None = None) -> Iterator[None]:
+        """While a training step calls the model: keras.ops.moments(synchronized=True) of a layer of the user's, too.
+
+        share: of this rank's loss in the mean over ranks (`Exchange.share`), 0 where none of its rows count.
+        """
 
         def moments(inputs: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
             axes = [axis % inputs.shape.rank for axis in ([axes] if isinstance(axes, int) else axes)]
-            found = global_moments(inputs, None, axes, self._exchange, self._timer)
+            found = global_moments(inputs, self._counting(inputs), axes, self._exchange, self._timer)
             if not keepdims:
                 return found
             along = [1 if axis in axes else size for axis, size in enumerate(inputs.shape)]
             return tf.reshape(found[0], along), tf.reshape(found[1], along)
 
-        with synchronized_moments(moments):
-            yield
+        self._exchange.share = share
+        try:
+            with synchronized_moments(moments):
+                yield
+        finally:
+            self._exchange.share = None
 
     @property
     def notes(self) -> list[str]:

@@ -18,7 +18,7 @@ from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.strategy.packing import MOST_BYTES
 from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
-from horovod_flowers.strategy.weight_use import WeightUse
+from horovod_flowers.strategy.weight_use import WeightUse, image_inputs
 from horovod_flowers.strategy.wide_dense import all_dense_layers, dense_layers, why_not_plain
 
 
@@ -27,13 +27,27 @@ def make_strategy(
 ) -> Strategy:
     """The strategy of that name, ready to adopt this model of images of [image_size, image_size, 3].
 
+    Raises UserError as `strategy_for` does.
+    """
+    rows = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
+    return strategy_for(name, config, ranks, precision, model, image_inputs(image_size, rows), rows)
+
+
+def strategy_for(
+    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, inputs: Any, rows: int
+) -> OneRank:
+    """The strategy of that name, ready to adopt this model.
+
+    inputs: what a rank calls the model with in a step, a tf.TensorSpec or a structure of them; rows: of each, in the
+    largest batch of a rank.
+
     Raises UserError where the model has no layer to divide, or none of the name that the user gave, or one that several
     ranks, or this suite, cannot train.
     """
     refuse_float8(model)
     if ranks.size == 1:
         return OneRank(Groups())
-    strategy = _divided_strategy(name, config, ranks, precision, model, image_size)
+    strategy = _divided_strategy(name, config, ranks, precision, model, inputs, rows)
     if strategy.trains_one_model:
         strategy.statistics = BatchStatistics(model, ranks.size, ranks.rank, strategy.timer)
         strategy.notes += strategy.statistics.notes
@@ -43,12 +57,10 @@ def make_strategy(
 
 
 def _divided_strategy(
-    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, image_size: int
+    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, inputs: Any, rows: int
 ) -> OneRank:
-    images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
-
     def use_of_weights() -> WeightUse:
-        return WeightUse(model, image_size, images, dense_layers(model))
+        return WeightUse(model, inputs, dense_layers(model))
 
     group = {"tensor": ranks.size, "mesh": ranks.model_parallel_size}.get(name, 1)
     layers = layers_to_divide(config, model, group, use_of_weights()) if name in DIVIDING else []
@@ -57,11 +69,11 @@ def _divided_strategy(
     bf16 = precision == "bf16"
     if name == "sharded":
         exchange, use = Exchange(ranks.size, ranks.rank, bf16), use_of_weights()
-        factored = factored_layers(config, ranks, exchange, model, True, lambda: use)
+        factored = factored_layers(config, ranks, exchange, model, rows, True, lambda: use)
         return Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored)
     if group == 1:
         exchange = Exchange(ranks.size, ranks.rank, bf16)
-        factored = factored_layers(config, ranks, exchange, model, False, use_of_weights)
+        factored = factored_layers(config, ranks, exchange, model, rows, False, use_of_weights)
         groups, compression = Groups.of(ranks, ranks.size), config.compression
         return Allreduce(groups, exchange, factored=factored, compression=compression)
     exchange = Exchange(group, ranks.rank % group, bf16, ranks.members_set if group < ranks.size else None)
@@ -114,6 +126,7 @@ def factored_layers(
     ranks: Ranks,
     exchange: Exchange,
     model: Any,
+    rows: int,
     rows_only: bool,
     use_of_weights: Callable[[], WeightUse],
 ) -> list[Any]:
@@ -123,13 +136,12 @@ def factored_layers(
     large = [layer for layer in dense_layers(model) if _weights(layer) >= config.shard_above]
     large = [layer for layer in large if layer.kernel.shape[0] >= ranks.size]
     if config.dense_gradients == "auto":
-        images = per_rank_batch(config.global_batch_for(ranks.size), ranks.size)
         width = exchange.bytes_per_value
         large = [
             layer
             for layer in large
             if _used_on_vectors(layer)
-            and factors_send_less(DenseShape(*layer.kernel.shape), images, ranks.size, width, rows_only)
+            and factors_send_less(DenseShape(*layer.kernel.shape), rows, ranks.size, width, rows_only)
         ]
     if large:
         use = use_of_weights()

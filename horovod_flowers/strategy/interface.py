@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
 from horovod_flowers.strategy.step_timer import StepTimer
 
@@ -30,8 +31,15 @@ class Strategy(Protocol):
     """Times in which this rank could do nothing but wait for others, inside the forward and backward pass."""
     combined_early: tuple[int, ...]
     """Positions of gradients that are those of the global batch already when the backward pass yields them."""
+    exchange: Exchange | None
+    """Of the layers that are taken over."""
     notes: list[str]
     """What was done to which layers, for the log."""
+
+    @property
+    def shared_early(self) -> tuple[int, ...]:
+        """Positions of gradients in which each rank's loss has counted by its share already (`Exchange.share`)."""
+        ...
 
     def attach(self, model: Any) -> None:
         """Prepare a built model, in place, before its optimizer is built."""
@@ -44,8 +52,9 @@ class Strategy(Protocol):
         """
         ...
 
-    def calling_the_model(self) -> AbstractContextManager[None]:
-        """What a training step, every rank's, calls the model in."""
+    def calling_the_model(self, share: tf.Tensor | None = None) -> AbstractContextManager[None]:
+        """What a training step, every rank's, calls the model in. share: 0 where none of this rank's rows count; None:
+        all do."""
         ...
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -23,6 +23,29 @@ class Exchange:
         if process_set is not None:
             self._options["process_set"] = process_set
         self._calls = 0
+        self.rows_vary = False
+        """Whether ranks may have unequal numbers of rows in a step."""
+        self.share: tf.Tensor | None = None
+        """Of this rank in the step being traced: its rows * ranks / all rows, by which its loss counts in the mean over
+        ranks; None: the loss is scaled already."""
+
+    def by_share(self, gradients: tf.Tensor) -> tf.Tensor:
+        """What the outputs' gradients of this rank are in the loss that counts."""
+        share = self.share
+        if share is None:
+            return gradients
+        return tf.where(share > 0, gradients * tf.cast(share, gradients.dtype), tf.zeros_like(gradients))
+
+    def from_share(self, gradients: tf.Tensor) -> tf.Tensor:
+        """The way back, to gradients of this rank's own loss."""
+        share = self.share
+        return gradients if share is None else tf.math.divide_no_nan(gradients, tf.cast(share, gradients.dtype))
+
+    def most(self, rows: tf.Tensor, name: str) -> tf.Tensor:
+        """The largest number of rows of a rank."""
+        import horovod.tensorflow as hvd
+
+        return hvd.allreduce(rows, op=hvd.Max, name=name, **self._options)
 
     @property
     def bytes_per_value(self) -> int:
@@ -57,12 +80,12 @@ class Exchange:
         return hvd.reducescatter(values, op=hvd.Sum, name=name, **self._options)
 
     def columns_to_owners(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
-        """[n, inputs] of each rank -> [size * n, own inputs]: this rank's columns of everybody's values."""
+        """[n, inputs] of each rank -> [sum of n, own inputs]: this rank's columns of everybody's values."""
         widths = [part.size for part in rows]
         images = tf.shape(values)[0]
         blocks = [tf.reshape(block, [-1]) for block in tf.split(values, widths, axis=1)]
         received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(widths), name)
-        return tf.reshape(received, [self.size * images, widths[self.rank]])
+        return tf.reshape(received, [-1, widths[self.rank]])
 
     def columns_to_images(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
         """The way back: [size * n, own inputs] -> [n, inputs]."""

@@ -29,6 +29,7 @@ class Sharded(OneRank):
 
     name = "sharded"
     gathers_weights = True
+    exchange: Exchange
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Sharded(OneRank):
     ) -> None:
         """`why_whole` tells of a weight why it has to stay whole, or None; see WeightUse."""
         super().__init__(groups)
-        self._exchange, self._factored, self._why_whole = exchange, factored, why_whole
+        self.exchange, self._factored, self._why_whole = exchange, factored, why_whole
         self._full: list[Any] = []  # the model's own variable for each of `updated`
         self._gathered: list[Any] = []
         self._shapes: list[DenseShape] | None = []
@@ -68,15 +69,15 @@ class Sharded(OneRank):
         del self._why_whole  # and the graph that it looks at
         self.combined_early = tuple(early)
         divided = sum(part.elements for part in self.parts if part.slices)
-        self.notes.append(f"{divided:,} weights divided over {self._exchange.size} ranks")
+        self.notes.append(f"{divided:,} weights divided over {self.exchange.size} ranks")
         if whole:
             more = f" and {len(whole) - NAMED_WEIGHTS} more" if len(whole) > NAMED_WEIGHTS else ""
             self.notes.append(f"whole on every rank: {', '.join(whole[:NAMED_WEIGHTS])}{more}")
 
     def _adopt_dense(self, layer: Any) -> None:
         inputs, units = layer.kernel.shape
-        rows = equal_slices(inputs, self._exchange.size)
-        GatheredDense.take_over_rows(layer, rows, self._exchange, self.timer)
+        rows = equal_slices(inputs, self.exchange.size)
+        GatheredDense.take_over_rows(layer, rows, self.exchange, self.timer)
         self._gathered.append(layer)
         self._full.append(None)
         self.optimizer_variables.append(layer.kernel)
@@ -86,8 +87,8 @@ class Sharded(OneRank):
 
     def _adopt_flat(self, variable: Any) -> None:
         shape = tuple(variable.shape)
-        slices = equal_slices(int(np.prod(shape)), self._exchange.size)
-        own = slices[self._exchange.rank]
+        slices = equal_slices(int(np.prod(shape)), self.exchange.size)
+        own = slices[self.exchange.rank]
         values = np.asarray(variable).reshape(-1)[own.start : own.start + own.size]
         self._full.append(variable)
         self.optimizer_variables.append(keras.Variable(values, name=f"{variable.name}_part"))
@@ -100,12 +101,12 @@ class Sharded(OneRank):
             return None
         return volume_per_step(
             "sharded",
-            ranks=self._exchange.size,
+            ranks=self.exchange.size,
             images=images,
             small=self._elements(self._whole_calls()),
             divided=self._elements(self._divided_calls()),
             layers=self._shapes,
-            factor_value_bytes=self._exchange.bytes_per_value,
+            factor_value_bytes=self.exchange.bytes_per_value,
             factored=True,
         )
 
@@ -120,7 +121,7 @@ class Sharded(OneRank):
             parts = (
                 [scatter(flat[0])]
                 if len(flat) == 1
-                else scattered(flat, self._slices(numbers), self._exchange.rank, scatter)
+                else scattered(flat, self._slices(numbers), self.exchange.rank, scatter)
             )
             for number, part in zip(numbers, parts, strict=True):
                 combined[number] = tf.ensure_shape(part, self.optimizer_variables[number].shape)

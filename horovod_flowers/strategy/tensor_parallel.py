@@ -20,12 +20,14 @@ from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
 class TensorParallel(OneRank):
     """Large Dense layers divided over the ranks of a group."""
 
+    exchange: Exchange
+
     def __init__(
         self, name: str, groups: Groups, exchange: Exchange, layers: Sequence[Any], copies: int, copies_set: Any
     ) -> None:
         super().__init__(groups)
         self.name = name
-        self._exchange, self._layers, self._copies, self._copies_set = exchange, layers, copies, copies_set
+        self.exchange, self._layers, self._copies, self._copies_set = exchange, layers, copies, copies_set
         self._divided: set[int] = set()
         self._shapes: list[DenseShape] | None = []
 
@@ -41,14 +43,19 @@ class TensorParallel(OneRank):
                 self.parts.append(Part(tuple(variable.shape)))
                 continue
             inputs, units = variable.shape
-            rows = equal_slices(inputs, self._exchange.size)
-            RowParallelDense.take_over_rows(layer, rows, self._exchange, self.timer)
+            rows = equal_slices(inputs, self.exchange.size)
+            RowParallelDense.take_over_rows(layer, rows, self.exchange, self.timer)
             self._divided.add(number)
             self.optimizer_variables.append(layer.kernel)
             self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
-            self.notes.append(f"{layer.name} divided over {self._exchange.size} ranks, {rows[0].size} inputs each")
+            self.notes.append(f"{layer.name} divided over {self.exchange.size} ranks, {rows[0].size} inputs each")
         self.model_variables = [variable.value for variable in self.optimizer_variables]
         self.combined_early = tuple(sorted(self._divided)) if self._copies == 1 else ()
+
+    @property
+    def shared_early(self) -> tuple[int, ...]:
+        """Those of the divided layers."""
+        return tuple(sorted(self._divided))
 
     def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """Activations and sums within a group, gradients of the slices across groups, all others over all ranks."""
@@ -56,19 +63,19 @@ class TensorParallel(OneRank):
             return None
         return volume_per_step(
             "mesh",
-            ranks=self._exchange.size * self._copies,
+            ranks=self.exchange.size * self._copies,
             images=images,
             small=self._elements(self._whole_calls()),
             layers=self._shapes,
-            factor_value_bytes=self._exchange.bytes_per_value,
-            group=self._exchange.size,
+            factor_value_bytes=self.exchange.bytes_per_value,
+            group=self.exchange.size,
         )
 
     def reduce_gradients(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Average over all ranks, and those of a slice over the ranks that hold it."""
         averages = self._averages(gradients, self._whole_calls(), "tensor.gradient")
         if self._copies > 1:
-            name, slices = f"tensor.slice.{self._exchange.rank}", [[number] for number in sorted(self._divided)]
+            name, slices = f"tensor.slice.{self.exchange.rank}", [[number] for number in sorted(self._divided)]
             averages |= self._averages(gradients, slices, name, process_set=self._copies_set)
         return [averages.get(number, gradient) for number, gradient in enumerate(gradients)]
 

@@ -22,22 +22,27 @@ VECTORISED_LOOP = "loop_body"
 """The name scope in which tf.vectorized_map traces what it vectorises."""
 
 
+def image_inputs(image_size: int, images: int) -> tf.TensorSpec:
+    """Of a model of images: `images` of them, [image_size, image_size, 3] each."""
+    return tf.TensorSpec((images, image_size, image_size, 3), tf.float32)
+
+
 class WeightUse:
     """How each weight of a model is used in the forward pass of a training step."""
 
-    def __init__(self, model: Any, image_size: int, images: int, layers: Sequence[Any] = ()) -> None:
-        """Trace it, on `images` images of [image_size, image_size, 3]. Nothing is computed and no variable changes.
+    def __init__(self, model: Any, inputs: Any, layers: Sequence[Any] = ()) -> None:
+        """Trace it. Nothing is computed and no variable changes.
 
+        inputs: what the model is called with, a tf.TensorSpec or a structure of them (`image_inputs`).
         layers: those whose own use of their kernel is told from other uses.
         """
         self._calls: dict[int, list[tuple[int, int]]] = {id(layer): [] for layer in layers}
         self._vectorised: set[int] = set()
         self._trained = {id(variable) for variable in model.trainable_variables}
-        specification = tf.TensorSpec((images, image_size, image_size, 3), tf.float32)
         with self._recorded(layers):
             # As the training step does it, and as unconverted.
-            function = tf.function(lambda pixels: model(pixels, training=True), autograph=False)
-            self._graph = function.get_concrete_function(specification).graph
+            function = tf.function(lambda batch: model(batch, training=True), autograph=False)
+            self._graph = function.get_concrete_function(inputs).graph
         self._places = {operation.name: place for place, operation in enumerate(self._graph.get_operations())}
         self._functions: dict[str, Any] = {}
 

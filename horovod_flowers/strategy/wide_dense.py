@@ -69,10 +69,10 @@ class WideDense(keras.layers.Dense):
             a = exchange.narrow(inputs)
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                g = exchange.narrow(upstream)
+                own_g, g = exchange.narrow(upstream), exchange.narrow(exchange.by_share(upstream))
                 all_g, all_a = exchange.gather(g, names["gradients"]), gather_inputs(a, names["inputs"])
                 timer.arrives([all_a, all_g])
-                d_inputs = tf.matmul(g, weights, transpose_b=True)
+                d_inputs = tf.matmul(own_g, weights, transpose_b=True)
                 with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
                     d_updated = _outer(all_a, all_g, exchange.size)
                 return tf.cast(d_inputs, tf.float32), d_updated
@@ -136,7 +136,7 @@ class RowParallelDense(WideDense):
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:
         exchange, timer, rows = self._exchange, self._timer, self._rows
-        whats = ("inputs", "sums", "gradients", "input_gradients")
+        whats = ("inputs", "sums", "gradients", "input_gradients", "rows")
         names = {what: exchange.call_name(what) for what in whats}
 
         @tf.custom_gradient
@@ -149,7 +149,7 @@ class RowParallelDense(WideDense):
             timer.waited([partial], [outputs])
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                g = exchange.narrow(upstream)
+                g = exchange.narrow(exchange.by_share(upstream))
                 all_g = exchange.gather(g, names["gradients"])
                 timer.waited([g], [all_g])
                 d_own_a = tf.matmul(all_g, w, transpose_b=True)
@@ -157,11 +157,16 @@ class RowParallelDense(WideDense):
                 with tf.control_dependencies([d_own_a]):  # while that travels
                     d_rows = _outer(own_a, all_g, exchange.size)
                 timer.waited([d_own_a, d_rows], [d_inputs])
-                return tf.cast(d_inputs, tf.float32), d_rows
+                return exchange.from_share(tf.cast(d_inputs, tf.float32)), d_rows
 
             return outputs, gradient
 
-        return product(inputs, tf.convert_to_tensor(self.kernel.value))
+        own_rows = tf.convert_to_tensor(self.kernel.value)
+        if not exchange.rows_vary:
+            return product(inputs, own_rows)
+        count = tf.shape(inputs)[0]
+        padding = exchange.most(count, names["rows"]) - count
+        return product(tf.pad(inputs, [[0, padding], [0, 0]]), own_rows)[:count]
 
 
 def _outer(a: tf.Tensor, g: tf.Tensor, ranks: int) -> tf.Tensor:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.model.keras_internals import all_layers
+from horovod_flowers.model.keras_internals import all_layers, forget_losses
 from horovod_flowers.runtime.errors import UserError
 
 SUMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -205,11 +205,7 @@ def _images_unlike(shape: list[int], seed: int) -> tf.Tensor:
 def kinds_of_losses(model: Any, image_size: int | None = None) -> list[Kind | None]:
     """Of each of a model's losses, in the order in which it has them; empty where the model cannot be tried out.
 
-    Called on random images, without a trace in the model: with its activity regularizers as they are. image_size: of a
-    model that does not tell the shape of its images.
-
-    Twice the same images show it in training, whatever batch normalisation makes of them; other images have to agree,
-    as in evaluation, or, where other losses are added then, in training.
+    Called on random images. image_size: of a model that does not tell the shape of its images.
     """
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4:  # a subclassed model does not tell
@@ -217,8 +213,24 @@ def kinds_of_losses(model: Any, image_size: int | None = None) -> list[Kind | No
         if image_size is None:
             return []
     pixels = [TRIED_IMAGES, *(size or TRIED_PIXELS for size in shape[1:])]
-    first, second = (_images_unlike(pixels, seed) for seed in (0, 2))
-    both, same = tf.concat([first, second], 0), tf.concat([first, first], 0)
+    return kinds_of_losses_on(model, *(_images_unlike(pixels, seed) for seed in (0, 2)))[0]
+
+
+def kinds_of_losses_on(model: Any, first: Any, second: Any) -> tuple[list[Kind | None], list[Kind | None]]:
+    """Of each loss that a model has after a call in training, and after one in evaluation; empty where the model cannot
+    be tried out.
+
+    first, second: inputs of the model, tensors or structures of them, of equally many rows that are unlike each other.
+    Called without a trace in the model: with its activity regularizers as they are.
+
+    Twice the same rows show it in training, whatever batch normalisation makes of them; other rows have to agree,
+    as in evaluation, or, where other losses are added then, in training.
+    """
+
+    def together(one: Any, other: Any) -> Any:
+        return keras.tree.map_structure(lambda a, b: tf.concat([a, b], 0), one, other)
+
+    both, same = together(first, second), together(first, first)
     before = [np.array(variable) for variable in model.variables]
     # Unlike a call, stateless_call hands it on to a model that does not take it.
     takes_training = "training" in inspect.signature(model.call).parameters
@@ -226,19 +238,37 @@ def kinds_of_losses(model: Any, image_size: int | None = None) -> list[Kind | No
     others = [variable.value for variable in model.non_trainable_variables]
     try:
 
-        def losses(images: tf.Tensor, training: bool) -> list[float]:
+        def losses(rows: Any, training: bool) -> list[float]:
             options = {"training": training} if takes_training else {}
-            found = model.stateless_call(trained, others, images, return_losses=True, **options)[2]
-            return [float(loss) for loss in found]
+            forget_losses(model)
+            found = model.stateless_call(trained, others, rows, return_losses=True, **options)[2]
+            return [float(tf.reduce_sum(loss)) for loss in found]
 
-        once = losses(first, True)
+        def agreed(training: bool) -> list[Kind | None]:
+            tried = (losses(rows, training) for rows in (first, second, both))
+            return [_kind(*each) for each in zip(*tried, strict=True)]
+
+        once, in_evaluation = losses(first, True), agreed(False)
         kinds = [_kind(loss, loss, twice) for loss, twice in zip(once, losses(same, True), strict=True)]
-        training = len(losses(first, False)) != len(once)
-        tried = (losses(images, training) for images in (first, second, both))
-        agreed = [_kind(*each) for each in zip(*tried, strict=True)]
-        return [kind if kind == other else None for kind, other in zip(kinds, agreed, strict=True)]
+        other = in_evaluation if len(in_evaluation) == len(once) else agreed(True)
+        in_training = [kind if kind == found else None for kind, found in zip(kinds, other, strict=True)]
+        return in_training, in_training if len(in_evaluation) == len(once) else in_evaluation
     except Exception:  # the user's code: nothing is known of it
-        return []
+        return [], []
+    finally:
+        for variable, value in zip(model.variables, before, strict=True):
+            if not np.array_equal(variable, value):  # assigned behind Keras' back
+                variable.assign(value)
+
+
+def states_after_call(model: Any, rows: Any) -> list[np.ndarray]:
+    """What a model's non-trainable variables are after a call in training, which leaves no trace in the model."""
+    options = {"training": True} if "training" in inspect.signature(model.call).parameters else {}
+    before = [np.array(variable) for variable in model.variables]
+    trained = [variable.value for variable in model.trainable_variables]
+    others = [variable.value for variable in model.non_trainable_variables]
+    try:
+        return [np.array(value) for value in model.stateless_call(trained, others, rows, **options)[1]]
     finally:
         for variable, value in zip(model.variables, before, strict=True):
             if not np.array_equal(variable, value):  # assigned behind Keras' back

@@ -16,10 +16,15 @@ SHAPE = (6, 5, 3)
 
 
 class Alike:
-    """The collective calls of ranks that all have the same images."""
+    """The collective calls of ranks that all have the same images, whose losses are scaled already."""
 
     def __init__(self, size: int) -> None:
         self.size = size
+
+    def by_share(self, gradients: tf.Tensor) -> tf.Tensor:
+        return gradients
+
+    from_share = by_share
 
     def call_name(self, what: str) -> str:
         return what
@@ -80,7 +85,11 @@ def test_only_layers_that_ask_for_it_are_taken_over_and_what_takes_its_own_momen
     asked = model(layers.BatchNormalization, Named)
     asked.add(layers.BatchNormalization())
     statistics = BatchStatistics(asked, 2, 0, StepTimer())
-    assert [type(layer).__name__.endswith("OverAllRanks") for layer in asked.layers] == [True, True, False]
+    plain = (layers.BatchNormalization, Named)
+    assert [type(layer) in plain for layer in asked.layers] == [False, False, True]
+    assert [type(layer).__name__ for layer in asked.layers] == ["BatchNormalization", "Named", "BatchNormalization"]
+    first = type(asked.layers[0])
+    assert keras.saving.get_registered_name(first) == keras.saving.get_registered_name(layers.BatchNormalization)
     assert statistics.notes == ["batch statistics of 2 layer(s) over 2 ranks"]
     volume = statistics.communication_volume() or []
     assert [(entry.operation, entry.calls, entry.bytes_sent) for entry in volume] == [

@@ -1,6 +1,7 @@
 """What is used of Keras beyond its public interface is there, and means what it meant."""
 
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -56,7 +57,7 @@ def test_a_kernel_is_replaced_by_one_of_another_shape() -> None:
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     internals.replace_kernel(layer, values)
     assert np.array_equal(layer.kernel, values)
-    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(3,), (2, 3)]
+    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(2, 3), (3,)]
     (penalty,) = layer.losses
     assert float(penalty) == 0.5 * float((values**2).sum())
 
@@ -118,7 +119,87 @@ def test_batch_normalisation_takes_other_moments() -> None:
     np.testing.assert_allclose(outputs, (6 - 2) / 2, rtol=1e-3)
     np.testing.assert_allclose(layer.moving_mean, 1)
     assert internals.has_own_moments(layer)
-    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalizationOverAllRanks", 2]
+    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalization", 2]
+    internals.restore_moments(layer)
+    assert type(layer) is keras.layers.BatchNormalization
+
+
+def test_arrays_are_known_and_read_by_rows() -> None:
+    x, y = np.arange(10, dtype=np.float64).reshape(5, 2), np.array([0, 1, 0, 1, 0])
+    adapter = internals.data_adapter({"a": x}, y, batch_size=2, class_weight={1: 3.0})
+    found = internals.arrays_in(adapter)
+    assert found is not None
+    arrays, rows, batch = found
+    assert (rows, batch) == (5, 2)
+    tensors = internals.tensors_of(arrays)
+    assert tensors[0]["a"].dtype == np.float32
+    assert tensors[2].tolist() == [1, 3, 1, 3, 1]
+    whole = tf.data.Dataset.from_tensors(tensors).map(lambda *parts: internals.rows_at(parts, [4, 1]))
+    ((part, targets, weights),) = list(whole)
+    assert part["a"].numpy().tolist() == [[8, 9], [2, 3]]
+    assert (targets.numpy().tolist(), weights.numpy().tolist()) == ([0, 1], [1, 3])
+    assert internals.arrays_in(internals.data_adapter(tf.data.Dataset.from_tensor_slices(x).batch(2))) is None
+    (first, _), (held_out, _) = internals.split_for_validation((x, y), 0.4)
+    assert (len(first), held_out.tolist()) == (3, x[3:].tolist())
+
+
+def test_updates_of_means_can_be_weighted() -> None:
+    mean, rooted = keras.metrics.Mean(), keras.metrics.RootMeanSquaredError()
+    seen: list[Any] = []
+
+    def weight_of(metric: Any, values: Any, sample_weight: Any) -> Any:
+        seen.append((metric, np.shape(values), sample_weight))
+        return 2.0 if np.shape(values) == () else sample_weight
+
+    with internals.mean_updates(weight_of):
+        mean.update_state(5.0)
+        rooted.update_state([[1.0], [2.0]], [[1.0], [4.0]])
+    mean.update_state(8.0)
+    assert float(mean.result()) == 6.0
+    assert float(rooted.result()) == np.float32(np.sqrt(2))
+    assert [(metric, shape) for metric, shape, _ in seen] == [(mean, ()), (rooted, (2, 1))]
+
+
+def test_compiled_metrics_are_those_given() -> None:
+    model, recall = nested(), keras.metrics.Recall()
+    model.compile("sgd", "mse")
+    assert internals.metrics_compiled_with(model) == []
+    model.compile("sgd", "mse", metrics=["mae"], weighted_metrics=[recall])
+    assert internals.metrics_compiled_with(model) == ["mae", recall]
+
+
+def test_callbacks_tell_their_hooks_and_can_be_asked_to_save(tmp_path: Path) -> None:
+    quiet, loud = keras.callbacks.LambdaCallback(), keras.callbacks.LambdaCallback(on_train_batch_end=print)
+    assert [internals.has_hook(each, "on_train_batch_end") for each in (quiet, loud)] == [False, True]
+    asked: list[Any] = []
+
+    def save(own: Any, as_keras: Any) -> None:
+        asked.append(own)
+        as_keras()
+
+    for kind, options in (
+        (keras.callbacks.ModelCheckpoint, {"filepath": tmp_path / "{epoch}.weights.h5", "save_weights_only": True}),
+        (keras.callbacks.BackupAndRestore, {"backup_dir": tmp_path / "backup", "delete_checkpoint": False}),
+    ):
+        callback = kind(**options)
+        callback.__class__ = internals.saving_class(kind, save)
+        model = nested()
+        model.compile("sgd", "mse")
+        model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=[callback], verbose=0)
+        assert asked[-1] is callback
+    assert len(asked) == 2
+    assert internals.is_whole(str(tmp_path / "1.weights.h5"))
+    (tmp_path / "2.weights.h5").write_bytes((tmp_path / "1.weights.h5").read_bytes()[:500])
+    assert not internals.is_whole(str(tmp_path / "2.weights.h5"))
+    assert [Path(path).name for path in internals.backup_paths(asked[-1])] == [
+        *("latest.weights.h5", "training_metadata.json"),
+        *("latest.weights.h5.bkp", "training_metadata.json.bkp"),
+    ]
+    begun: list[int] = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: internals.begin_at_epoch(model, 2))
+    model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=[begin, watch], epochs=4, verbose=0)
+    assert begun == [2, 3]
 
 
 def test_an_optimizer_is_copied_with_what_its_configuration_does_not_tell() -> None:

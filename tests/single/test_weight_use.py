@@ -9,7 +9,7 @@ from keras import constraints, layers, ops
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.choice import layers_to_divide, refuse_float8
-from horovod_flowers.strategy.weight_use import WeightUse
+from horovod_flowers.strategy.weight_use import WeightUse, image_inputs
 from horovod_flowers.strategy.wide_dense import dense_layers
 
 SIZE = 8
@@ -18,7 +18,7 @@ SIZE = 8
 def reasons(model: Any) -> dict[str, str | None]:
     """Why each Dense layer is left to itself, and each other weight whole."""
     dense = dense_layers(model)
-    use = WeightUse(model, SIZE, 2, dense)
+    use = WeightUse(model, image_inputs(SIZE, 2), dense)
     found = {layer.name: use.why_not_taken_over(layer) for layer in dense}
     kernels = {id(layer.kernel) for layer in dense}
     others = [variable for variable in model.trainable_variables if id(variable) not in kernels]
@@ -132,7 +132,7 @@ def test_layers_to_divide_are_listed_with_what_others_have_that_keeps_them_whole
     )
     adapted.enable_lora(2)
     quantized.quantize("int8")
-    use = WeightUse(model, SIZE, 2, dense_layers(model))
+    use = WeightUse(model, image_inputs(SIZE, 2), dense_layers(model))
     assert [layer.name for layer in layers_to_divide(RunConfig(shard_above=50), model, 2, use)] == ["plain"]
     whole = (
         "constrained (constraint UnitNorm), penalised (regularizer OrthogonalRegularizer), "

@@ -1,0 +1,170 @@
+"""That all ranks train one model: the same layers, weights, optimizer and loss, and the same values to begin with."""
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_states
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import AgreedError, JobError
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+
+_OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
+"""In configurations: what may differ between ranks that train one model."""
+_MOST_LETTERS = 120
+
+
+def check_same_model(model: Any, ranks: Ranks) -> None:
+    """Raise AgreedError, on every rank, where one has another model, optimizer or loss than rank 0. Every rank calls
+    it.
+
+    Names of layers and seeds may differ.
+    """
+    own = description(model)
+    gathered = ranks.allgather(own)
+    for rank, other in enumerate(gathered):
+        for what in [*gathered[0], *other]:
+            here, there = gathered[0].get(what, "missing"), other.get(what, "missing")
+            if here != there:
+                raise AgreedError(
+                    f"rank {rank} has another model than rank 0: {what} is {_short(there)} there, and {_short(here)} "
+                    "on rank 0; build, compile and distribute the same model on every rank"
+                )
+
+
+def description(model: Any) -> dict[str, str]:
+    """What has to be equal on all ranks, in words, by what it is of."""
+    found = {"the number of weights": str(len(model.weights)), "the class": type(model).__name__}
+    layers = all_layers(model)
+    found["the number of layers"] = str(len(layers))
+    for number, weight in enumerate(model.weights):
+        trained = "trained" if weight.trainable else "not trained"
+        found[f"weight {number} ({weight.path})"] = f"{tuple(weight.shape)} {weight.dtype}, {trained}"
+    found = {what.split(" (")[0]: value for what, value in found.items()}
+    for number, layer in enumerate(layers[1:], 1):
+        found |= _described(f"layer {number}", layer)
+    found |= _described("the optimizer", model.optimizer)
+    found["the loss"] = _words(getattr(model, "loss", None))
+    return found
+
+
+def _described(what: str, thing: Any) -> dict[str, str]:
+    configuration = _configuration(thing)
+    return {what: type(thing).__name__, **{f"{key} of {what}": value for key, value in configuration.items()}}
+
+
+def _configuration(thing: Any) -> dict[str, str]:
+    """Each setting in words, without names and seeds."""
+    try:
+        settings = _without_names(thing.get_config())
+        return {key: json.dumps(value, sort_keys=True, default=_words) for key, value in settings.items()}
+    except Exception:  # the user's code, which need not have any
+        return {}
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_names(each) for key, each in value.items() if key not in _OF_A_RANK}
+    if isinstance(value, list | tuple):
+        return [_without_names(each) for each in value]
+    return value
+
+
+def _words(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    if isinstance(value, Mapping):
+        return str({str(key): _words(each) for key, each in value.items()})
+    if isinstance(value, list | tuple):
+        return str([_words(each) for each in value])
+    if isinstance(value, str | int | float | bool | None):
+        return str(value)
+    if hasattr(value, "get_config"):
+        return f"{type(value).__name__} {_configuration(value)}"
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _MOST_LETTERS else f"{words[: _MOST_LETTERS - 1]}…"
+
+
+def begin_alike(model: Any, ranks: Ranks, with_state: bool = True) -> None:
+    """Give every rank what rank 0 holds of a built model and of its optimizer; seeds differ by the rank.
+
+    with_state: of the optimizer not only its counters. Every rank calls it.
+    """
+    optimizer = model.optimizer
+    variables = list(model.variables)
+    if with_state:
+        if ranks.allreduce_max(int(optimizer.built)) and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        variables += optimizer.variables
+    else:
+        counters = counters_of(optimizer)
+        variables += [variable for variable in optimizer.variables if id(variable) in counters]
+    broadcast_values(list({id(variable): variable for variable in variables}.values()), ranks)
+    for state in seed_states(model):
+        seed, count = np.asarray(state)
+        state.assign(np.array([int(seed) + ranks.rank, count], np.asarray(state).dtype))
+
+
+def broadcast_values(variables: Sequence[Any], ranks: Ranks) -> None:
+    """Give these Keras variables the values of rank 0. Every rank calls it, with the same ones."""
+    for variable in variables:
+        value = np.ascontiguousarray(np.array(variable))
+        octets = value.reshape(-1).view(np.uint8).copy()  # MPI does not know every type
+        if octets.size:
+            with HEARTBEAT.waiting():
+                ranks.communicator.broadcast_array(octets)
+        if ranks.rank:
+            variable.assign(octets.view(value.dtype).reshape(np.shape(np.array(variable))))
+
+
+def average_where_different(model: Any, ranks: Ranks) -> None:
+    """Average over the ranks what training moves without gradients, such as the statistics of batch normalisation.
+
+    What is the same on all ranks stays, bit by bit. Every rank calls it.
+    """
+    seeds = {id(state) for state in seed_states(model)}
+    moved = [
+        variable
+        for variable in model.non_trainable_weights
+        if id(variable) not in seeds and keras.backend.is_float_dtype(str(variable.dtype))
+    ]
+    if not moved:
+        return
+    own = [np.array(variable).tobytes() for variable in moved]
+    sums = ranks.allgather([zlib.crc32(each) for each in own])
+    for number, variable in enumerate(moved):
+        if len({each[number] for each in sums}) > 1:
+            value = np.array(variable)
+            mean = ranks.allreduce_sum(np.asarray(value, np.float64).reshape(-1)) / ranks.size
+            variable.assign(mean.reshape(value.shape).astype(value.dtype))
+
+
+def check_same_weights(model: Any, ranks: Ranks) -> None:
+    """Raise a JobError on every rank where ranks that should hold the same weights hold others. Every rank calls it.
+
+    CRC-32 of the bits: ranks that have added up the same numbers in the same order hold the same.
+    """
+    crc = 0
+    for variable in model.trainable_variables:
+        crc = zlib.crc32(np.array(variable, order="C").tobytes(), crc)
+    gathered = ranks.allgather((crc, os.uname().nodename))
+    usual = Counter(each for each, _ in gathered).most_common(1)[0][0]
+    drifted = [f"rank {rank} on {host}" for rank, (each, host) in enumerate(gathered) if each != usual]
+    if not drifted:
+        return
+    who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
+    differ = f"{who} no longer match those of the other ranks"
+    if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
+        differ = f"rank 0 on {gathered[0][1]} and {who} no longer match"
+    raise JobError(
+        f"the weights of {differ} at the end of an epoch: look for code that depends on the rank, weights that are "
+        "changed without the optimizer, nodes with different hardware or failing memory"
+    )

@@ -1,0 +1,354 @@
+"""What a distributed model knows of its ranks, and what they do before and after its steps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from horovod_flowers.config.choices import DIVIDING
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.fit.agreed_steps import AgreedSteps
+from horovod_flowers.fit.agreement import (
+    average_where_different,
+    begin_alike,
+    broadcast_values,
+    check_same_model,
+    check_same_weights,
+)
+from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
+from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
+from horovod_flowers.fit.metrics import MetricsOverRanks, logs_over_ranks
+from horovod_flowers.fit.own_step import check_own_step
+from horovod_flowers.fit.penalties import SharedPenalties, places_moved_alike
+from horovod_flowers.fit.reductions import Kind, Reductions, kinds_of_losses
+from horovod_flowers.fit.refusals import check_can_train
+from horovod_flowers.fit.script import SCRIPT, Script
+from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep
+from horovod_flowers.model import keras_internals
+from horovod_flowers.model.optimizer_class import combine_in_place, remove_combining
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runlog.environment import Parallelism
+from horovod_flowers.runlog.records import Trial
+from horovod_flowers.runtime.errors import AgreedError, UserError
+from horovod_flowers.runtime.exit import error_boundary
+from horovod_flowers.runtime.heartbeat import HEARTBEAT
+from horovod_flowers.strategy.allreduce import OneRank
+from horovod_flowers.strategy.choice import strategy_for
+from horovod_flowers.strategy.wide_dense import all_dense_layers
+
+
+@dataclass(frozen=True)
+class Options:
+    """Further arguments of `distribute`."""
+
+    shard_above: int = RunConfig().shard_above
+    """Dense layers of at least so many weights count as large (tensor, mesh)."""
+    shard_layers: str | None = None
+    """Names of the Dense layers that tensor and mesh divide, with commas between them; None: all large ones."""
+    model_parallel_size: int | None = None
+    """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
+    compression: Literal["none", "fp16"] = "none"
+    """Number format in which gradients travel (allreduce)."""
+
+
+class State:
+    """What a distributed model knows of its ranks."""
+
+    def __init__(self, model: Any, ranks: Script, strategy: str, options: Options) -> None:
+        self.model, self.ranks, self.name, self.options = model, ranks, strategy, options
+        self.step: SharedStep | None = None
+        self.division: Division | None = None
+        self.strategy: OneRank | None = None
+        self.trials: list[Trial] = []
+        """Of strategies, where 'auto' has chosen this one."""
+        self._rows = 0
+        self.moved_alike: list[Any] = []
+        """What training moves without gradients whatever the rows of a batch are, such as seeds."""
+        self.may_fill = False
+        self.in_step = False
+        self.metrics = MetricsOverRanks(model, ranks.plain)
+        self._pass: BatchIterator | None = None
+        """Over the data, of the last step."""
+        self._calls = 0
+        self._prepared: list[Any] = []
+        self._moved = False
+        """Whether weights have moved without gradients since they were averaged."""
+
+    @property
+    def plain(self) -> Ranks:
+        """All ranks, by MPI."""
+        return self.ranks.plain
+
+    @property
+    def within_a_call(self) -> bool:
+        """Whether this is in the middle of a call that all ranks make, such as fit."""
+        return self._calls > 0
+
+    @property
+    def one_model(self) -> bool:
+        """Whether all ranks train one model."""
+        return self.name != "none"
+
+    @contextmanager
+    def calling(self, call: str) -> Iterator[None]:
+        """A call of the model that all ranks make: an error in it ends the job, since others may wait for this rank.
+
+        A UserError is raised in the script: every rank finds the same mistake, and where none catches it the job ends
+        with its sentence.
+        """
+        mistake: UserError | None = None
+        self.ranks.answer(call)  # without its name, which may count models that some ranks have made
+        self._calls += 1
+        HEARTBEAT.at(f"{call} of model {self.model.name}", long=True)
+        try:
+            with error_boundary(call):
+                try:
+                    yield
+                except UserError as error:
+                    mistake = error
+                except SystemExit:
+                    self.ranks.left = call
+                    raise
+            if mistake is not None:
+                if self.division is not None and isinstance(mistake, AgreedError):
+                    self.division.bring_whole()
+                raise mistake
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                HEARTBEAT.leave(SCRIPT)
+
+    def begin_call(self, batches: GlobalBatches, testing: GlobalBatches | None = None) -> None:
+        """Have all ranks begin a call of fit, evaluate or predict alike. Every rank calls it."""
+        self.may_fill = self.may_fill or batches.may_fill or (testing is not None and testing.may_fill)
+        self.prepare(batches)
+
+    def begin_prediction(self, batches: GlobalBatches) -> None:
+        """As `begin_call`, of a model that need not be trained, and of data that may have no targets."""
+        self._on_all(lambda: _build(self.model, batches.first))
+        if not self._is_prepared():
+            check_same_model(self.model, self.plain)
+        self.begin_alike()
+
+    @contextmanager
+    def stepping(self, share: Any) -> Iterator[None]:
+        """While a step is traced, or computed eagerly: metrics are this rank's."""
+        before, self.in_step = self.in_step, True
+        try:
+            with self.metrics.in_step(share):
+                yield
+        finally:
+            self.in_step = before
+
+    def agreed_steps(self, step: Any, as_keras: Any) -> Any:
+        """What Keras calls for its steps, given a method of the model and what Keras has made of it."""
+        return AgreedSteps(self.model, step, as_keras, self._fills, self._computed)
+
+    def _fills(self, fills: bool) -> bool:
+        self.may_fill = self.may_fill or fills
+        return self.may_fill
+
+    def _computed(self, iterator: BatchIterator) -> None:
+        """Steps were computed of these batches."""
+        self._pass = iterator
+        self.metrics.refuse_what_cannot_be_added_up()
+
+    def logs_of_step(self, logs: Any) -> Any:
+        """Logs of the last step that are no results of metrics, over all ranks."""
+        if self._pass is None:
+            return logs
+        return logs_over_ranks(self.model, logs, float(self._pass.last_share), self.plain)
+
+    def prepare(self, batches: GlobalBatches) -> None:
+        """Have all ranks begin this call alike. Every rank calls it, with its first batch of it."""
+        ranks = self.plain
+        self._on_all(lambda: _build(self.model, batches.first))
+        if not self._is_prepared():
+            if self.division is not None:
+                self.division.end()
+                self.division = None
+            self._on_all(lambda: check_can_train(self.model, ranks.size))
+            check_same_model(self.model, ranks)
+            if self.one_model:  # before any rank keeps parts of its own
+                broadcast_values(self.model.weights, ranks)
+            try:
+                self._take_over(batches)
+            except UserError as error:  # of the model and the options, which are the same everywhere
+                raise AgreedError(_as_arguments(str(error))) from error
+            self._prepared = [self.model.optimizer, *self.model.trainable_variables]
+        self.begin_alike()
+
+    def _is_prepared(self) -> bool:
+        now = [self.model.optimizer, *self.model.trainable_variables]
+        return len(now) == len(self._prepared) and all(
+            own is other for own, other in zip(now, self._prepared, strict=True)
+        )
+
+    def begin_alike(self) -> None:
+        """Give all ranks what rank 0 has. Every rank calls it."""
+        if not self.one_model:
+            return
+        division = self.division
+        begin_alike(self.model, self.plain, with_state=division is None)
+        if division is not None and not division.holds_state:
+            division.hand_out_state()
+            division.holds_state = True
+
+    def _take_over(self, batches: GlobalBatches) -> None:
+        """Strategy, losses, penalties and optimizer of a built model, the same on every rank. Every rank calls it."""
+        model, size = self.model, self.ranks.size if self.one_model else 1
+        ranks = self.plain if self.name == "none" else self.ranks.with_horovod(self.options.model_parallel_size)
+        config = RunConfig(
+            shard_above=self.options.shard_above,
+            shard_layers=self.options.shard_layers,
+            compression=self.options.compression,
+            dense_gradients="reduced",
+        )
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batches.first.data)
+        rows = self._rows = int(batches.rows)
+        specs = keras.tree.map_structure(lambda each: tf.TensorSpec((rows, *each.shape[1:]), each.dtype), x)
+        if self.name == "auto":
+            raise UserError("strategy 'auto' is not there yet for fit: use allreduce, sharded, tensor or mesh")
+        if self.name in ("sharded", *DIVIDING):
+            check_can_divide(model.optimizer, self.name)
+        kinds = self._find_kinds(batches.first.data, size)
+        strategy = self.strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
+        trained = list(model.trainable_variables)
+        dense = [(layer, layer.kernel) for layer in all_dense_layers(model)]
+        remove_combining(model.optimizer)
+        strategy.attach(model)
+        if strategy.statistics is not None:  # of all ranks' rows
+            self.moved_alike += [each for layer in strategy.statistics.layers for each in layer.non_trainable_variables]
+        step = self.step = SharedStep(size, strategy, trained, *kinds)
+        if any(part.slices is not None for part in strategy.parts):
+            division = self.division = Division(model, strategy, dense, trained)
+            division.make_optimizer()
+            division.bring_whole()
+            combine_in_place(model.optimizer, lambda: OverDividedRanks(step, division))
+        else:
+            combine_in_place(model.optimizer, lambda: OverRanks(step))
+        model.train_function = model.test_function = None
+
+    def _find_kinds(self, data: Any, size: int) -> tuple[Reductions, SharedPenalties]:
+        """What losses and penalties are to rows of a batch; rank 0's findings count. Every rank calls it."""
+        model, reductions = self.model, Reductions(size)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.step = None  # of an earlier optimizer: not while penalties are tried out
+        if size == 1:
+            return reductions, SharedPenalties()
+
+        def of_losses() -> list[Kind]:
+            if computes_own_loss(model):
+                check_own_step(model, data)
+                return []
+            if y is None:
+                return []
+            outputs = _called(model, x)
+            model.compute_loss(x, y, outputs, None)  # builds the losses
+            return kinds_of_losses(model, y, outputs, size)
+
+        # Ranks have other rows, and may find something else: each looks before all are told.
+        own = self._on_all(lambda: (SharedPenalties.of(model, x), places_moved_alike(model, x), of_losses()))
+        penalties, places, kinds = self.plain.broadcast(own)
+        self.moved_alike = [model.non_trainable_variables[place] for place in places]
+        losses = keras_internals.losses_of_outputs(model)
+        reductions.kinds = {id(loss): kind for (_, loss), kind in zip(losses, kinds, strict=False)}
+        return reductions, penalties
+
+    def _on_all(self, do: Callable[[], Any]) -> Any:
+        """What a call gives; a UserError of any rank is raised on all. It makes no collective call."""
+        found, error = None, None
+        try:
+            found = do()
+        except UserError as raised:
+            error = raised
+        self.plain.raise_on_all(error)
+        return found
+
+    def parallelism(self) -> Parallelism:
+        """How the work of a step is divided, for the run log."""
+        strategy = self.strategy
+        assert strategy is not None
+        notes = [*strategy.notes, *(self.step.penalties.notes if self.step is not None else ())]
+        volume = strategy.communication_volume(self._rows)
+        return Parallelism(strategy.name, notes, self.trials, "fp32", volume)
+
+    def steps_end(self) -> None:
+        """After an epoch's steps: what moves without gradients is averaged. Every rank calls it."""
+        if self.division is not None:
+            self.division.bring_whole()
+        if self._moved and self.one_model:
+            average_where_different(self.model, self.plain)
+            check_same_weights(self.model, self.plain)
+        self._moved = False
+
+    def step_begins(self) -> None:
+        """Before a training step. Every rank calls it."""
+        if self.division is not None:
+            self.division.divide()
+        self._moved = True
+
+    def bring_state(self) -> None:
+        """Bring what rank 0 writes to files there. Every rank calls it where weights are divided."""
+        if self.division is not None:
+            self.division.bring_whole()
+            self.division.collect_state()
+
+
+def _as_arguments(sentence: str) -> str:
+    """With what `distribute` takes in place of flags of the train command."""
+    return sentence.replace("--strategy ", "strategy ").replace("--shard-layers", "shard_layers")
+
+
+def computes_own_loss(model: Any) -> bool:
+    """Whether the user's class computes the loss itself."""
+    names = ("train_step", "compute_loss", "_compute_loss")
+    own = getattr(type(model), "_own_class", type(model))
+    return any(getattr(own, name) is not getattr(keras.Model, name) for name in names)
+
+
+def _called(model: Any, x: Any) -> Any:
+    """A model's outputs as in evaluation."""
+    return model(x, training=False) if model._call_has_training_arg else model(x)
+
+
+def _build(model: Any, first: RankBatch) -> None:
+    if model.built:
+        return
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(first.data)
+    specs = keras.tree.map_structure(lambda rows: tf.TensorSpec((None, *rows.shape[1:]), rows.dtype), x)
+    try:  # traced as Keras does, for batches of any number of rows
+        tf.function(lambda rows: _called(model, rows), autograph=False).get_concrete_function(specs)
+    except NotImplementedError as error:
+        raise UserError(
+            f"model {model.name} has no call of its own, so that its weights cannot be made before training: write "
+            "one, or build the layers in it before distribute"
+        ) from error
+
+
+class Epochs(keras.callbacks.Callback):
+    """Before all other callbacks: what all ranks do at the end of an epoch, and where this one stands."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self._state, self._first, self._epoch = state, True, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch + 1
+        HEARTBEAT.at("the beginning of epoch {}", self._epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._state.step_begins()
+        HEARTBEAT.at("epoch {}, step {}", self._epoch, batch, long=self._first)
+        HEARTBEAT.wait_begins()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._first = False
+        HEARTBEAT.at("callbacks after epoch {}, step {}", self._epoch, batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._state.steps_end()
+        HEARTBEAT.at("callbacks after epoch {}", self._epoch, long=True)

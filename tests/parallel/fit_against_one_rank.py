@@ -1,0 +1,38 @@
+"""A program for N ranks: trains each case of `fit_cases` and writes, on rank 0, its weights and losses.
+
+mpirun -np N python -m tests.parallel.fit_against_one_rank OUTPUT.npz [PART OF A NAME]
+"""
+
+import sys
+
+import horovod_flowers
+
+EPOCHS = 2
+
+
+def main() -> None:
+    ranks = horovod_flowers.start()
+    import keras
+    import numpy as np
+
+    from tests.parallel.fit_cases import BATCH, CASES
+
+    part = sys.argv[2] if len(sys.argv) > 2 else ""
+    found: dict[str, np.ndarray] = {}
+    for name, case in CASES.items():
+        for strategy in case.strategies if part in name else ():
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(ranks.rank)  # the others get rank 0's weights
+            model = ranks.distribute(case.build(), strategy, **case.options)  # type: ignore[arg-type]
+            history = model.fit(**case.data(), batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
+            key = f"{name} | {strategy}"
+            for number, weight in enumerate(model.get_weights()):
+                found[f"{key} | weight {number}"] = np.asarray(weight, np.float64)
+            for metric, values in history.history.items():
+                found[f"{key} | {metric}"] = np.asarray(values)
+    if ranks.is_root:
+        np.savez(sys.argv[1], **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A program for N ranks: what `fit` writes under each strategy, and goes on from.
+
+    mpirun -np N python -m tests.parallel.fit_saved OUTPUT.json
+
+Writes, for each strategy and comparison, the largest difference of a number that should be the same.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import horovod_flowers
+
+STRATEGIES = ("allreduce", "sharded", "tensor")
+
+
+def main() -> None:
+    ranks = horovod_flowers.start()
+    import keras
+    import numpy as np
+
+    from tests.parallel import fit_cases as cases
+
+    data: dict[str, Any] = {**cases.images(), "batch_size": cases.BATCH, "verbose": 0}
+
+    def of(strategy: str) -> dict[str, float]:
+        keras.utils.set_random_seed(ranks.rank)
+
+        class Saving(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                if batch == 2:
+                    self.model.save(f"{strategy}-2.keras")
+
+        def distributed(model: Any) -> Any:
+            return ranks.distribute(model, strategy, **cases.SMALL)  # type: ignore[arg-type]
+
+        checkpoint = keras.callbacks.ModelCheckpoint(f"{strategy}-best.keras")
+        model = distributed(cases.wide())
+        model.fit(**data, epochs=1, shuffle=False, callbacks=[Saving(), checkpoint])
+        model.save(f"{strategy}.keras")
+        model.save_weights(f"{strategy}.weights.h5")
+        ranks.barrier()
+        loaded, best, third = (
+            keras.models.load_model(f"{name}.keras") for name in (strategy, f"{strategy}-best", f"{strategy}-2")
+        )
+        found = {
+            "loaded": difference(loaded, model),
+            "checkpoint": difference(best, model),
+            "steps": abs(int(loaded.optimizer.iterations) - 5) + abs(int(third.optimizer.iterations) - 3),
+            "slots": abs(len(loaded.optimizer.variables) - 2 - 2 * len(model.trainable_variables)),
+        }
+        expected, answers = model.evaluate(**data, return_dict=True), model.predict(data["x"], verbose=0)
+        alone = loaded.evaluate(**data, return_dict=True)
+        found["evaluated"] = max(abs(expected[name] - alone[name]) for name in alone)
+        found["predicted"] = float(np.abs(answers - loaded.predict(data["x"], verbose=0)).max())
+        model.fit(**data, epochs=1, shuffle=False)
+        distributed(loaded).fit(**data, epochs=1, shuffle=False)
+        found["continued from a file"] = difference(loaded, model)
+        model.load_weights(f"{strategy}.weights.h5")
+        model.fit(**data, epochs=1, shuffle=False)
+        found["continued from weights"] = difference(loaded, model)
+        return found
+
+    def difference(one: Any, other: Any) -> float:
+        pairs = zip(one.get_weights(), other.get_weights(), strict=True)
+        return max(float(np.abs(own - its).max()) for own, its in pairs)
+
+    gathered = ranks.plain.allgather({strategy: of(strategy) for strategy in STRATEGIES})
+    if ranks.is_root:
+        Path(sys.argv[1]).write_text(json.dumps(gathered))
+
+
+if __name__ == "__main__":
+    main()
