@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from horovod_flowers.keras.gradient_reduction import Reduction, dense, variable_of
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
+from horovod_flowers.recording.step_marks import STEP_MARKS
 
 
 class Exchange(Combining):
@@ -73,6 +74,7 @@ class Exchange(Combining):
         return bool(self._local or self.local_layers)
 
     def _update(self, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
+        STEP_MARKS.computed(gradients)
         for layer in self.local_layers:  # whose weights may not have been there before
             self.register_local(layer.trainable_weights)
         local = [variable_of(variable).ref() in self._local for variable in variables]
@@ -85,7 +87,8 @@ class Exchange(Combining):
         ]
         if self.passes > 1 and self.average_passes:
             results = [_divided(gradient, self.passes) for gradient in results]
-        update(results, variables)
+        update(STEP_MARKS.combined(results), variables)
+        STEP_MARKS.updated(variables)
 
     def _scaled_local(self, gradient: Any) -> Any:
         """Divided by the number of ranks, as if its loss were part of their mean."""
