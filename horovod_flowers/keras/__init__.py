@@ -10,6 +10,7 @@ backward_passes.py        gradients added up over several backward passes before
 saved_model.py            load_model
 callbacks.py              the callbacks, of learning_rate.py, metric_average.py and broadcast.py
 elastic.py                KerasState, run and the callbacks of jobs whose ranks come and go
+recorded_fits.py          the run log of a script that a study has started
 argument_error.py         what an argument that cannot work is refused with
 """
 
