@@ -20,6 +20,7 @@ from tests.conftest import PROJECT, mpirun, run_command
 MISTAKES = {
     "model": (2, "rank 1 has another model than rank 0: sequential/dense/kernel [3, 3] float32 there", "rank 1 on "),
     "steps": (2, "rank 1 has 5 batches an epoch and rank 0 has 4, so one would wait for the other", "rank 1 on "),
+    "short": (2, "rank 0 has only 4 of 5 batches in epoch 1, and other ranks wait for it", "rank 1 on "),
     "some": (2, "a rank has ended while this one was about to train with it: call fit on all ranks", "Traceback"),
     "callback": (1, "rank 1 on ", "rank 0 on "),
     "hang": (
@@ -35,7 +36,7 @@ def test_a_mistake_ends_the_job_in_a_sentence(mistake: str, tmp_path: Path) -> N
     status, sentence, absent = MISTAKES[mistake]
     limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "4"}
     words = mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake)
-    ended = run_command(words, tmp_path, variables=limits if mistake == "hang" else None)
+    ended = run_command(words, tmp_path, variables=limits if mistake in ("hang", "short") else None)
     assert ended.status == status, ended.output
     assert sentence in ended.output
     assert absent not in ended.output
