@@ -65,7 +65,7 @@ def recipe_of(config: RunConfig, built: BuiltModel, classes: int, weighted: bool
         )
     if built.compiled is None:
         loss, notes = loss_by_name(
-            config.loss, config.loss_options, config.label_smoothing, built.ending, config.model.name
+            config.loss, config.loss_options, config.label_smoothing, built.ending, classes, config.model.name
         )
         return _by_options(config, config.optimizer, loss, notes)
     return _by_model(config, built.compiled, classes, weighted, divided)
@@ -123,7 +123,7 @@ def _loss(
 ) -> tuple[ImageLoss, list[str]]:
     smoothing = config.label_smoothing if "label_smoothing" in given else 0.0
     if "loss" in given:
-        return loss_by_name(config.loss, config.loss_options, smoothing, compiled.ending, compiled.name)
+        return loss_by_name(config.loss, config.loss_options, smoothing, compiled.ending, classes, compiled.name)
     if "loss_options" in given:
         raise UserError(
             f"loss_options are given, and model {compiled.name} is compiled with a loss of its own: add --loss, or "

@@ -12,9 +12,11 @@ import yaml
 
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS, OPTIMIZER_CLASSES
+from horovod_flowers.config.losses import LOSSES
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import ModelConfig, RunConfig
 from horovod_flowers.model.freezing import freeze
+from horovod_flowers.model.loss import loss_by_name
 from horovod_flowers.model.metrics import CompiledMetrics
 from horovod_flowers.model.registry import build_whole
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -365,3 +367,37 @@ def test_options_that_are_given_are_known_of_models_that_may_be_compiled() -> No
         found = read_config(given, 0).model.overrides
         assert found is not None
         assert {"loss", "label_smoothing", "optimizer.weight_decay"} < set(found.split(","))
+
+
+def test_what_the_log_has_of_a_sum_is_said() -> None:
+    for name in ("added_up", "one_sum"):
+        assert "adds up the images of a batch: the log has its mean for each image" in recipe(name).notes[-1]
+    assert "take the softmax of the outputs for probabilities" in recipe("one_number").notes[-1]
+
+
+ENDINGS: tuple[Any, ...] = ("logits", "softmax", "logit unit", "sigmoid unit")
+OF_ONE_PROBABILITY = {"binary_crossentropy", "binary_focal_crossentropy", "poisson"} | {
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
+    *("huber", "log_cosh", "hinge", "squared_hinge"),
+}
+OF_ONE_LOGIT = {"binary_crossentropy", "binary_focal_crossentropy", "poisson", "hinge", "squared_hinge"}
+OF_ONE_LOGIT |= {"mean_squared_logarithmic_error"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_losses_by_name_are_lowest_where_the_right_class_is_predicted_or_refused(ending: Any) -> None:
+    """The square of one logit and 0 or 1 is not: it would have 0 for the first class, where nothing is decided."""
+    classes = 2 if ending.endswith("unit") else 5
+    trained = set()
+    for name in LOSSES:
+        try:
+            loss, _ = loss_by_name(name, None, 0.0, ending, classes, "m")
+        except UserError:
+            continue
+        trained.add(name)
+        labels = np.arange(classes, dtype=np.int32)
+        logits = tf.constant(4 * np.eye(classes, dtype=np.float32))
+        right, wrong = loss.of_images(labels, logits), loss.of_images(labels, logits[::-1])
+        assert (np.asarray(right) <= np.asarray(wrong)).all(), name
+    every = set(LOSSES)
+    assert trained == {"logit unit": OF_ONE_LOGIT, "sigmoid unit": OF_ONE_PROBABILITY}.get(ending, every)
