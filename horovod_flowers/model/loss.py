@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from horovod_flowers.config.losses import CROSSENTROPY, LOSSES, Labels, NamedLoss
-from horovod_flowers.model.keras_internals import calls_as_keras, wrapped_function
+from horovod_flowers.model.keras_internals import calls_as_keras, is_masked, wrapped_function
 from horovod_flowers.model.outputs import Ending, as_given
 from horovod_flowers.runtime.errors import UserError, reason
 
@@ -345,7 +345,7 @@ def _problem(tried: KerasLoss, classes: int) -> str | None:
         return f"its result has the shape {shape} for {len(labels)} images"
     if not tried.one_by_one and shape[0] != len(labels):
         return f"its result has the shape {shape} for {len(labels)} images"
-    if getattr(tried.call(labels, logits), "_keras_mask", None) is not None:
+    if is_masked(tried.call(labels, logits)):
         return "it masks some images, so that it divides by other numbers of them on each rank"
     whole = _numbers(tried.of_images(labels, logits))
     if tried.one_by_one:
