@@ -79,7 +79,11 @@ def test_the_optimizers_slots_belong_to_their_weights() -> None:
 @pytest.mark.parametrize("name", [name for name in OPTIMIZER_CLASSES if name not in OF_WHOLE_WEIGHTS])
 def test_the_slots_of_every_optimizer_that_ranks_divide_belong_to_weights(name: str) -> None:
     """All but counters: of other variables nobody would know how they are divided."""
-    further = {"rmsprop": {"momentum": 0.5, "centered": True}, "adam": {"amsgrad": True}, "sgd": {"momentum": 0.5}}
+    further: dict[str, dict[str, Any]] = {
+        "rmsprop": {"momentum": 0.5, "centered": True},
+        "adam": {"amsgrad": True},
+        "sgd": {"momentum": 0.5},
+    }
     optimizer = getattr(keras.optimizers, OPTIMIZER_CLASSES[name])(0.1, **further.get(name, {}))
     variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2,), (3, 1), (4,))]
     optimizer.build(variables)
