@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.checkpoint.format import AVERAGE, OPTIMIZER, PER_RANK, WEIGHT
-from horovod_flowers.model.keras_internals import slot_owners
+from horovod_flowers.model.keras_internals import made_to_be_trained, slot_owners
 from horovod_flowers.ranks.communicator import Communicator
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import OneRank
@@ -35,10 +35,11 @@ class ModelState:
         place = {id(variable): number for number, variable in enumerate(trained)}
         self._held: dict[str, _Held] = {}
         self._trained = [number for number, variable in enumerate(built) if id(variable) in place]
+        moved_by_training = {*place, *made_to_be_trained(model)}  # or frozen: nothing to average, and much to send
         self._statistics = {
             number: variable
             for number, variable in enumerate(built)
-            if id(variable) not in place and np.dtype(variable.dtype).kind == "f"
+            if id(variable) not in moved_by_training and np.dtype(variable.dtype).kind == "f"
         }
         for number, variable in enumerate(built):
             if (trained_as := place.get(id(variable))) is None:

@@ -190,7 +190,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
             section, dot, leaf = spelled.rpartition(".")
             words.append(f"--{spelled}" if value else f"--no-{section}{dot}{leaf}")
         else:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
             words += [f"--{spelled}", "null" if value is None else text]
     return words
 

@@ -31,11 +31,22 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
 
 OVERRIDING = ("loss", "loss_options", "label_smoothing", "optimizer.")
 """How the names of options begin that go before what a compiled model brings."""
+NOTHING = "nothing"
+"""Of these options, in `ModelConfig.overrides`."""
 
 
 def overriding(names: Sequence[str]) -> str:
-    """Those of some options' names that go before what a compiled model brings, as `ModelConfig.overrides` has them."""
-    return ",".join(name for name in names if name.startswith(OVERRIDING))
+    """Those of some options' names that go before what a compiled model brings, separated by commas."""
+    return ",".join(sorted({name for name in names if name.startswith(OVERRIDING)}))
+
+
+def with_overrides(config: "RunConfig", names: Sequence[str]) -> "RunConfig":
+    """A run whose command line gives options of these names; the same where its model is none that may be compiled."""
+    model = config.model
+    if ":" not in model.name and not model.name.endswith(".keras"):
+        return config
+    given = overriding([*(model.overrides or "").split(","), *names])
+    return replace(config, model=replace(model, overrides=given or NOTHING))
 
 
 @dataclass(frozen=True)

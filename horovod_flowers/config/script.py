@@ -62,6 +62,12 @@ class ScriptConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        if self.global_batch is not None and self.per_rank_batch is not None:
+            raise UserError(
+                f"both global_batch ({self.global_batch}) and per_rank_batch ({self.per_rank_batch}) are given: give "
+                "one"
+            )
+        placeholders_in(words_of(self.command))
 
     def global_batch_for(self, ranks: int) -> int:
         """Samples of a step over so many ranks. Raises UserError where the configuration names no batch."""
@@ -76,14 +82,27 @@ class ScriptConfig:
         batch = self.global_batch_for(ranks)
         values = {"ranks": ranks, "global_batch": batch, "strategy": self.strategy, "precision": self.precision}
         values |= {"seed": self.seed, "name": self.name}
+        words = words_of(self.command)
+        used = placeholders_in(words)
+        for name in sorted(used & values.keys()):
+            if values[name] is None:
+                raise UserError(f"the command has {{{name}}}, and nothing stands for it: give {name} a value")
         if batch % ranks == 0:
             values["per_rank_batch"] = batch // ranks
-        elif "per_rank_batch" in placeholders_in(shlex.split(self.command)):
+        elif "per_rank_batch" in used:
             raise UserError(
                 f"a global batch of {batch} does not divide by {ranks} ranks, and the command asks for "
                 "{per_rank_batch}: choose a multiple, or let the script divide {global_batch}"
             )
-        return [_filled_in(word, values) for word in shlex.split(self.command)]
+        return [word.format_map(values) for word in words]
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a command as a shell takes it apart. Raises UserError for quotes that are not a pair."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"command is {command!r}, whose quotes are not a pair: give a list of words") from error
 
 
 def placeholders_in(words: Sequence[str]) -> set[str]:
@@ -107,10 +126,6 @@ def placeholders_in(words: Sequence[str]) -> set[str]:
 _REMEDY = (
     f"allowed are {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}; a brace that is meant as one is written twice"
 )
-
-
-def _filled_in(word: str, values: Mapping[str, Any]) -> str:
-    return word.format_map(values)
 
 
 def threads_asked_for(environment: Mapping[str, str]) -> int:

@@ -156,3 +156,14 @@ def check_same_variables(variables: Sequence[Any]) -> None:
                     f"rank {rank} has another model than rank 0: {there[0]} {list(there[1])} {there[2]} there, "
                     f"{here[0]} {list(here[1])} {here[2]} here; build the same model on all ranks"
                 )
+
+
+def check_same_steps(steps: int | None) -> None:
+    """Refuse on all ranks numbers of batches an epoch that differ over ranks (UserError); None: it is not known."""
+    found = _of_all_ranks(steps, "horovod_flowers.keras.steps", global_process_set)
+    for rank, other in enumerate(found):
+        if None not in (other, found[0]) and other != found[0]:
+            raise UserError(
+                f"rank {rank} has {other} batches an epoch and rank 0 has {found[0]}, so one would wait for the other "
+                "for ever: give all ranks the same steps_per_epoch, or equally many samples"
+            )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from horovod_flowers.keras.gradient_reduction import Reduction, dense, variable_of
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
+from horovod_flowers.recording.step_marks import STEP_MARKS
 
 
 class Exchange(Combining):
@@ -77,6 +78,8 @@ class Exchange(Combining):
             self.register_local(layer.trainable_weights)
         local = [variable_of(variable).ref() in self._local for variable in variables]
         pairs = list(zip(gradients, variables, strict=True))
+        if self.reduction.combines:
+            STEP_MARKS.computed(gradients)
         shared = [pair for pair, is_local in zip(pairs, local, strict=True) if not is_local]
         combined = iter(self.reduction([gradient for gradient, _ in shared], [variable for _, variable in shared]))
         results = [
@@ -85,7 +88,9 @@ class Exchange(Combining):
         ]
         if self.passes > 1 and self.average_passes:
             results = [_divided(gradient, self.passes) for gradient in results]
-        update(results, variables)
+        marked = STEP_MARKS.combined if self.reduction.combines else STEP_MARKS.computed
+        update(marked(results), variables)
+        STEP_MARKS.updated([variable_of(variable) for variable in variables])
 
     def _scaled_local(self, gradient: Any) -> Any:
         """Divided by the number of ranks, as if its loss were part of their mean."""

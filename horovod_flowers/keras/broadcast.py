@@ -7,11 +7,13 @@ import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
-from horovod_flowers.keras.agreement import check_same_variables
+from horovod_flowers.keras.agreement import check_same_steps, check_same_variables
 from horovod_flowers.keras.argument_error import ArgumentError
+from horovod_flowers.keras.backward_passes import Exchange
 from horovod_flowers.keras.collectives import broadcast_variables, check_root
 from horovod_flowers.keras.gradient_reduction import variable_of
 from horovod_flowers.model.keras_internals import all_layers, build_for, slots_of
+from horovod_flowers.model.optimizer_class import combining_of
 
 
 class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
@@ -46,11 +48,14 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         self._local.append(var)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Broadcasts, or has it done as soon as there are weights."""
-        if self.broadcast_done:
-            return
+        """Broadcasts, or has it done as soon as there are weights. Raises UserError where ranks are to train unequally
+        many batches an epoch: all would wait for those that are missing."""
         check_root(self.root_rank)
         model = self.model
+        if hvd.size() > 1 and isinstance(combining_of(model.optimizer), Exchange):
+            check_same_steps(self.params.get("steps"))
+        if self.broadcast_done:
+            return
         if all(layer.built for layer in all_layers(model)):
             self._broadcast(model.optimizer)
             return
@@ -81,11 +86,21 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         local = {variable_of(variable).ref() for variable in self._local}
         weights = [variable for variable in model.weights if variable_of(variable).ref() not in local]
         state = [] if optimizer is None else list(optimizer.variables)
+        state += [variable for other in _others_of(model) for variable in other.variables]
         if local and optimizer is not None:
             own = {id(slot) for variable in self._local for slot in slots_of(optimizer, variable_of(variable))}
             state = [variable for variable in state if id(variable) not in own]
         _broadcast_checked([*weights, *state], self.root_rank, self.device)
         self.broadcast_done = True
+
+
+def _others_of(model: Any) -> list[Any]:
+    """Optimizers that a model of the user's has beside the compiled one, as far as they are built."""
+    values = [
+        each for value in vars(model).values() for each in (value if isinstance(value, list | tuple) else [value])
+    ]
+    found = [each for each in values if isinstance(each, keras.optimizers.Optimizer) and each.built]
+    return [each for each in dict.fromkeys(found) if each is not model.optimizer]
 
 
 def _broadcast_checked(variables: Sequence[Any], root_rank: int, device: str) -> None:

@@ -10,10 +10,14 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
+from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.keras.argument_error import ArgumentError
 from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
+from horovod_flowers.model.optimizer_class import combining_of
 from horovod_flowers.ranks.startup import STALL_SECONDS, connect, limit_stalls, share_of_cores
-from horovod_flowers.runtime.console import say
+from horovod_flowers.recording.of_fit import precision_of, record_every_fit, recorder_of_process
+from horovod_flowers.runlog.environment import Parallelism
+from horovod_flowers.runtime.console import say, warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import end_job_on_uncaught_errors
 
@@ -54,6 +58,19 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
             f"MPI started {ranks.size} ranks but Horovod knows of {hvd.size()}: rebuild Horovod against this "
             "environment's MPI"
         )
+    if comm is None:
+        record_every_fit(ranks, _parallelism)
+    elif recorder_of_process() is not None:
+        warn("hvd.init(comm) leaves out ranks, and a study records fits of all ranks: this run is not recorded")
+
+
+def _parallelism(model: Any) -> Parallelism:
+    """Of a model of the script's, for the record of a study's run. What a rank sends is not known here."""
+    if hvd.size() == 1:
+        return Parallelism("one rank", [], [], precision_of(model), [])
+    if combining_of(model.optimizer) is None:
+        return Parallelism(INDEPENDENT, [], [], precision_of(model), [])
+    return Parallelism("allreduce", [], [], precision_of(model), None)
 
 
 def shutdown() -> None:

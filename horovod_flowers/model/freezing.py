@@ -21,6 +21,8 @@ def freeze(model: Any, patterns: str) -> list[str]:
     Raises UserError where a pattern matches nothing, or nothing is left to train.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    if not wanted:
+        raise UserError(f"model.freeze is {patterns!r}: give names of layers or weights, or patterns, or leave it out")
     before = list(model.trainable_variables)
     layers = [layer for layer in all_layers(model) if layer is not model]
     notes = []
@@ -39,14 +41,12 @@ def freeze(model: Any, patterns: str) -> list[str]:
         what += [_counted(len(matching), "weight tensor")] if not held else []
         notes.append(f"frozen by {pattern!r}: {', '.join(what)}")
     left = list(model.trainable_variables)
-    if wanted and not left:
+    if not left:
         raise UserError(f"model.freeze is {patterns!r}, which freezes every weight: leave something to train")
-    if wanted and len(left) == len(before):
+    if len(left) == len(before):
         notes.append("nothing that it matches was trained before")
     elements = sum(int(variable.value.shape.num_elements()) for variable in left)
-    return (
-        [f"{'; '.join(notes)}; {elements:,} weights in {_counted(len(left), 'tensor')} are trained"] if wanted else []
-    )
+    return [f"{'; '.join(notes)}; {elements:,} weights in {_counted(len(left), 'tensor')} are trained"]
 
 
 def _names(model: Any, *names: str) -> list[str]:

@@ -30,6 +30,11 @@ def all_layers(model: Any) -> list[Any]:
     return list(model._flatten_layers())
 
 
+def made_to_be_trained(model: Any) -> set[int]:
+    """Identities of the weights that layers were given to be trained, those that are frozen too, unlike statistics."""
+    return {id(variable) for layer in all_layers(model) for variable in layer._trainable_variables}
+
+
 def nodes_into(layer: Any) -> list[Any]:
     """The calls of a layer in functional models, `input_tensors` each; empty in a subclassed one."""
     return list(layer._inbound_nodes)

@@ -264,6 +264,11 @@ def _of_known(
         raise UserError(
             f"{refusal}which takes probabilities, and gives {gives}: end it in softmax, or give --loss {name}"
         )
+    if arguments.get("ignore_class") is not None:
+        raise UserError(
+            f"{refusal}which leaves out class {arguments['ignore_class']}, so that it divides by other numbers of "
+            "images on each rank: leave ignore_class out, and that class out of the photos"
+        )
     changed = dict(arguments)
     if label_smoothing:
         if not named.smooths_labels:
@@ -315,6 +320,8 @@ def _problem(tried: KerasLoss, classes: int) -> str | None:
         return f"its result has the shape {shape} for {len(labels)} images"
     if not tried.one_by_one and shape[0] != len(labels):
         return f"its result has the shape {shape} for {len(labels)} images"
+    if getattr(tried.call(labels, logits), "_keras_mask", None) is not None:
+        return "it masks some images, so that it divides by other numbers of them on each rank"
     whole = _numbers(tried.of_images(labels, logits))
     if tried.one_by_one:
         batch = float(_numbers(tried.call(labels, logits)))

@@ -31,7 +31,7 @@ class CompiledMetrics:
         self._ending, self._labels, self._classes = ending, labels, classes
         self._metrics: dict[str, tuple[Any, bool]] = {}
         for name, metric, weighs in metrics:
-            free, number = name, 1
+            free, number = f"weighted_{name}" if weighs and name in self._metrics else name, 1
             while free in self._metrics:
                 free, number = f"{name}_{number}", number + 1
             self._metrics[free] = metric, weighs

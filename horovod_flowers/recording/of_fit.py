@@ -4,13 +4,14 @@ import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.model.optimizer_class import Combining, Gradients, Update, combine_in_place, combining_of
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.recording.recorder import RunRecorder
 from horovod_flowers.recording.step_marks import STEP_MARKS
@@ -95,6 +96,15 @@ def recording_callback(
     return RecordingCallback(recorder, ranks, parallelism, global_batch=global_batch)
 
 
+class MarkedUpdate(Combining):
+    """Marks around the update of an optimizer that has nothing to combine: of one rank."""
+
+    def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
+        """The update, between two marks."""
+        update(STEP_MARKS.computed(gradients), variables)
+        STEP_MARKS.updated(variables)
+
+
 def marked_train_step(model: Any) -> Callable[[Any], Any]:
     """A model's train_step with marks around it, for models whose own class does not set them.
 
@@ -154,6 +164,9 @@ def record_fits_of(model: Any, ranks: Ranks, parallelism: Callable[[], Paralleli
         bound = signature.bind(*arguments, **named)
         callback = recording_callback(ranks, parallelism)
         bound.arguments["callbacks"] = with_callback(bound.arguments.get("callbacks"), callback)
+        if combining_of(model.optimizer) is None:
+            combine_in_place(model.optimizer, MarkedUpdate)
+            model.train_function = None
         with _marked(model):
             return original(*bound.args, **bound.kwargs)
 
@@ -171,6 +184,15 @@ def _marked(model: Any) -> Iterator[None]:
         yield
     finally:
         del model.train_step
+
+
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
+
+
+def precision_of(model: Any) -> str:
+    """What the model computes in, by its dtype policy."""
+    computed_in = str(model.dtype_policy.compute_dtype)
+    return _PRECISIONS.get(computed_in, computed_in)
 
 
 def with_callback(callbacks: Any, last: keras.callbacks.Callback | None) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from horovod_flowers.config.choices import Precision
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import horovod_features
@@ -30,7 +29,8 @@ class Parallelism:
     strategy: str
     notes: list[str]
     trials: list[Trial]
-    precision: Precision
+    precision: str
+    """Such as fp32."""
     communication_volume: list[CommunicationVolume] | None
     """Of a step."""
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.command_line import build, flags, start_of
 from horovod_flowers.config.options import Effect, flat_options, names_of
-from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.run import NOTHING, RunConfig
 from horovod_flowers.config.script import is_script
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
@@ -114,7 +114,7 @@ class TrainingPoint(OwnPoint):
         # Where the images lie says nothing about the work: a finished run stands for a point wherever it was made.
         where = names_of(RunConfig, Effect.FOLDER, Effect.PLACE)
         # Of a run whose model is not compiled they are null.
-        now["model.overrides"] = None if was["model.overrides"] is None else now["model.overrides"] or ""
+        now["model.overrides"] = None if was["model.overrides"] is None else now["model.overrides"] or NOTHING
         compared = ((name, was[name], now[name]) for name in now if name not in where)
         size = read_json(folder.environment, Environment).world_size
         refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])

@@ -2,14 +2,13 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from horovod_flowers.config.command_line import flags, given_options, parse
 from horovod_flowers.config.options import Effect, flag_of, flat_options, names_of
-from horovod_flowers.config.run import RunConfig, overriding
+from horovod_flowers.config.run import RunConfig, with_overrides
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.file import StudyFile
 from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
@@ -47,7 +46,7 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             raise UserError(f"job file {path}: option {name} is the study's own: leave it out of options")
     _refuse_too_many(study, path)
     points, timeout = list[Point](), study.timeout_minutes * 60
-    given: str | None = None
+    given: list[str] | None = None
     repetitions = range(1, study.repetitions + 1)
     for ranks in study.ranks:
         alone = ranks == 1
@@ -59,9 +58,8 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             own |= {"name": name, "runs_dir": runs_dir, "resume_or_start": True}
             config = _checked(path, [*flags({**options, **own}), *more_options], ranks)
             if given is None:  # of a compiled model what the file gives counts, even where an option has it anyway
-                given = overriding(given_options(RunConfig, [*flags(options), *more_options]))
-            if given and config.model.overrides is None:
-                config = replace(config, model=replace(config.model, overrides=given))
+                given = given_options(RunConfig, [*flags(options), *more_options])
+            config = with_overrides(config, given)
             _refuse_overridden(study, own, config)
             points.append(TrainingPoint(name, ranks, number, timeout, config))
         if study.collectives and not alone:

@@ -17,7 +17,7 @@ from typing import Any
 from horovod_flowers.config.command_line import build, to_yaml
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.config.script import RECORD_VARIABLE, THREADS_VARIABLE, ScriptConfig, placeholders_in
+from horovod_flowers.config.script import RECORD_VARIABLE, THREADS_VARIABLE, ScriptConfig, placeholders_in, words_of
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.reading.run import read_run
@@ -81,7 +81,7 @@ class ScriptPoint(Point):
 
         Raises UserError where the files that the command names are no longer what they were when the study began.
         """
-        if digest_of(shlex.split(self.config.command)) != self.config.script_digest:
+        if digest_of(words_of(self.config.command)) != self.config.script_digest:
             raise UserError(
                 f"a file that the command of {self.name} names has changed since the study began: start the study "
                 "again, under another name where runs of it are finished"
@@ -158,10 +158,7 @@ def script_points(study: StudyFile, runs_dir: str) -> list[Point]:
 
 def _words_of(study: StudyFile) -> list[str]:
     command = study.command
-    try:
-        words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command or ()]
-    except ValueError as error:
-        raise UserError(f"command is {command!r}, whose quotes are not a pair: give a list of words") from error
+    words = words_of(command) if isinstance(command, str) else [str(word) for word in command or ()]
     if not words or not words[0]:
         raise UserError("command is empty: give the words of a program, such as [python, my_script.py]")
     for word in words:

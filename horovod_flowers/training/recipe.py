@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS
 from horovod_flowers.config.losses import CROSSENTROPY
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.options import flag_of
@@ -56,6 +57,12 @@ def recipe_of(config: RunConfig, built: BuiltModel, classes: int, weighted: bool
     weighted: whether images count differently in the loss; divided: whether the ranks update parts of weights. Raises
     UserError where an option, or what the model is compiled with, cannot be followed.
     """
+    by_options = built.compiled is None or "optimizer.name" in (config.model.overrides or "").split(",")
+    if by_options and divided and config.optimizer.name in OF_WHOLE_WEIGHTS:  # a trial of strategies asks, too
+        raise UserError(
+            f"optimizer {config.optimizer.name} looks at whole weights, and this strategy divides them over the ranks: "
+            "choose --strategy allreduce, or another optimizer"
+        )
     if built.compiled is None:
         loss, notes = loss_by_name(
             config.loss, config.loss_options, config.label_smoothing, built.ending, config.model.name

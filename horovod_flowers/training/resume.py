@@ -1,7 +1,7 @@
 """What a resumed run starts from, and what must not differ from the run that is resumed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from horovod_flowers.checkpoint.format import DamagedError, checkpoint_files, re
 from horovod_flowers.config.command_line import build, given_options, parse
 from horovod_flowers.config.optimizer import TO_THE_END
 from horovod_flowers.config.options import flag_of, flat_options, options_of
-from horovod_flowers.config.run import RunConfig, overriding
+from horovod_flowers.config.run import NOTHING, RunConfig, overriding, with_overrides
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.data.opening import TrainedOn
 from horovod_flowers.runlog.json_lines import read_json
@@ -35,9 +35,8 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = "horovod_flowers.train"
     config = parse(RunConfig, command, __doc__, words, rank)
-    names = {*(config.model.overrides or "").split(","), *overriding(given_options(RunConfig, words)).split(",")}
-    given = ",".join(sorted(names - {""}))
-    config = replace(config, model=replace(config.model, overrides=given))
+    given = given_options(RunConfig, words)
+    config = with_overrides(config, given)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     if hold is not None and rank == 0 and config.name is not None and folder.path.parent.is_dir():
         hold.take(folder.path, IN_USE)
@@ -51,7 +50,8 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         return config
     folder.check(overwrite=False, resume=True)
     stored = options_in(folder.config)
-    words += _overrides_on_resume(stored, given)
+    before = _overrides_in(stored)
+    words += ["--model.overrides", "null" if before is None else overriding([*before.split(","), *given]) or NOTHING]
     if not any(word.split("=")[0] == "--strategy" for word in words) or stored.get("strategy") == config.strategy:
         return parse(RunConfig, command, __doc__, ["--config", str(folder.config), *words], rank)
     # Another strategy: what the one before was told says nothing about it.
@@ -63,14 +63,16 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         return parse(RunConfig, command, __doc__, ["--config", str(file), *words], rank)
 
 
-def _overrides_on_resume(stored: dict[str, Any], given: str) -> list[str]:
-    """The words that keep what went before a compiled model's own in the run, and what these options add to it."""
+def _overrides_in(stored: Mapping[str, Any]) -> str | None:
+    """What went before a compiled model's own in a run, given its options; None where its model was not compiled.
+
+    A run of a version that did not look at what a model is compiled with was trained by its options alone.
+    """
     model = stored.get("model")
-    kept = model.get("overrides") if isinstance(model, dict) else None
-    if not isinstance(kept, str):  # it was not compiled
-        return ["--model.overrides", "null"]
-    names = {*kept.split(","), *given.split(",")} - {""}
-    return ["--model.overrides", ",".join(sorted(names))]
+    if not isinstance(model, dict):
+        return None
+    kept = model.get("overrides", "label_smoothing,loss,optimizer.name")
+    return kept if isinstance(kept, str) else None
 
 
 def has_ended(config: RunConfig) -> bool:
@@ -93,11 +95,12 @@ def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
             f"{value}"
         )
     was, now = flat_options(asdict(earlier)), flat_options(asdict(config))
+    was["model.overrides"] = _overrides_in(options_in(folder.config))
     changed = [name for name, found in options_of(RunConfig).items() if was[name] != now[name] and not found.resumable]
     if earlier.optimizer.decay in TO_THE_END and earlier.epochs != config.epochs:
         changed.append("epochs")  # the curve that the learning rate has followed so far ends there
     if "model.overrides" in changed:
-        more = sorted(set((now["model.overrides"] or "").split(",")) - set((was["model.overrides"] or "").split(",")))
+        more = sorted({*(now["model.overrides"] or "").split(",")} - {*(was["model.overrides"] or "").split(",")})
         raise UserError(
             f"run {folder.path} was trained with what its model is compiled with in place of {', '.join(more)}: leave "
             f"out {', '.join(map(flag_of, more))} to resume it, or start another run, from its weights with "

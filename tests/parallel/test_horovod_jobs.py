@@ -11,6 +11,7 @@ from tests.conftest import PROJECT, mpirun, run_command
 
 MISTAKES = {
     "model": (2, "rank 1 has another model than rank 0: sequential/dense/kernel [3, 3] float32 there", "rank 1 on "),
+    "steps": (2, "rank 1 has 5 batches an epoch and rank 0 has 4, so one would wait for the other", "rank 1 on "),
     "some": (2, "a rank has ended while this one was about to train with it: call fit on all ranks", "Traceback"),
     "callback": (1, "rank 1 on ", "rank 0 on "),
     "hang": (

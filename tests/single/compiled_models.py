@@ -200,6 +200,11 @@ def wants_the_wrong_class(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes, "softmax"), "sgd", loss)
 
 
+def without_a_class(image_size: int, classes: int) -> Any:
+    loss = losses.SparseCategoricalCrossentropy(ignore_class=0)
+    return compiled(network(image_size, classes, "softmax"), "sgd", loss)
+
+
 def two_losses(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes, "softmax"), "sgd", ["mse", "mae"])
 
@@ -260,6 +265,7 @@ REFUSED = {
     "whole_batch": "the loss dice, which compares the images of a batch with each other*: compile it with Dice(",
     "compares_images": "the loss variance, which gives no loss for each image*: write one that compares no images",
     "wants_the_wrong_class": "the loss loss,*it is not lowest where the right class is predicted",
+    "without_a_class": "which leaves out class 0, so that it divides by other numbers of images on each rank",
     "two_losses": "2 losses, and it has one output: compile it with one loss, or give --loss",
     "no_reduction": "a loss of reduction None: leave the reduction out, or give --loss",
     "averaged": "the optimizer Adam and use_ema, a moving average of the weights: give --average-decay",

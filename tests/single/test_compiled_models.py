@@ -8,18 +8,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
+from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS, OPTIMIZER_CLASSES
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import ModelConfig, RunConfig
 from horovod_flowers.model.freezing import freeze
 from horovod_flowers.model.metrics import CompiledMetrics
 from horovod_flowers.model.registry import build_whole
+from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.training.learning_rate import KerasSchedule
 from horovod_flowers.training.optimizer import Clipping, acts_on_elements, build_over, make_optimizer
 from horovod_flowers.training.recipe import Recipe, recipe_of
+from horovod_flowers.training.resume import check_continues, read_config
 from tests.single import compiled_models
 from tests.single.compiled_models import REFUSED, REFUSED_OF_TWO_CLASSES
+from tests.single.recorded_runs import write_run
 
 SIZE = 32
 IMAGES = np.random.default_rng(3).integers(0, 256, (4, SIZE, SIZE, 3)).astype(np.float32)
@@ -124,7 +130,7 @@ ADDITIVE = [
     lambda: (keras.metrics.SparseCategoricalAccuracy(), "integers"),
     lambda: (keras.metrics.SparseCategoricalCrossentropy(from_logits=True), "integers"),
     lambda: (keras.metrics.F1Score(), "one-hot"),
-    lambda: (keras.metrics.AUC(from_logits=True, multi_label=True, num_labels=5), "one-hot"),
+    lambda: (keras.metrics.AUC(20, from_logits=True, multi_label=True, num_labels=5), "one-hot"),
     lambda: (keras.metrics.RootMeanSquaredError(), "one-hot"),
     lambda: (keras.metrics.CosineSimilarity(), "one-hot"),
     lambda: (keras.metrics.R2Score(), "one-hot"),
@@ -159,6 +165,8 @@ def test_metrics_of_two_ranks_are_those_of_one(make: Any) -> None:
 def test_metrics_that_share_a_name_are_told_apart() -> None:
     accuracy = keras.metrics.SparseCategoricalAccuracy
     assert measured(accuracy(name="a"), accuracy(name="a")).names == ["a", "a_1"]
+    weighing = CompiledMetrics([("a", accuracy(), False), ("a", accuracy(), True)], "logits", "integers", 5)
+    assert weighing.names == ["a", "weighted_a"]  # as Keras has it
 
 
 def test_a_function_is_given_further_arguments_or_the_mistake_is_told() -> None:
@@ -229,6 +237,7 @@ def test_layers_and_weights_are_frozen_by_patterns(patterns: str, left: list[str
             "model.freeze is 'conv*', which matches no layer or weight: layers with weights are wide, head; g",
         ),
         ("*", "model.freeze is '*', which freezes every weight: leave something to train"),
+        (" ,", "model.freeze is ' ,': give names of layers or weights, or patterns, or leave it out"),
     ],
 )
 def test_a_pattern_that_freezes_nothing_or_all_is_refused(patterns: str, sentence: str) -> None:
@@ -243,6 +252,9 @@ def test_a_frozen_batch_normalisation_keeps_its_statistics() -> None:
     freeze(model, "norm")
     model(np.ones((2, 4), np.float32) * 7, training=True)
     np.testing.assert_array_equal(model.get_layer("norm").moving_mean, 0)
+    # A mean over three ranks of what nothing moves would move it by rounding.
+    averaged = [variable.name for variable in ModelState.on_one_rank(model).statistics]
+    assert averaged == ["moving_mean", "moving_variance"]
 
 
 @pytest.mark.parametrize(
@@ -273,3 +285,83 @@ def test_options_that_are_given_go_before_a_compiled_model() -> None:
     other = recipe("scheduled", overrides="optimizer.name")
     assert type(other.optimizer).__name__ == "FusedAdam"
     assert "--optimizer.name adam instead of its optimizer AdamW" in other.notes[0]
+
+
+def test_a_trial_of_strategies_leaves_out_those_that_divide_what_an_optimizer_looks_at() -> None:
+    built = build_whole(f"{MODULE}:wider", SIZE, 5, {"width": 8})
+    config = RunConfig(strategy="auto", optimizer=OptimizerConfig(name="lamb"))
+    assert recipe_of(config, built, 5, weighted=False, divided=False).optimizer.name == "lamb"
+    with pytest.raises(UserError, match="optimizer lamb looks at whole weights, and this strategy divides them"):
+        recipe_of(config, built, 5, weighted=False, divided=True)
+
+
+SCHEDULES = [
+    keras.optimizers.schedules.CosineDecay(0.1, 10, warmup_target=0.2, warmup_steps=3),
+    keras.optimizers.schedules.CosineDecayRestarts(0.1, 4),
+    keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True),
+    keras.optimizers.schedules.InverseTimeDecay(0.1, 3, 0.5),
+    keras.optimizers.schedules.PiecewiseConstantDecay([2, 5], [0.3, 0.2, 0.1]),
+    keras.optimizers.schedules.PolynomialDecay(0.1, 8, 0.01, power=2),
+    compiled_models.Halving(),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
+def test_schedules_of_keras_count_updates(schedule: Any) -> None:
+    """As an optimizer evaluates them; an epoch of seven steps has three updates of three steps."""
+    every, third = KerasSchedule(schedule, 7, 1), KerasSchedule(schedule, 7, 3)
+    assert [every.at(step) for step in range(14)] == [float(schedule(tf.constant(step))) for step in range(14)]
+    updates = [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5]
+    assert [third.at(step) for step in range(14)] == [every.at(update) for update in updates]
+
+
+def stored_run(folder: Path, **model: Any) -> None:
+    """The options of a run that is there."""
+    write_run(folder / "a", 1, [[1], [400]], config=RunConfig(global_batch=64, model=ModelConfig(**model)))
+
+
+def resumed_options(folder: Path, *words: str) -> RunConfig:
+    return read_config(["--runs-dir", str(folder), "--name", "a", "--resume", "--epochs", "3", *words], 0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "words", "overrides"),
+    [
+        (None, ["--optimizer.learning-rate", "0.1"], None),  # its model was not compiled
+        ("nothing", [], "nothing"),
+        ("loss", [], "loss"),
+        ("loss", ["--optimizer.clipnorm", "1"], "loss,optimizer.clipnorm"),
+        ("older", [], "label_smoothing,loss,optimizer.name"),  # compile was not looked at
+    ],
+)
+def test_what_went_before_a_compiled_model_stays_where_a_run_is_resumed(
+    tmp_path: Path, stored: str | None, words: list[str], overrides: str | None
+) -> None:
+    stored_run(tmp_path, name="a.b:c", overrides=stored)
+    if stored == "older":
+        config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+        del config["model"]["overrides"]
+        (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(config))
+    resumed = resumed_options(tmp_path, *words)
+    assert resumed.model.overrides == overrides
+    if not words:
+        check_continues(RunFolder(tmp_path / "a"), resumed, 1)
+
+
+def test_another_option_before_a_compiled_model_is_another_training(tmp_path: Path) -> None:
+    stored_run(tmp_path, name="a.b:c", overrides="nothing")
+    resumed = resumed_options(tmp_path, "--optimizer.learning-rate", "0.001")  # its default, which was not used
+    with pytest.raises(UserError, match="in place of optimizer.learning_rate: leave out --optimizer.learning-rate to"):
+        check_continues(RunFolder(tmp_path / "a"), resumed, 1)
+
+
+def test_options_that_are_given_are_known_of_models_that_may_be_compiled() -> None:
+    words = ["--optimizer.learning-rate", "0.001", "--epochs", "2"]
+    assert read_config(words, 0).model.overrides is None
+    for name in ("a.b:c", "m.keras"):
+        assert read_config(["--model.name", name, *words], 0).model.overrides == "optimizer.learning_rate"
+        assert read_config(["--model.name", name], 0).model.overrides == "nothing"
+        given = ("--model.name", name, "--preset", "accurate", "--model.overrides", "loss")
+        found = read_config(given, 0).model.overrides
+        assert found is not None
+        assert {"loss", "label_smoothing", "optimizer.weight_decay"} < set(found.split(","))

@@ -119,6 +119,7 @@ def test_batch_normalisation_takes_other_moments() -> None:
     np.testing.assert_allclose(outputs, (6 - 2) / 2, rtol=1e-3)
     np.testing.assert_allclose(layer.moving_mean, 1)
     assert internals.has_own_moments(layer)
+<<<<<<< HEAD
     assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalization", 2]
     internals.restore_moments(layer)
     assert type(layer) is keras.layers.BatchNormalization
@@ -200,3 +201,75 @@ def test_callbacks_tell_their_hooks_and_can_be_asked_to_save(tmp_path: Path) -> 
     begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: internals.begin_at_epoch(model, 2))
     model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=[begin, watch], epochs=4, verbose=0)
     assert begun == [2, 3]
+=======
+    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalizationOverAllRanks", 2]
+
+
+def test_an_optimizer_is_copied_with_what_its_configuration_does_not_tell() -> None:
+    def rate() -> float:
+        return 0.125
+
+    own = keras.optimizers.SGD(rate, momentum=0.5)
+    own.exclude_from_weight_decay(var_names=["bias"])
+    variable = keras.Variable(np.ones(3, np.float32))
+    own.apply([keras.ops.ones(3)], [variable])
+    copy = internals.copy_of_optimizer(own, keras.optimizers.SGD)
+    assert copy is not own
+    assert copy.learning_rate == 0.125
+    assert [np.array(each).tolist() for each in copy.variables] == [np.array(each).tolist() for each in own.variables]
+    assert internals.variables_built_for(copy) == [variable]
+    assert internals.variable_built_for(copy, variable.value) is variable
+    assert not internals.copy_of_unbuilt(own).built
+    assert internals.copy_of_unbuilt(own)._exclude_from_weight_decay_pattern == own._exclude_from_weight_decay_pattern
+
+
+def test_a_class_is_written_as_another() -> None:
+    class Own(keras.optimizers.SGD):
+        """With a name of its own."""
+
+    internals.written_as(Own, keras.optimizers.SGD)
+    found = keras.saving.serialize_keras_object(Own())
+    assert (found["module"], found["class_name"], found["registered_name"]) == ("keras.optimizers", "SGD", None)
+
+
+def test_velocities_are_those_that_hold_the_learning_rate() -> None:
+    class Own(keras.optimizers.Optimizer):
+        momentum = 0.5
+
+    weights = [keras.Variable(np.ones(shape, np.float32)) for shape in ((2,), (3,))]
+    found = {}
+    for optimizer in (
+        keras.optimizers.SGD(momentum=0.5),
+        keras.optimizers.RMSprop(momentum=0.5),
+        keras.optimizers.Adam(),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(momentum=0.5)),
+    ):
+        assert internals.velocities(optimizer) == []
+        optimizer.build(weights)
+        found[type(optimizer).__name__] = [tuple(each.shape) for each in internals.velocities(optimizer) or []]
+    both = [(2,), (3,)]
+    assert found == {"SGD": both, "RMSprop": both, "Adam": [], "LossScaleOptimizer": both}
+    assert internals.velocities(Own(0.1)) is None
+
+
+def test_slots_of_one_variable_are_found_by_its_name() -> None:
+    layers = [keras.layers.Dense(2, name=name) for name in ("one", "one_more")]
+    for layer in layers:
+        layer.build((None, 3))
+    adam = keras.optimizers.Adam()
+    adam.build([layer.kernel for layer in layers])
+    for number, layer in enumerate(layers):
+        slots = internals.slots_of(adam, layer.kernel.value)
+        assert [id(slot) for slot in slots] == [id(slot) for slot in adam.variables[2 + 2 * number : 4 + 2 * number]]
+    assert internals.slots_of(adam, layers[0].bias.value) == []
+
+
+def test_metrics_are_found_in_keras_container_and_models_are_built_for_a_structure() -> None:
+    model = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(momentum=0.5), "mse", metrics=["mae"])
+    spec = (tf.TensorSpec((None, 3), tf.float32), tf.TensorSpec((None, 1), tf.float32))
+    internals.build_for(model, spec)
+    assert [tuple(weight.shape) for weight in model.weights] == [(3, 2), (2,), (2, 1), (1,)]
+    assert model.optimizer.built
+    assert [metric.name for metric in internals.metrics_of(model)] == ["loss", "mae"]
+>>>>>>> origin/main

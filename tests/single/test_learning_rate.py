@@ -1,5 +1,7 @@
 """Scaling with the global batch, warm-up, decay."""
 
+from typing import Any
+
 import pytest
 
 from horovod_flowers.config.optimizer import OptimizerConfig
@@ -44,3 +46,36 @@ def test_cosine_falls_to_zero_from_the_end_of_warm_up() -> None:
     assert rates.at(20) == pytest.approx(0.1)  # half-way: half the peak
     assert rates.at(29) < 0.01
     assert rates.at(30) == pytest.approx(0.0, abs=1e-12)
+
+
+def keras_schedules() -> list[tuple[OptimizerConfig, Any]]:
+    """Options, and the schedule of Keras' that is the same; of 4 epochs of 5 steps at the base batch."""
+    from keras.optimizers import schedules
+
+    def options(**given: Any) -> OptimizerConfig:
+        return OptimizerConfig(learning_rate=0.1, **given)
+
+    return [
+        (options(decay="polynomial", decay_power=2.0), schedules.PolynomialDecay(0.1, 20, 0.0, power=2)),
+        (options(decay="polynomial", decay_end=0.1), schedules.PolynomialDecay(0.1, 20, 0.01)),
+        (options(decay="cosine", decay_end=0.2), schedules.CosineDecay(0.1, 20, alpha=0.2)),
+        (options(decay="exponential", decay_epochs="2", decay_rate=0.5), schedules.ExponentialDecay(0.1, 10, 0.5)),
+        (
+            options(decay="piecewise", decay_epochs="1,3", decay_rate=0.5),
+            schedules.PiecewiseConstantDecay([4, 14], [0.1, 0.05, 0.025]),  # up to and with a step
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_curves_are_those_of_keras(number: int) -> None:
+    config, expected = keras_schedules()[number]
+    found = schedule(config, global_batch=32, steps_per_epoch=5, epochs=4)
+    rates = [found.at(step) for step in range(20)]
+    assert rates == pytest.approx([float(expected(step)) for step in range(20)], rel=1e-5, abs=1e-8)
+
+
+def test_a_curve_begins_after_warm_up() -> None:
+    config = OptimizerConfig(learning_rate=0.1, warmup_epochs=1, warmup_from_zero=True, decay="polynomial")
+    found = schedule(config, global_batch=32, steps_per_epoch=5, epochs=3)
+    assert [found.at(step) for step in (4, 5, 10, 14)] == pytest.approx([0.1, 0.1, 0.05, 0.01])

@@ -97,6 +97,50 @@ def test_an_optimizer_that_is_applied_twice_has_its_parts_added_up(clock: list[i
     assert (record.compute_ns, record.communication_ns, record.update_ns) == (10 + 20 + 1, 3 + 1, 2 + 4)
 
 
+def test_marks_in_a_graph_tell_the_same_also_from_a_branch() -> None:
+    heard, milliseconds = Heard(), 1_000_000
+    marks = started(heard)
+
+    def after(seconds: float, tensor: Any) -> Any:
+        def slept(value: np.ndarray) -> np.ndarray:
+            time.sleep(seconds)
+            return value
+
+        return tf.ensure_shape(tf.numpy_function(slept, [tensor], tf.float32), tensor.shape)
+
+    @tf.function
+    def step(batch: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
+        marks.batch_arrived(batch)
+        gradient = after(0.02, batch)
+        marks.computed([gradient], waited_ns=tf.constant(5 * milliseconds, tf.int64))
+
+        def update() -> tf.Tensor:
+            (combined,) = marks.combined([after(0.03, gradient)])
+            new = after(0.01, combined)
+            marks.updated([new])
+            return new
+
+        new = tf.cond(updates, update, lambda: gradient)
+        marks.step_ended(new, tf.shape(batch)[0])
+        return new
+
+    marks.begin_epoch()
+    for updates in (True, False, True):
+        time.sleep(0.015)
+        step(tf.ones([4]), tf.constant(updates))
+    for (times, images, _, _), updates in zip(heard.steps, (True, False, True), strict=True):
+        record = times.record(1, 0, False, images, None)
+        assert record.input_wait_ns >= 15 * milliseconds
+        # A mark may come late where threads have to wait for a core, but not too early.
+        assert record.compute_ns + record.communication_ns >= (50 if updates else 20) * milliseconds
+        assert record.communication_ns >= 5 * milliseconds
+        assert record.update_ns >= 10 * milliseconds if updates else record.update_ns == 0
+        parts = (record.input_wait_ns, record.compute_ns, record.communication_ns, record.update_ns)
+        assert sum(parts) == record.total_ns
+        assert images == 4
+    assert heard.steps[1][0].communication_ns == 5 * milliseconds  # the branch of the step before counts nothing
+
+
 def test_warmup_is_so_many_steps_of_a_fit_and_each_that_waits_for_its_graph() -> None:
     heard = Heard(warmup_steps=2)
     marks = started(heard)
@@ -129,7 +173,8 @@ def test_without_a_recorder_nothing_is_traced() -> None:
         marks.step_ended(gradients, 2)
         return gradients[0]
 
-    assert [op.type for op in step.get_concrete_function().graph.get_operations() if "PyFunc" in op.type] == []
+    kinds = {op.type for op in step.get_concrete_function().graph.get_operations()}
+    assert not kinds & {"PyFunc", "Timestamp"}
 
 
 def test_values_of_all_ranks_are_means_over_samples_or_left_out() -> None:
@@ -207,7 +252,7 @@ def test_a_fit_leaves_a_run_that_the_report_can_read(recorded: Callable[..., Run
     assert (run.result.parameters, run.result.data_digest) == (8 * 16 + 16 + 16 * 3 + 3, None)
     assert run.result.optimizer_bytes[0] >= 2 * 4 * run.result.parameters
     assert run.steps.tolist() == list(range(1, 9))  # the first is warm-up
-    assert all(step.compute_ns > 0 for step in steps_of(folder))
+    assert all(step.update_ns > 0 and step.compute_ns > 0 for step in steps_of(folder))
     assert all(step.communication_ns == 0 for step in steps_of(folder))
     # Validation is between epochs, and in no step.
     assert sum(step.total_ns for step in steps_of(folder)) / 1e9 == pytest.approx(progress.training_seconds)

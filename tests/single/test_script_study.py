@@ -1,6 +1,7 @@
 """Job files that name a command: the points that they stand for, what is refused, and when a point is finished."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
@@ -261,6 +263,31 @@ def test_a_fit_that_did_not_end_and_a_damaged_record_do_not_count(job_file: Fold
     assert "its record does not stand for the run: " in str(point.conclude(runs))
     assert waiting_result(folder).exists()
     assert not folder.result.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"command": "python {seed.__class__}"}, "config.yaml: command has {seed.__class__}"),
+        ({"command": "python 'x"}, 'config.yaml: command is "python \'x", whose quotes are not a pair'),
+        ({"command": "python {seed}"}, "the command has {seed}, and nothing stands for it"),
+        ({"command": "python {per_rank_batch}", "global_batch": 63}, "63 does not divide by 2 ranks"),
+        ({"global_batch": None}, "neither global_batch nor per_rank_batch is there"),
+        ({"per_rank_batch": 8}, "config.yaml: both global_batch (64) and per_rank_batch (8) are given"),
+        ({"command": ["python"]}, "config.yaml: command is"),
+        ({"surprise": 1}, "config.yaml: there is no option surprise"),
+        ({"threads": -1}, "config.yaml: threads is -1"),
+    ],
+)
+def test_a_run_whose_configuration_no_study_writes_is_left_out(
+    job_file: Folder, tmp_path: Path, fields: dict[str, Any], sentence: str
+) -> None:
+    point, runs = a_point(job_file(), tmp_path / "runs"), tmp_path / "runs"
+    folder = leave_record(point, runs)
+    assert point.conclude(runs) is None
+    folder.config.write_text(yaml.safe_dump(yaml.safe_load(folder.config.read_text()) | fields))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        read_run(folder.path)
 
 
 def test_a_run_of_train_and_one_of_a_command_do_not_stand_for_each_other(job_file: Folder, tmp_path: Path) -> None:

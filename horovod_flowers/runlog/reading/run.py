@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from horovod_flowers.config.script import is_script
+from horovod_flowers.config.command_line import build
+from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.runlog.json_lines import read_json, read_lines
 from horovod_flowers.runlog.reading.config import read_config
 from horovod_flowers.runlog.reading.steps import MOST_IMAGES, PARTS, read_steps
@@ -158,8 +159,10 @@ def _check_agreement(config: dict[str, Any], environment: Environment, result: R
     if environment.global_batch > MOST_IMAGES:
         raise UserError(f"environment.json has a global batch of {environment.global_batch}: {MOST_IMAGES} is the most")
     asked = config["global_batch"]
-    if is_script(config) and asked is None:
-        asked = config["per_rank_batch"] and config["per_rank_batch"] * ranks
+    if is_script(config):
+        script = build(ScriptConfig, config)
+        script.words(ranks)
+        asked = script.global_batch_for(ranks)
     if asked is not None and asked != environment.global_batch:
         raise UserError(
             f"config.yaml asks for a global batch of {asked}, environment.json has {environment.global_batch}"
