@@ -119,7 +119,6 @@ def test_batch_normalisation_takes_other_moments() -> None:
     np.testing.assert_allclose(outputs, (6 - 2) / 2, rtol=1e-3)
     np.testing.assert_allclose(layer.moving_mean, 1)
     assert internals.has_own_moments(layer)
-<<<<<<< HEAD
     assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalization", 2]
     internals.restore_moments(layer)
     assert type(layer) is keras.layers.BatchNormalization
@@ -201,8 +200,6 @@ def test_callbacks_tell_their_hooks_and_can_be_asked_to_save(tmp_path: Path) -> 
     begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: internals.begin_at_epoch(model, 2))
     model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=[begin, watch], epochs=4, verbose=0)
     assert begun == [2, 3]
-=======
-    assert [type(layer).__name__, len(layer.trainable_variables)] == ["BatchNormalizationOverAllRanks", 2]
 
 
 def test_an_optimizer_is_copied_with_what_its_configuration_does_not_tell() -> None:
@@ -272,4 +269,3 @@ def test_metrics_are_found_in_keras_container_and_models_are_built_for_a_structu
     assert [tuple(weight.shape) for weight in model.weights] == [(3, 2), (2,), (2, 1), (1,)]
     assert model.optimizer.built
     assert [metric.name for metric in internals.metrics_of(model)] == ["loss", "mae"]
->>>>>>> origin/main
