@@ -1,11 +1,14 @@
 """What a distributed model knows of its ranks, and what they do before and after its steps."""
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.config.choices import DIVIDING
@@ -39,6 +42,7 @@ from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.choice import strategy_for
+from horovod_flowers.strategy.trial import TIMED_STEPS, WARMUP_STEPS, candidates, fastest
 from horovod_flowers.strategy.wide_dense import all_dense_layers
 
 
@@ -169,9 +173,7 @@ class State:
         ranks = self.plain
         self._on_all(lambda: _build(self.model, batches.first))
         if not self._is_prepared():
-            if self.division is not None:
-                self.division.end()
-                self.division = None
+            self._leave()
             self._on_all(lambda: check_can_train(self.model, ranks.size))
             check_same_model(self.model, ranks)
             if self.one_model:  # before any rank keeps parts of its own
@@ -201,29 +203,38 @@ class State:
 
     def _take_over(self, batches: GlobalBatches) -> None:
         """Strategy, losses, penalties and optimizer of a built model, the same on every rank. Every rank calls it."""
+        self._rows = int(batches.rows)
+        kinds = self._find_kinds(batches.first.data, self.ranks.size if self.one_model else 1)
+        moved_alike = self.moved_alike
+        chosen = self.name
+        if self.name == "auto":
+            self.trials = self._try_out(batches.first, kinds)
+            chosen = fastest(self.trials)
+        self.moved_alike = moved_alike
+        self._adopt(chosen, batches.first, kinds)
+
+    def _adopt(self, name: str, first: RankBatch, kinds: tuple[Reductions, SharedPenalties]) -> None:
+        """Have a strategy divide the work. Raises UserError where it cannot."""
         model, size = self.model, self.ranks.size if self.one_model else 1
-        ranks = self.plain if self.name == "none" else self.ranks.with_horovod(self.options.model_parallel_size)
+        ranks = self.plain if name == "none" else self.ranks.with_horovod(self.options.model_parallel_size)
         config = RunConfig(
             shard_above=self.options.shard_above,
             shard_layers=self.options.shard_layers,
             compression=self.options.compression,
             dense_gradients="reduced",
         )
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batches.first.data)
-        rows = self._rows = int(batches.rows)
-        specs = keras.tree.map_structure(lambda each: tf.TensorSpec((rows, *each.shape[1:]), each.dtype), x)
-        if self.name == "auto":
-            raise UserError("strategy 'auto' is not there yet for fit: use allreduce, sharded, tensor or mesh")
-        if self.name in ("sharded", *DIVIDING):
-            check_can_divide(model.optimizer, self.name)
-        kinds = self._find_kinds(batches.first.data, size)
-        strategy = self.strategy = strategy_for(self.name, config, ranks, "fp32", model, specs, rows)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(first.data)
+        specs = keras.tree.map_structure(lambda each: tf.TensorSpec((self._rows, *each.shape[1:]), each.dtype), x)
+        if name in ("sharded", *DIVIDING):
+            check_can_divide(model.optimizer, name)
+        strategy = self.strategy = strategy_for(name, config, ranks, "fp32", model, specs, self._rows)
         trained = list(model.trainable_variables)
         dense = [(layer, layer.kernel) for layer in all_dense_layers(model)]
         remove_combining(model.optimizer)
         strategy.attach(model)
         if strategy.statistics is not None:  # of all ranks' rows
-            self.moved_alike += [each for layer in strategy.statistics.layers for each in layer.non_trainable_variables]
+            of_all = [each for layer in strategy.statistics.layers for each in layer.non_trainable_variables]
+            self.moved_alike = [*self.moved_alike, *of_all]
         step = self.step = SharedStep(size, strategy, trained, *kinds)
         if any(part.slices is not None for part in strategy.parts):
             division = self.division = Division(model, strategy, dense, trained)
@@ -233,6 +244,55 @@ class State:
         else:
             combine_in_place(model.optimizer, lambda: OverRanks(step))
         model.train_function = model.test_function = None
+
+    def _leave(self) -> None:
+        """Take the work back from a strategy. Every rank calls it."""
+        if self.division is not None:
+            self.division.end()
+            self.division = None
+        self.step = None
+
+    def _try_out(self, first: RankBatch, kinds: tuple[Reductions, SharedPenalties]) -> list[Trial]:
+        """Time some steps of each strategy that fits, on the first batch; they leave no trace in the model."""
+        model, optimizer = self.model, self.model.optimizer
+        held = [(variable, np.array(variable)) for variable in model.variables]
+        ranks = self.ranks.with_horovod(self.options.model_parallel_size)
+        moved_alike, trials, refusal = self.moved_alike, [], None
+        for name in candidates(ranks.size, ranks.model_parallel_size):
+            HEARTBEAT.at(f"the trial of strategy {name}", long=True)
+            model.optimizer = keras_internals.copy_of_unbuilt(optimizer)
+            self.moved_alike = moved_alike
+            try:
+                self._adopt(name, first, kinds)
+                seconds = self._time_steps(first, WARMUP_STEPS + TIMED_STEPS)[WARMUP_STEPS:]
+                median = statistics.median(seconds)
+                trials.append(Trial(strategy=name, steps=TIMED_STEPS, median_step_seconds=median))
+            except UserError as error:  # the same on every rank: there is nothing to divide
+                refusal = error
+            finally:
+                self._leave()
+                model.optimizer = optimizer
+                for variable, value in held:
+                    variable.assign(value)
+        if not trials and refusal is not None:
+            raise refusal
+        return trials
+
+    def _time_steps(self, first: RankBatch, steps: int) -> list[float]:
+        """Seconds of the slowest rank, in each of some steps. Every rank calls it."""
+        if self.division is not None:
+            self.division.divide()
+        compute = self.model.train_step
+        if not self.model.run_eagerly:
+            compute = tf.function(compute, autograph=False)
+        seconds = []
+        for _ in range(steps):
+            self.plain.allreduce_sum(np.zeros(1))  # the ranks begin together
+            started = time.monotonic()
+            for each in tf.nest.flatten(compute(first)):
+                np.asarray(each)  # waits for it
+            seconds.append(self.plain.allreduce_max(time.monotonic() - started))
+        return seconds
 
     def _find_kinds(self, data: Any, size: int) -> tuple[Reductions, SharedPenalties]:
         """What losses and penalties are to rows of a batch; rank 0's findings count. Every rank calls it."""
