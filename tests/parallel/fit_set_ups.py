@@ -7,6 +7,7 @@ batches; writes by how much losses, metrics and weights differ.
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +35,51 @@ def main() -> None:
     def fit(set_up: SetUp) -> dict[str, list[Any]]:
         options = {"batch_size": set_up.batch, "epochs": EPOCHS, "shuffle": False, "verbose": 0, **set_up.options}
         history = set_up.model.fit(set_up.x, set_up.y, **options).history
+        if set_up.is_large:
+            return dict(history)
         evaluated = set_up.model.evaluate(set_up.x, set_up.y, batch_size=set_up.batch, verbose=0, return_dict=True)
         return {**history, **{f"evaluated {name}": [value] for name, value in evaluated.items()}}
 
     found = []
     for number, name in enumerate(names):
-        alone: tuple[dict[str, list[Any]], list[np.ndarray]] | None = None
-        if number % ranks.size == ranks.rank:  # the ranks share out the work that no two of them do together
+        done: tuple[dict[str, list[Any]], list[np.ndarray]] | None = None
+        owner = number % ranks.size  # the ranks share out the work that no two of them do together
+        if ranks.rank == owner:
             set_up = fresh(name)
-            alone = fit(set_up), set_up.model.get_weights()
-        owner = number % ranks.size
-        alone = ranks.plain.communicator.broadcast(alone, root=owner)
-        assert alone is not None
+            done = fit(set_up), set_up.model.get_weights()
+        elif ranks.rank == (owner + 1) % ranks.size and (set_up := fresh(name)).grows_rounding:
+            done = fit(replace(set_up, x=set_up.x[::-1], y=set_up.y[::-1])), []
+        everything = ranks.plain.allgather(done)
+        alone, turned_round = everything[owner], everything[(owner + 1) % ranks.size]
         for strategy in fresh(name).strategies:
             set_up = fresh(name)
             ranks.distribute(set_up.model, strategy=strategy, **set_up.distribute)
             together = fit(set_up)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "saved.weights.h5"
-                set_up.model.save_weights(path)
-                same = all(repr(other) == repr(together) for other in ranks.plain.allgather(together))
-                if ranks.rank == 0:
-                    whole = fresh(name)
-                    if not whole.model.built:
-                        whole.model(whole.x[:1])
-                    whole.model.load_weights(path)
-                    record = {"name": name, "strategy": strategy, "same_on_all_ranks": same, "alone": alone[0]}
-                    record |= {"together": together, "weights": worst(whole.model.get_weights(), alone[1])}
-                    print(name, strategy, record["weights"], together["loss"], alone[0]["loss"], flush=True)
-                    found.append(record)
-                ranks.barrier()
+            weights = set_up.model.get_weights()
+            if not set_up.is_large:
+                weights = saved_and_loaded(set_up, fresh(name), ranks.rank)
+            same = all(repr(other) == repr(together) for other in ranks.plain.allgather(together))
+            record = {"name": name, "strategy": strategy, "same_on_all_ranks": same}
+            record["turned_round"] = turned_round[0] if turned_round else None
+            record |= {"alone": alone[0], "together": together, "weights": worst(weights, alone[1])}
+            found.append(record)
+            if ranks.rank == 0:
+                print(name, strategy, record["weights"], together["loss"], alone[0]["loss"], flush=True)
     if ranks.rank == 0:
         Path(sys.argv[1]).write_text(json.dumps(found, default=lambda value: np.asarray(value).tolist()))
+
+
+def saved_and_loaded(set_up: Any, other: Any, rank: int) -> list[np.ndarray]:
+    """The weights that a distributed model writes, as an ordinary one reads them on rank 0. Every rank calls it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "saved.weights.h5"
+        set_up.model.save_weights(path)
+        if rank:
+            return set_up.model.get_weights()
+        if not other.model.built:
+            other.model(other.x[:1])
+        other.model.load_weights(path)
+    return other.model.get_weights()
 
 
 def worst(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:

@@ -18,8 +18,8 @@ from horovod_flowers.fit.model import StrategyChoice
 CLASSES = 5
 ROWS, BATCH = 20, 8
 """Two whole global batches and one of four rows."""
-FEW_ROWS, FEW = 8, 4
-"""For large models."""
+FEW = 8
+"""Rows, in one global batch, for large models."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class SetUp:
     strategies: tuple[StrategyChoice, ...] = ("allreduce",)
     distribute: dict[str, Any] = field(default_factory=dict)
     """Further options of `distribute`."""
+    is_large: bool = False
+    """Whether building and tracing it takes so long that it is only trained."""
+    grows_rounding: bool = False
+    """Whether rounding grows so much on the way through its layers that one rank trains another thing if the rows of a
+    batch come in another order."""
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -53,15 +58,21 @@ def classifier(model: Any, optimizer: Any = "sgd", **options: Any) -> Any:
     return model
 
 
-def application(make: Callable[..., Any], **options: Any) -> SetUp:
-    """A Keras application on small images, its batch normalisation over the images of all ranks."""
+def application(make: Callable[..., Any], eager: bool = False, **options: Any) -> SetUp:
+    """A Keras application on small images, its batch normalisation over the images of all ranks.
+
+    eager: without graphs, whose tracing takes most of the time.
+    """
     model = make(weights=None, input_shape=(32, 32, 3), classes=CLASSES, classifier_activation=None, **options)
+    normalised = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    for layer in normalised:
+        layer.synchronized = True
     for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.synchronized = True
-    # A rate at which rounding does not grow: on noise a fresh network's loss jumps otherwise.
-    classifier(model, keras.optimizers.SGD(1e-4))
-    return SetUp(model, noise(FEW_ROWS, 32, 32, 3), labels(FEW_ROWS), FEW)
+        if isinstance(layer, layers.Dropout):
+            layer.rate = 0.0
+    classifier(model, keras.optimizers.SGD(1e-5), run_eagerly=eager)
+    rows = noise(FEW, 32, 32, 3)
+    return SetUp(model, rows, labels(FEW), FEW, is_large=True, grows_rounding=bool(normalised))
 
 
 def mobilenet_v2() -> SetUp:
@@ -70,27 +81,23 @@ def mobilenet_v2() -> SetUp:
 
 
 def efficientnet_v2_b0() -> SetUp:
-    """Squeeze and excitation; its dropout off."""
-    set_up = application(keras.applications.EfficientNetV2B0)
-    for layer in set_up.model.layers:
-        if isinstance(layer, layers.Dropout):
-            layer.rate = 0.0
-    return set_up
+    """Squeeze and excitation."""
+    return application(keras.applications.EfficientNetV2B0, eager=True)
 
 
 def resnet50() -> SetUp:
     """Residual blocks."""
-    return application(keras.applications.ResNet50)
+    return application(keras.applications.ResNet50, eager=True)
 
 
 def densenet121() -> SetUp:
     """Hundreds of concatenations and of batch normalisations."""
-    return application(keras.applications.DenseNet121)
+    return application(keras.applications.DenseNet121, eager=True)
 
 
 def convnext_tiny() -> SetUp:
     """Layer normalisation, layer scale, GELU."""
-    return application(keras.applications.ConvNeXtTiny)
+    return application(keras.applications.ConvNeXtTiny, eager=True)
 
 
 class Patches(layers.Layer):
