@@ -34,8 +34,8 @@ class Proposal:
     shapes: tuple[tuple[int | None, ...], ...]
     dtypes: tuple[str, ...]
     kinds: tuple[Kind, ...]
-    checksum: int
-    """Of the weights' values."""
+    checksum: int | None
+    """Of the weights' values; None before they have any."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
     number = max(proposal.number for proposal in proposals)
     _done[process_set.process_set_id] = number + 1
     others = [rank for rank, each in zip(ranks, proposals, strict=True) if each.checksum != proposals[0].checksum]
+    if proposals[0].checksum is None and hvd.rank() == ranks[0]:
+        warn(
+            "the model had no weights before its first batch, so they could not be compared over ranks, which train "
+            "different models unless their seeds are the same: add hvd.callbacks.BroadcastGlobalVariablesCallback(0)"
+        )
     if others and hvd.rank() == ranks[0]:
         warn(
             f"rank {others[0]} begins with other weights than rank {ranks[0]}, so ranks train different models: add "
@@ -133,7 +138,9 @@ def _common(kinds: Sequence[Kind]) -> Kind:
     return "sparse" if found == {"sparse"} else "dense"
 
 
-def _checksum(variables: Sequence[tf.Variable]) -> int:
+def _checksum(variables: Sequence[tf.Variable]) -> int | None:
+    if not all(variable.is_initialized() for variable in variables):
+        return None
     value = 0
     for variable in variables:
         value = crc32(np.ascontiguousarray(variable.numpy()).tobytes(), value)

@@ -527,6 +527,17 @@ def metrics() -> Any:
 
 
 @case
+def weights_that_nobody_broadcasts() -> Any:
+    """Other weights on each rank, before the first batch and made by it: both are warned of."""
+    for layers in ([keras.Input((3,)), keras.layers.Dense(1)], [keras.layers.Dense(1)]):
+        keras.utils.set_random_seed(hvd.rank())
+        model = keras.Sequential(layers)
+        model.compile(hvd.DistributedOptimizer(keras.optimizers.SGD(0.0)), "mse")
+        model.fit(np.ones((1, 3)), np.ones((1, 1)), verbose=0)
+    return float(np.sum(model.get_weights()[0]))
+
+
+@case
 def numbers_of_no_metric() -> Any:
     """Logs that a model's metrics do not give are averaged: with no samples counted, plainly."""
     logs: dict[str, Any] = {"loss": float(hvd.rank()), "name": "text"}

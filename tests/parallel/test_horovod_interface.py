@@ -23,6 +23,8 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ended = run_command(words if ranks == 1 else mpirun(ranks, *words), folder, 300)
     assert ended.status == 0, ended.output
     assert ("one rank, since no mpirun, srun or horovodrun has started it" in ended.output) == (ranks == 1)
+    for warning in ("rank 1 begins with other weights than rank 0", "so they could not be compared over ranks"):
+        assert (f"warning: {warning}" in ended.stderr or f", {warning}" in ended.stderr) == (ranks > 1), ended.stderr
     return ranks, json.loads((folder / "results.json").read_text())
 
 

@@ -34,9 +34,10 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_the_job_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     status, sentence, absent = MISTAKES[mistake]
-    limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "2", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "4"}
+    limits = {"short": {"HOROVOD_STALL_CHECK_TIME_SECONDS": "3"}}
+    limits["hang"] = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "5", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "10"}
     words = mpirun(2, "python", "-m", "tests.parallel.horovod_misuse", mistake)
-    ended = run_command(words, tmp_path, variables=limits if mistake in ("hang", "short") else None)
+    ended = run_command(words, tmp_path, variables=limits.get(mistake))
     assert ended.status == status, ended.output
     assert sentence in ended.output
     assert absent not in ended.output
@@ -94,7 +95,17 @@ def test_ranks_come_and_go(tmp_path: Path) -> None:
     script.write_text(f"#!/bin/sh\ncat {hosts}\n")
     script.chmod(0o755)
     words = ["horovodrun", "-np", "1", "--min-np", "1", "--max-np", "2", "--host-discovery-script", str(script)]
-    words += ["--network-interfaces", "lo", "python", "-m", "tests.parallel.horovod_elastic", str(hosts), str(results)]
+    words += [
+        "--gloo-timeout-seconds",
+        "120",
+        "--network-interfaces",
+        "lo",
+        "python",
+        "-m",
+        "tests.parallel.horovod_elastic",
+        str(hosts),
+        str(results),
+    ]
     ended = run_command(words, tmp_path, 240)
     assert results.exists(), ended.output
     seen, iterations, difference, state = json.loads(results.read_text())
