@@ -15,7 +15,7 @@ import tensorflow as tf
 from horovod_flowers.model.keras_internals import mean_updates, metrics_compiled_with
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.console import warn
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import UserError, cause
 
 TOLERANCE = 1e-3
 """Relative, of what an update adds to a state in fp32."""
@@ -223,7 +223,14 @@ class MetricsOverRanks:
             self._verdicts.scatter_nd_update([[place]], [tf.where(additive, ADDITIVE, NOT_ADDITIVE)])
             return tf.constant(0)
 
-        tf.cond(self._verdicts[place] == UNKNOWN, once, lambda: tf.constant(0))
+        try:
+            tf.cond(self._verdicts[place] == UNKNOWN, once, lambda: tf.constant(0))
+        except Exception as error:  # the user's code
+            raise UserError(
+                f"metric {metric.name} ({type(metric).__name__}) cannot be tried out, so that nobody knows whether its "
+                f"states may be added up over ranks ({cause(error)}): assign to the Keras variables themselves "
+                "(self.total.assign_add(...))"
+            ) from error
 
     def refuse_what_cannot_be_added_up(self) -> None:
         """After a step: raise UserError on every rank where a metric of the user's cannot be added up over ranks."""
