@@ -18,7 +18,7 @@ from horovod_flowers.fit.script import Script
 from horovod_flowers.fit.state import Epochs, Options, State
 from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.model import keras_internals
-from horovod_flowers.recording.of_fit import record_fits_of, recording_callback, rows_of, with_callback
+from horovod_flowers.recording.of_fit import precision_of, record_fits_of, recording_callback, rows_of, with_callback
 from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runlog.environment import Parallelism
 from horovod_flowers.runtime.errors import UserError
@@ -49,7 +49,7 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
         model.__class__ = _distributed_class(type(model))
         model.train_function = model.test_function = model.predict_function = None
     else:
-        record_fits_of(model, ranks.plain, lambda: Parallelism("one rank", [], [], "fp32", []))
+        record_fits_of(model, ranks.plain, lambda: Parallelism("one rank", [], [], precision_of(model), []))
     return model
 
 

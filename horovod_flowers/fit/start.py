@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from horovod_flowers.config.script import threads_asked_for
 from horovod_flowers.fit.roll_call import END
 from horovod_flowers.fit.script import SCRIPT, Script
 from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
@@ -85,9 +86,10 @@ def start(
     Best called before anything imports TensorFlow, whose threads are fixed once it has computed. A second call gives
     the same object. Started without a launcher the script is one rank, and is told so.
 
-    threads: of TensorFlow, for each rank; 0: as many as it has cores. bind: 'auto' pins each rank to its share of the
-    node's cores, 'none' leaves it as the launcher bound it. stall_seconds: a job in which nothing moves for so long
-    within a call of this interface is ended, and the rank named; 0: never.
+    threads: of TensorFlow, for each rank; 0: as many as TF_NUM_INTRAOP_THREADS says, which a study sets, else as it has
+    cores. bind: 'auto' pins each rank to its share of the node's cores, 'none' leaves it as the launcher bound it.
+    stall_seconds: a job in which nothing moves for so long within a call of this interface is ended, and the rank
+    named; 0: never.
 
     From then on an error that nobody catches, on any rank, ends the whole job: a UserError in one sentence.
 
@@ -105,6 +107,7 @@ def start(
             f"start(threads={threads!r}, bind={bind!r}, stall_seconds={stall_seconds!r}): threads and stall_seconds "
             "are 0 or more, bind is 'auto' or 'none'"
         )
+    threads = threads or threads_asked_for(os.environ)
     ranks = connect(job, threads, bind, round(longest(stall_seconds)))
     cores = take_cores(ranks, bind, threads)
     start_tensorflow_for_script(ranks, threads or ranks.allreduce_min(cores.physical))

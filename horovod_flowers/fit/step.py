@@ -50,6 +50,7 @@ class SharedStep:
     def training(self, share: tf.Tensor) -> Iterator[None]:
         """While a training step is traced, or computed eagerly."""
         self.updates, self.share = 0, share
+        self.strategy.timer.recording = STEP_MARKS.on
         exchange = self.strategy.exchange
         if exchange is not None:
             exchange.share, exchange.rows_vary = share, True
@@ -86,7 +87,7 @@ class SharedStep:
             tf.zeros(variable.shape, variable.dtype) if gradient is None else gradient
             for gradient, variable in zip(own, strategy.model_variables, strict=True)
         ]
-        STEP_MARKS.computed([*whole, *rows.values()])
+        STEP_MARKS.computed([*whole, *rows.values()], self._waited_ns(whole))
         strategy.left_out = frozenset(rows)
         combined = list(strategy.reduce_gradients(whole))
         for place, gradient in rows.items():
@@ -99,6 +100,15 @@ class SharedStep:
         everywhere = of_all_ranks(gradient, self.size, f"fit.rows.{place}")
         part = self.strategy.parts[place]
         return everywhere if part.slices is None else of_part(everywhere, part, self.strategy.groups.members.rank)
+
+    def _waited_ns(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        """How long the passes waited for other ranks; None where no step is recorded."""
+        timer = self.strategy.timer
+        if not timer.recording:
+            return None
+        timer.recording = False
+        others = [each for place, each in enumerate(gradients) if place not in self.strategy.combined_early]
+        return timer.collect(timer.after(others or gradients))
 
     def by_share(self, gradient: tf.Tensor, place: int) -> tf.Tensor:
         """This rank's gradient of the mean over its rows, scaled for the mean over ranks."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -173,12 +174,18 @@ def record_fits_of(model: Any, ranks: Ranks, parallelism: Callable[[], Paralleli
     model.fit = fit
 
 
+_TRACED_WITH_MARKS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 @contextlib.contextmanager
 def _marked(model: Any) -> Iterator[None]:
     """While a fit traces and runs this model's train_step, there are marks around it."""
     if "train_step" in vars(model):  # a fit within a fit
         yield
         return
+    if model not in _TRACED_WITH_MARKS:  # train_on_batch may have built its graph before
+        _TRACED_WITH_MARKS.add(model)
+        model.train_function = None
     model.train_step = marked_train_step(model)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A study of a script of one's own: run at one and two ranks, recorded from inside its fit, reported; what fails."""
+"""A study of scripts of one's own: run at one and two ranks, recorded from inside fit, reported; what fails."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from horovod_flowers.runlog.reading.run import RecordedRun, read_run
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.script_folder import waiting_result
 from horovod_flowers.runlog.study_attempts import failures
-from tests.conftest import Ended, run_command
+from tests.conftest import PROJECT, Ended, run_command
 
 HOROVODS = """\
 import horovod_flowers.keras as hvd
@@ -25,41 +25,57 @@ images, labels = data.random((104, 8), np.float32), data.integers(0, 3, 104)
 callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), hvd.callbacks.MetricAverageCallback()]
 model.fit(images, labels, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
 """
-ENDS_WITH_3 = HOROVODS + "raise SystemExit(3)\n"
+ENDS_WITH_3 = """\
+import horovod_flowers
+ranks = horovod_flowers.start()
+import keras, numpy as np
+model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+model.compile("sgd", "mse")
+ranks.distribute(model)
+model.fit(np.zeros((40, 4)), np.zeros((40, 2)), batch_size=8, verbose=0)
+raise SystemExit(3)
+"""
 WITHOUT_INTERFACE = "print('trained by somebody else')\n"
+STUDIES: dict[str, dict[str, Any]] = {
+    "mine": {
+        "ranks": [1, 2],
+        "command": [
+            *("python", str(PROJECT / "examples" / "fit.py"), "--images", 208),
+            *("--batch", "{global_batch}", "--strategy", "{strategy}", "--seed", "{seed}"),
+        ],
+        "global_batch": 32,
+        "threads": 1,
+    },
+    "horovods": {"ranks": [2], "command": ["python", "horovods.py", "{seed}"], "per_rank_batch": 16, "threads": 1},
+    "without": {"ranks": [2], "command": ["python", "without.py"], "global_batch": 8},
+    "ends": {"ranks": [1], "command": "python ends.py", "global_batch": 8},
+}
 
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended, Ended]:
-    """The folder of a study of three commands, how the study ended, and the report of it."""
+    """The folder of a study of four commands, how the study ended, and the report of it."""
     folder = tmp_path_factory.mktemp("studied")
-    scripts = {"mine": HOROVODS, "ends": ENDS_WITH_3, "without": WITHOUT_INTERFACE}
-    for name, script in scripts.items():
+    for name, script in {"horovods": HOROVODS, "ends": ENDS_WITH_3, "without": WITHOUT_INTERFACE}.items():
         (folder / f"{name}.py").write_text(script)
-    files: dict[str, dict[str, Any]] = {
-        "mine": {"ranks": [1, 2], "command": ["python", "mine.py", "{seed}"], "threads": 1},
-        "without": {"ranks": [2], "command": ["python", "without.py"]},
-        "ends": {"ranks": [1], "command": "python ends.py"},
-    }
-    for name, fields in files.items():
-        whole = {"name": name, "per_rank_batch": 16, "repetitions": 1, **fields}
-        (folder / f"{name}.yaml").write_text(json.dumps(whole))
-    study = ["python", "-m", "horovod_flowers.study", *(f"{name}.yaml" for name in files), "--no-preflight"]
-    ended = run_command(study, folder, variables={"FLOWERS_OVERSUBSCRIBE": "1"})
+    for name, fields in STUDIES.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"name": name, "repetitions": 1, **fields}))
+    words = ["python", "-m", "horovod_flowers.study", *(f"{name}.yaml" for name in STUDIES), "--no-preflight"]
+    ended = run_command(words, folder, variables={"FLOWERS_OVERSUBSCRIBE": "1"})
     reported = run_command(["python", "-m", "horovod_flowers.report", "--format", "json"], folder)
     return folder, ended, reported
 
 
 def test_a_script_is_recorded_at_each_number_of_ranks(studied: tuple[Path, Ended, Ended]) -> None:
     folder, ended, _ = studied
-    assert (ended.status, "2 of 4 points failed" in ended.stdout) == (1, True), ended.output
-    runs = {ranks: read_run(folder / "runs" / f"mine-{ranks}ranks-seed0-run1") for ranks in (1, 2)}
+    assert (ended.status, "2 of 5 points failed" in ended.stdout) == (1, True), ended.output
+    runs = {1: read_run(folder / "runs" / "mine-1ranks-alone-seed0-run1")}
+    runs[2] = read_run(folder / "runs" / "mine-2ranks-allreduce-seed0-run1")
     for ranks, run in runs.items():
-        assert (run.environment.world_size, run.environment.global_batch) == (ranks, 16 * ranks)
+        assert (run.environment.world_size, run.environment.global_batch) == (ranks, 32)
         assert run.environment.strategy == ("one rank" if ranks == 1 else "allreduce")
         assert {rank.threads for rank in run.environment.ranks} == {1}
-        # The last batch of an epoch has eight samples.
-        assert [(epoch.steps, epoch.images) for epoch in run.epochs] == [(7, 104 * ranks)] * 2
+        assert [(epoch.steps, epoch.images) for epoch in run.epochs] == [(7, 208)] * 2  # the last has 16 samples
         assert all(epoch.training_metrics.keys() == {"accuracy"} for epoch in run.epochs)
         assert run.result.progress.steps_done == 14
         shares = run.part_shares
@@ -68,6 +84,14 @@ def test_a_script_is_recorded_at_each_number_of_ranks(studied: tuple[Path, Ended
         assert (shares["communication"] > 0) is (ranks > 1)
     assert runs[1].result.parameters == runs[2].result.parameters
     assert sorted(path.name for path in (folder / "runs").glob(".*.held")) == []
+
+
+def test_a_script_for_horovod_is_recorded_by_the_batches_of_its_ranks(studied: tuple[Path, Ended, Ended]) -> None:
+    run = read_run(studied[0] / "runs" / "horovods-2ranks-seed0-run1")
+    assert (run.environment.global_batch, run.environment.strategy) == (32, "allreduce")
+    assert {rank.threads for rank in run.environment.ranks} == {1}
+    assert [(epoch.steps, epoch.images) for epoch in run.epochs] == [(7, 208)] * 2
+    assert all(share > 0 for share in run.part_shares.values())
 
 
 def rate(run: RecordedRun) -> float:
@@ -80,14 +104,17 @@ def test_the_report_gives_a_scripts_speed_up(studied: tuple[Path, Ended, Ended])
     folder, _, reported = studied
     assert reported.status == 0, reported.output
     figures = json.loads((folder / "report" / "scaling.json").read_text())
-    one, two = sorted(figures["points"], key=lambda point: point["ranks"])
+    strong = [point for point in figures["points"] if point["scaling"] == "strong"]
+    one, two = sorted(strong, key=lambda point: point["ranks"])
     rates = [rate(read_run(folder / "runs" / point["run_names"])) for point in (one, two)]
     assert [one["images_per_second"], two["images_per_second"]] == pytest.approx(rates)
     assert two["speed_up"] == pytest.approx(rates[1] / rates[0])
     assert two["efficiency"] == pytest.approx(rates[1] / rates[0] / 2)
     parts = ("input_wait", "compute", "communication", "update")
     assert sum(two[f"{part}_share"] for part in parts) == pytest.approx(1)
-    assert (two["scaling"], two["batch"], two["threads"]) == ("weak", 16, "1")
+    assert (two["batch"], two["threads"], two["strategy"]) == (32, "1", "allreduce")
+    (weak,) = [point for point in figures["points"] if point["scaling"] == "weak"]
+    assert (weak["batch"], weak["speed_up"]) == (16, None)  # its command was not run on one rank
 
 
 def test_what_leaves_no_record_and_what_ends_otherwise_has_failed(studied: tuple[Path, Ended, Ended]) -> None:
@@ -96,8 +123,7 @@ def test_what_leaves_no_record_and_what_ends_otherwise_has_failed(studied: tuple
     assert set(told) == {"without-2ranks-run1", "ends-1ranks-run1"}
     assert told["without-2ranks-run1"].startswith(
         "it left no record of its steps, which comes from inside model.fit: add 'ranks = horovod_flowers.start()' at "
-        "its beginning and "
-        "'ranks.distribute(model)' between compile and fit"
+        "its beginning and 'ranks.distribute(model)' between compile and fit"
     )
     assert told["ends-1ranks-run1"].startswith("status 3: ")
     assert f"failed: without-2ranks-run1: {told['without-2ranks-run1'][:60]}" in " ".join(reported.stdout.split())

@@ -33,6 +33,7 @@ from horovod_flowers.study.file import read_study
 from horovod_flowers.study.point import CollectivesPoint
 from horovod_flowers.study.points import points_of
 from horovod_flowers.study.script import ScriptPoint, digest_of
+from tests.conftest import PROJECT
 from tests.single.recorded_runs import write_run
 
 Folder = Callable[..., Path]
@@ -79,6 +80,14 @@ def test_every_combination_of_what_the_command_takes_is_a_point(job_file: Folder
     filled = ["--ranks=4", "64", "16", "sharded", "4", "{literal}", "out/s-4ranks-sharded-seed4-run2", "2", "0.5"]
     assert told == ["train.py", *filled]
     assert {point.name for point in points if point.ranks == 1} >= {"s-1ranks-alone-seed3-run1"}
+
+
+def test_the_example_is_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    points = script_points(PROJECT / "jobs" / "script.yaml")
+    assert len(points) == (1 + 3 * 2) * 6  # two strategies on 2, 4 and 8 ranks, six times each
+    (last,) = {point.config.script_digest for point in points}
+    assert last is not None
 
 
 def test_weak_scaling_gives_each_rank_its_batch(job_file: Folder) -> None:
