@@ -289,6 +289,8 @@ def test_options_that_are_given_go_before_a_compiled_model() -> None:
     options = OptimizerConfig(clipnorm=2.0, weight_decay=0.2, scaling="linear")
     found = recipe("focal", overrides=given, optimizer=options, label_smoothing=0.3)
     assert (found.clipping, found.optimizer.weight_decay) == (Clipping(2.0, together=False), 0.2)
+    assert found.undecayed is None  # biases, as the option has it
+    assert recipe("scheduled").undecayed == frozenset({1, 3})  # as the optimizer was told
     assert found.learning_rate(64, 10, 1).at(9) == pytest.approx(2 * 0.003)
     assert recipe("focal").learning_rate(64, 10, 1).at(0) == pytest.approx(0.003)
     assert recipe("focal").clipping == Clipping(0.02, together=False)
