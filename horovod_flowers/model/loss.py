@@ -83,12 +83,14 @@ class KerasLoss:
         takes: Literal["logits", "probabilities", "outputs"] = "outputs",
         weight: float | None = None,
         one_by_one: bool = False,
+        evaluated: "KerasLoss | None" = None,
     ) -> None:
         """labels: as the loss takes them; takes: what it is given of the model; weight: what it counts, as in
-        `compile(loss_weights=)`; one_by_one: of a loss that gives one number for a batch, its mean or sum over images.
+        `compile(loss_weights=)`; one_by_one: of a loss that gives one number for a batch, its mean or sum over images;
+        evaluated: what validation measures, where it is another one.
         """
         self._loss, self.ending, self.labels, self._weight = loss, ending, labels, weight
-        self._takes, self.one_by_one, self._classes = takes, one_by_one, 0
+        self._takes, self.one_by_one, self._evaluated = takes, one_by_one, evaluated
         self.added_up = loss.reduction == "sum"
 
     def of_images(self, labels: Any, logits: Any) -> Any:
@@ -129,8 +131,8 @@ class KerasLoss:
         return self._loss.call(truth, given) if calls_as_keras(self._loss) else self._loss(truth, given)
 
     def evaluated(self) -> "KerasLoss":
-        """The same, as Keras does."""
-        return self
+        """The same, as Keras does, but for the smoothing of labels that an option asked for."""
+        return self._evaluated or self
 
     @property
     def notes(self) -> list[str]:
@@ -158,8 +160,6 @@ def loss_by_name(
         return CrossEntropy(label_smoothing), []
     named = LOSSES[name]
     arguments = dict(options or {})
-    if label_smoothing:
-        arguments["label_smoothing"] = label_smoothing
     if named.axis is not None:
         arguments["axis"] = named.axis
     unit = ending in ("logit unit", "sigmoid unit")
@@ -176,7 +176,11 @@ def loss_by_name(
         takes = "probabilities"
         if ending == "logits" and not unit:
             notes.append(f"loss {name}: of the softmax of the outputs of model {model_name}")
-    loss = KerasLoss(getattr(keras.losses, named.keras_class)(**arguments), ending, named.labels, takes=takes)
+    kind, sharp = getattr(keras.losses, named.keras_class), None
+    if label_smoothing:
+        sharp = KerasLoss(kind(**arguments), ending, named.labels, takes=takes)
+        arguments["label_smoothing"] = label_smoothing
+    loss = KerasLoss(kind(**arguments), ending, named.labels, takes=takes, evaluated=sharp)
     if not _prefers_right(loss, classes):
         raise UserError(_misses(f"loss {name} is given, and model {model_name} gives {_GIVES[ending]}"))
     return loss, [*notes, *loss.notes]
@@ -307,11 +311,15 @@ def _of_known(
     takes: Literal["logits", "outputs"] = "outputs"
     if named.takes == "softmax" or (named.takes == "sigmoid" and unit):
         takes, changed["from_logits"] = "logits", True  # the same, without probabilities that round to 0
-    built = getattr(keras.losses, named.keras_class)(**changed, reduction=loss.reduction, name=loss.name)
-    found = KerasLoss(built, ending, named.labels, takes=takes, weight=weight)
-    if not _prefers_right(KerasLoss(built, ending, named.labels, takes=takes), classes):
+    as_compiled = changed | {"label_smoothing": arguments.get("label_smoothing", 0.0)}
+
+    def built(settings: Mapping[str, Any], weight: float | None, evaluated: KerasLoss | None = None) -> KerasLoss:
+        made = getattr(keras.losses, named.keras_class)(**settings, reduction=loss.reduction, name=loss.name)
+        return KerasLoss(made, ending, named.labels, takes=takes, weight=weight, evaluated=evaluated)
+
+    if not _prefers_right(built(changed, None), classes):
         raise UserError(_misses(f"{refusal}and gives {gives}"))
-    return found
+    return built(changed, weight, built(as_compiled, weight) if label_smoothing else None)
 
 
 def _tried(loss: Any, weight: float | None, ending: Ending, classes: int, of: str) -> KerasLoss:

@@ -197,7 +197,8 @@ def _with_optimizer(
         def learning_rate(images: int, steps_per_epoch: int, epochs: int) -> LearningRate:
             return KerasSchedule(own_rate, steps_per_epoch, config.accumulate)
 
-    undecayed = compiled.undecayed if decay is not None else frozenset[int]()
+    # An option's decay is of kernels, that of compile of all but what the optimizer was told to leave alone.
+    undecayed = None if "weight_decay" in options or decay is None else compiled.undecayed
     clipping, average = Clipping.with_norms(**clips), _average_of(config, optimizer, of)
     if average is not None:
         brought.append("its average of the weights, which is validated and kept")

@@ -147,6 +147,10 @@ def averaged(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes, "softmax"), optimizer, SPARSE)
 
 
+def one_hot_by_name(image_size: int, classes: int) -> Any:
+    return compiled(network(image_size, classes, "softmax"), "sgd", "categorical_crossentropy")
+
+
 def without_loss(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes), "sgd")
 

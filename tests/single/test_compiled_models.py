@@ -289,6 +289,8 @@ def test_options_that_are_given_go_before_a_compiled_model() -> None:
     options = OptimizerConfig(clipnorm=2.0, weight_decay=0.2, scaling="linear")
     found = recipe("focal", overrides=given, optimizer=options, label_smoothing=0.3)
     assert (found.clipping, found.optimizer.weight_decay) == (Clipping(2.0, together=False), 0.2)
+    assert found.undecayed is None  # biases, as the option has it
+    assert recipe("scheduled").undecayed == frozenset({1, 3})  # as the optimizer was told
     assert found.learning_rate(64, 10, 1).at(9) == pytest.approx(2 * 0.003)
     assert recipe("focal").learning_rate(64, 10, 1).at(0) == pytest.approx(0.003)
     assert recipe("focal").clipping == Clipping(0.02, together=False)
@@ -437,3 +439,24 @@ def test_the_average_of_an_optimizer_is_that_of_keras(every: int | None) -> None
     np.testing.assert_allclose(average.variables[0], expected, rtol=1e-5)
     with pytest.raises(UserError, match="average_decay is 0.9, and model .* with use_ema, which averages weights, too"):
         recipe("averaged", average_decay=0.9)
+
+
+def test_labels_that_an_option_smooths_are_sharp_in_validation() -> None:
+    """Those that compile smooths are smooth there, too, as in Keras."""
+    labels, logits = np.array([1, 0], np.int32), tf.constant([[0.0, 3.0, -1.0], [1.0, 0.0, 2.0]])
+    smooth, _ = loss_by_name("categorical_focal_crossentropy", None, 0.2, "logits", 3, "m")
+    sharp, _ = loss_by_name("categorical_focal_crossentropy", None, 0.0, "logits", 3, "m")
+    np.testing.assert_array_equal(smooth.evaluated().of_images(labels, logits), sharp.of_images(labels, logits))
+    assert not np.allclose(smooth.of_images(labels, logits), sharp.of_images(labels, logits))
+    assert sharp.evaluated() is sharp
+    compiled_smooth = recipe("scheduled").loss
+    assert compiled_smooth.evaluated() is compiled_smooth
+    overridden = recipe("scheduled", overrides="label_smoothing", label_smoothing=0.4).loss
+    labels, logits = np.array([1, 0], np.int32), tf.constant([[0.0, 3.0, -1.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0, 0.0]])
+    expected = compiled_smooth.of_images(labels, logits)
+    np.testing.assert_array_equal(overridden.evaluated().of_images(labels, logits), expected)
+    assert not np.allclose(overridden.of_images(labels, logits), expected)
+    by_name = recipe("one_hot_by_name", overrides="label_smoothing", label_smoothing=0.4).loss.evaluated()
+    np.testing.assert_allclose(
+        by_name.of_images(labels, logits), tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), rtol=1e-5
+    )
