@@ -90,14 +90,14 @@ def main() -> None:
         "unknown option": lambda: distributed(cases.sequential(), compress="fp16"),
         "twice": twice,
         "two optimizers": lambda: distributed(two_optimizers()),
-        "XLA": lambda: distributed(cases.sequential(jit_compile=True)),
+        "XLA": lambda: distributed(cases.sequential(jit_compile=True, run_eagerly=False)),
         "a stateful layer": lambda: distributed(stateful),
         "Dice": lambda: fitted(cases.sequential(loss=keras.losses.Dice()), data=one_hot),
         "a loss of many values": lambda: fitted(cases.sequential(loss=cases.sparse_loss(reduction=None))),
         "an activity regularizer": lambda: fitted(
             cases.sequential(hidden=layers.Dense(8, activity_regularizer=orthogonal))
         ),
-        "Adafactor of parts": lambda: fitted(cases.wide(optimizers.Adafactor()), "sharded", cases.images(), **large),
+        "Adafactor of parts": lambda: fitted(cases.wide(optimizers.Adafactor()), "sharded", **large),
         "nothing to divide": lambda: fitted(cases.sequential(), "tensor", **large),
         "weights that are changed otherwise": lambda: fitted(cases.subclassed(Own)),
         "a loss of its own that adds rows up": lambda: fitted(cases.subclassed(AddsUp)),
