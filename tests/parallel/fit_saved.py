@@ -62,6 +62,13 @@ def main() -> None:
         model.load_weights(f"{strategy}.weights.h5")
         model.fit(**data, epochs=1, shuffle=False)
         found["continued from weights"] = difference(loaded, model)
+        keep = keras.callbacks.BackupAndRestore(f"{strategy}-backup", delete_checkpoint=False)
+        whole, again = distributed(cases.wide(run_eagerly=True)), distributed(cases.wide(run_eagerly=True))
+        whole.fit(**data, epochs=1, shuffle=False, callbacks=[keep])
+        whole.fit(**data, epochs=2, initial_epoch=1, shuffle=False)
+        restore = keras.callbacks.BackupAndRestore(f"{strategy}-backup")
+        again.fit(**data, epochs=2, shuffle=False, callbacks=[restore])
+        found["continued from a backup"] = difference(again, whole)
         return found
 
     def seed_of(model: Any) -> int:

@@ -100,6 +100,8 @@ def test_what_cannot_work_is_refused_on_every_rank_in_one_sentence(tmp_path: Pat
         ("fits alone", 2, "rank 0 at fit, rank 1 at the end of the script"),
         ("raises", 1, "failed: ValueError: this callback has a defect"),
         ("exits", 1, "rank 1 has left fit by sys.exit and is at the end of the script, and the others are not"),
+        ("is killed", 137, "exited on signal 9 (Killed)"),
+        ("drifts", 1, "no longer match at the end of an epoch: look for code that depends on the rank"),
         ("raises outside", 1, "failed: KeyError: 'rank 1 lacks something'"),
         ("other backend", 2, "Keras runs on jax here (KERAS_BACKEND)"),
         ("hangs", 1, "hangs, not waiting for another rank, at callbacks after epoch 1, step 2 for"),
