@@ -83,9 +83,12 @@ class ModelState:
         return list(self._statistics.values())
 
     def add_average(self, averages: Sequence[Any]) -> None:
-        """Take in running averages: one for each of the strategy's updated variables, then of the statistics."""
+        """Take in running averages: of each of the strategy's updated variables, then of all statistics or none."""
         parts = [*self._strategy.parts, *(Part(tuple(variable.shape)) for variable in self.statistics)]
-        for number, variable, part in zip([*self._trained, *self._statistics], averages, parts, strict=True):
+        numbers = [*self._trained, *self._statistics]
+        if len(averages) == len(self._trained):
+            numbers, parts = self._trained, self._strategy.parts
+        for number, variable, part in zip(numbers, averages, parts, strict=True):
             self._held[f"{AVERAGE}.{number:04d}"] = _Held(variable, part)
 
     @property

@@ -8,6 +8,7 @@ refusals.py        what cannot work, told before anything is trained
 agreement.py       that all ranks have the same model, optimizer and loss, and begin with the same values
 penalties.py       what a model adds to its loss, such that all ranks apply what one applies
 reductions.py      losses of which the mean over ranks is that of the global batch
+sparse_gradients.py  gradients of embeddings, of which ranks gather the rows
 step.py            one training step: gradients combined wherever the optimizer is applied
 own_step.py        a train_step, or a loss, of the user's own, tried out
 division.py        weights and optimizer state divided over ranks within fit, and whole again outside of it

@@ -7,20 +7,20 @@ import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.fit.row_shares import rows_to_compute
-from horovod_flowers.model.keras_internals import rows_at, tensors_of
+from horovod_flowers.model.keras_internals import rows_at
 from horovod_flowers.ranks.communicator import Ranks
 
 
 class ArrayRows:
     """The rows of one rank, batch by batch.
 
-    arrays: a structure of NumPy arrays, tensors (ragged and sparse ones, too) or pandas' tables; batch: rows of a
-    global batch; shuffle: True for another order of all rows in each epoch, 'batch' for one within each batch, as in
-    Keras; seed: the same on every rank.
+    tensors: a structure of arrays, as `keras_internals.tensors_of` gives it; batch: rows of a global batch; shuffle:
+    True for another order of all rows in each epoch, 'batch' for one within each batch, as in Keras; seed: the same on
+    every rank.
     """
 
-    def __init__(self, arrays: Any, rows: int, batch: int, shuffle: bool | str, seed: int, ranks: Ranks) -> None:
-        self._whole = tf.data.Dataset.from_tensors(tensors_of(arrays)).repeat()
+    def __init__(self, tensors: Any, rows: int, batch: int, shuffle: bool | str, seed: int, ranks: Ranks) -> None:
+        self._whole = tf.data.Dataset.from_tensors(tensors).repeat()
         self._rows, self._batch, self._ranks = rows, batch, ranks
         self._shuffle, self._seed = shuffle, seed
         self._epochs_begun = 0

@@ -21,7 +21,7 @@ from horovod_flowers.fit.global_batches import GlobalBatches
 from horovod_flowers.fit.metrics import logs_over_ranks
 from horovod_flowers.model.keras_internals import backup_paths, begin_at_epoch, has_hook, is_whole, saving_class
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import UserError, cause
+from horovod_flowers.runtime.errors import AgreedError, UserError, cause
 
 WRITING_ONLY = (keras.callbacks.CSVLogger, keras.callbacks.RemoteMonitor, keras.callbacks.ProgbarLogger)
 """Of rank 0 alone. Exactly these: a subclass of a user's may decide something, too."""
@@ -59,12 +59,12 @@ class Agreement(keras.callbacks.Callback):
         self._ranks, self._batches = ranks, batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Raises UserError where the learning rates of ranks differ."""
+        """Raises AgreedError where the learning rates of ranks differ."""
         rate = getattr(self.model.optimizer, "learning_rate", None)
         rates = self._ranks.allgather(None if rate is None else float(np.asarray(rate)))
         for rank, other in enumerate(rates):
             if other != rates[0]:
-                raise UserError(
+                raise AgreedError(
                     f"the learning rate of epoch {epoch + 1} is {other:g} on rank {rank} and {rates[0]:g} on rank 0: "
                     "compute it from what all ranks know (the epoch, the logs), not from random numbers or the rank"
                 )
@@ -99,7 +99,7 @@ def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Ite
     """The callbacks of one call, for every rank to run; the user's objects are as before after it.
 
     given: as `fit`, `evaluate` and `predict` take them. batches: of 'training', 'testing', 'predicting'. Every rank
-    calls it. Raises UserError where some ranks have callbacks that save the model and others have not.
+    calls it. Raises AgreedError where some ranks have callbacks that save the model and others have not.
     """
     callbacks = list(given.callbacks) if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given)
     callbacks = [callback for callback in callbacks if callback is not None]
@@ -110,7 +110,7 @@ def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Ite
     seen = ranks.allgather((any(map(_looks_at_batches, callbacks)), _kinds(callbacks, SAVING)))
     for rank, (_, saving) in enumerate(seen):
         if saving != seen[0][1]:
-            raise UserError(
+            raise AgreedError(
                 f"rank {rank} has the callbacks [{', '.join(saving)}] that save the model, and rank 0 "
                 f"[{', '.join(seen[0][1])}]: give every rank the same callbacks; rank 0 alone writes files"
             )

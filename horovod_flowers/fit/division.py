@@ -105,7 +105,14 @@ class Division:
             given.get(place, tf.zeros(variable.shape, variable.dtype))
             for place, variable in enumerate(strategy.optimizer_variables)
         ]
-        shortened = clipping.clip(everything, strategy.squared_norms(everything))
+        # As Keras' optimizers do with rows that come several times: the norm is that of the rows one by one, and what
+        # is shortened by the norm of all gradients is added up before it is squared.
+        values = [each.values if isinstance(each, tf.IndexedSlices) else each for each in everything]
+        shortened = clipping.clip(values, strategy.squared_norms(values))
+        for place, each in enumerate(everything):
+            if isinstance(each, tf.IndexedSlices):
+                rows = tf.IndexedSlices(shortened[place], each.indices, each.dense_shape)
+                shortened[place] = tf.convert_to_tensor(rows) if clipping.together else rows
         return [shortened[place] for place in places]
 
     def divide(self) -> None:

@@ -17,7 +17,7 @@ from horovod_flowers.fit.global_batches import GlobalBatches
 from horovod_flowers.fit.row_shares import own_rows
 from horovod_flowers.model.keras_internals import split_for_validation
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import AgreedError, UserError
 
 Arguments = dict[str, Any]
 COMPARED = (
@@ -28,13 +28,13 @@ COMPARED = (
 
 
 def check_same_call(call: str, given: Arguments, ranks: Ranks) -> None:
-    """Raise UserError on every rank where one was given other arguments than rank 0. Every rank calls it."""
+    """Raise AgreedError on every rank where one was given other arguments than rank 0. Every rank calls it."""
     told = {name: repr(given[name]) for name in COMPARED if name in given}
     told |= {name: _kind(given[name]) for name in ("x", "y", "sample_weight", "validation_data") if name in given}
     for rank, other in enumerate(calls := ranks.allgather(told)):
         for name, value in other.items():
             if value != calls[0][name]:
-                raise UserError(
+                raise AgreedError(
                     f"{call} was given {name}={_short(value)} on rank {rank}, and {_short(calls[0][name])} on rank 0: "
                     "give every rank the same; the ranks divide the data among themselves"
                 )

@@ -21,7 +21,7 @@ from horovod_flowers.fit.step import RankBatch
 from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, read_on_demand, tensors_of
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.console import say
-from horovod_flowers.runtime.errors import UserError, cause
+from horovod_flowers.runtime.errors import AgreedError, UserError, cause, reason
 
 
 class GlobalBatches(DataAdapter):
@@ -47,8 +47,8 @@ class GlobalBatches(DataAdapter):
 
         x, y, sample_weight, class_weight, shuffle: as Keras takes them. batch_size: rows of a global batch, of arrays.
         steps: of an epoch, where it is not all of the data. with_share: batches are RankBatch, else data alone.
-        Raises UserError where the data cannot be divided, or are not the same on all ranks; ValueError, as Keras does,
-        where arguments do not go together.
+        Raises UserError where the data cannot be divided, or are not the same on all ranks, or arguments do not go
+        together.
         """
         self.ranks, self.steps, self._with_share = ranks, steps, with_share
         self._ordered: OrderedBatches | None = None
@@ -61,7 +61,10 @@ class GlobalBatches(DataAdapter):
             if shuffle and x.num_batches is not None:
                 x, shuffle = OrderedBatches(x, seed), False
                 self._ordered = x
-        self._inner = data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
+        try:
+            self._inner = data_adapter(x, y, sample_weight, batch_size, steps, shuffle, class_weight)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"Keras cannot read the data: {reason(error)}") from error
         if arrays_in(self._inner):
             self._dataset = self._of_arrays(shuffle, seed)
         else:
@@ -80,9 +83,10 @@ class GlobalBatches(DataAdapter):
         inputs, rows, batch = arrays_in(self._inner) or (None, 0, 0)
         if rows == 0:
             raise UserError("the arrays have no rows: nothing can be computed of them")
+        tensors = tensors_of(inputs)
         if self.ranks.size > 1:
-            refuse_other_data(parts_of_arrays(tensors_of(inputs), rows), self.ranks, "the arrays")
-        self._arrays = ArrayRows(inputs, rows, batch, shuffle, seed, self.ranks)
+            refuse_other_data(parts_of_arrays(tensors, rows), self.ranks, "the arrays")
+        self._arrays = ArrayRows(tensors, rows, batch, shuffle, seed, self.ranks)
         none = tf.zeros([0, 2], tf.int64)
         return self._arrays.dataset().map(lambda data, share, in_batch: (data, share, in_batch, none))
 
@@ -253,7 +257,7 @@ class BatchIterator:
         """Read the next batch and agree on it; whether any rank wants to stop.
 
         stop: whether this rank does; read: False where no batch follows, so that nothing is read in vain.
-        Raises UserError on every rank where the data of some ranks have ended and others' have not, or cannot be read.
+        Raises AgreedError, on every rank, where some ranks' data have ended and others' have not, or cannot be read.
         """
         read = read and self.held is None and not self._ended
         failure, ended = None, False
@@ -301,7 +305,7 @@ class BatchIterator:
     def _refuse_unequal_ends(self, ended: bool) -> None:
         ends = self._ranks.allgather(ended)
         ranks = ", ".join(str(rank) for rank, over in enumerate(ends) if over)
-        raise UserError(
+        raise AgreedError(
             f"the data of rank {ranks} ended after {len(self.rows_of_batches)} batches, and those of the other ranks "
             "go on: every rank needs the same global batches; give the number of steps that all ranks have "
             "(steps_per_epoch), or the same data"

@@ -87,24 +87,38 @@ def logs_over_ranks(model: Any, logs: dict[str, Any], share: float, ranks: Ranks
 
     What is the result of a metric is that of all ranks' states. Anything else, such as a number that a train_step of
     the user's returns, is the mean over ranks by their share of the batch: that of the global batch, where it is a mean
-    over rows.
+    over rows. A value may be a dictionary, as the result of compiled metrics is.
     """
     with summed_over_ranks(model.metrics, ranks):
         everywhere = _results(model.metrics)
     own = _results(model.metrics)
-    values = {name: np.asarray(value, np.float64) for name, value in logs.items()}
+    values = _numbers(logs)
     others = [
-        share > 0 and not (name in own and np.allclose(values[name], own[name], rtol=1e-5, equal_nan=True))
-        for name in values
+        share > 0 and not (path[-1] in own and np.allclose(value, own[path[-1]], rtol=1e-5, equal_nan=True))
+        for path, value in values.items()
     ]
     weighted = [np.where(share > 0, value * share / ranks.size, 0.0) for value in values.values()]
     flat = np.concatenate([np.array(others, np.float64), *(value.ravel() for value in weighted)])
     sums = ranks.allreduce_sum(flat)
     means = np.split(sums[len(others) :], np.cumsum([value.size for value in weighted])[:-1])
-    found = {}
-    for (name, value), other, mean in zip(values.items(), sums, means, strict=False):
-        result = mean.reshape(value.shape) if other else np.asarray(everywhere[name])
-        found[name] = float(result) if result.ndim == 0 else result
+    found: dict[str, Any] = {}
+    for (path, value), other, mean in zip(values.items(), sums, means, strict=False):
+        result = mean.reshape(value.shape) if other else np.asarray(everywhere[path[-1]])
+        place = found
+        for name in path[:-1]:
+            place = place.setdefault(name, {})
+        place[path[-1]] = float(result) if result.ndim == 0 else result
+    return found
+
+
+def _numbers(logs: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], np.ndarray]:
+    """What logs hold, dictionaries within them too, by the names that lead there."""
+    found: dict[tuple[str, ...], np.ndarray] = {}
+    for name, value in logs.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, (*path, name))
+        else:
+            found[(*path, name)] = np.asarray(value, np.float64)
     return found
 
 

@@ -187,7 +187,7 @@ class _DistributedModel:
     def test_step(self, data: Any) -> Any:
         state = self._over_ranks
         if not isinstance(data, RankBatch):
-            return super().test_step(data)  # type: ignore[misc]
+            raise UserError("test_on_batch counts in the metrics of one rank's rows: call evaluate")
         assert state.step is not None
         kept = _kept(self) if state.may_fill else []
         with state.stepping(data.share), state.step.counting(data.share), put_back(data.share, kept):

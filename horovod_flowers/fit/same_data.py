@@ -10,7 +10,7 @@ import tensorflow as tf
 from horovod_flowers.fit.row_shares import leaves_of
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.console import warn
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.errors import AgreedError
 
 WHAT_TO_DO = (
     "every rank needs the same data in the same order and takes its part of them itself: shuffle with a seed "
@@ -115,7 +115,7 @@ def _rows_at(leaf: Any, places: np.ndarray) -> Any:
 
 
 def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str, changing: bool = False) -> bool:
-    """Raise UserError on every rank where a rank sees other data than rank 0, and say what differs.
+    """Raise AgreedError on every rank where a rank sees other data than rank 0, and say what differs.
 
     what: 'the first batch', 'the arrays'. changing: of data that are computed as they are read. Where their labels are
     equal and only inputs differ, ranks draw random changes of the same samples: said, not refused; whether they do.
@@ -124,10 +124,10 @@ def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str, changing: 
     for rank, theirs in enumerate(seen):
         if [part.name for part in theirs] != [part.name for part in seen[0]]:
             names = " and ".join(f"{', '.join(part.name for part in each)}" for each in (theirs, seen[0]))
-            raise UserError(f"{what} of rank {rank} and rank 0 consist of different parts ({names}): {WHAT_TO_DO}")
+            raise AgreedError(f"{what} of rank {rank} and rank 0 consist of different parts ({names}): {WHAT_TO_DO}")
         for theirs_of, first in zip(theirs, seen[0], strict=True):
             if theirs_of.form != first.form:
-                raise UserError(
+                raise AgreedError(
                     f"{what} of rank {rank} and rank 0 differ in {first.name}: {theirs_of.form} and {first.form}; "
                     f"{WHAT_TO_DO}"
                 )
@@ -140,7 +140,7 @@ def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str, changing: 
         changed = changing and all(part.name[:1] == "x" for part in differing) and any(part.varies for part in labels)
         names = ", ".join(part.name for part in differing)
         if not changed:
-            raise UserError(f"{what} of rank {rank} and rank 0 differ in {names}: {WHAT_TO_DO}")
+            raise AgreedError(f"{what} of rank {rank} and rank 0 differ in {names}: {WHAT_TO_DO}")
         if ranks.rank == 0:
             warn(
                 f"{what} of rank {rank} and rank 0 have the same labels and differ in {names}: taken for random "

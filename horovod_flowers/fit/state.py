@@ -31,8 +31,10 @@ from horovod_flowers.fit.refusals import check_can_train
 from horovod_flowers.fit.script import SCRIPT, Script
 from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep
 from horovod_flowers.model import keras_internals
+from horovod_flowers.model.keras_internals import all_layers
 from horovod_flowers.model.optimizer_class import combine_in_place, remove_combining
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.recording.of_fit import precision_of
 from horovod_flowers.runlog.environment import Parallelism
 from horovod_flowers.runlog.records import Trial
 from horovod_flowers.runtime.errors import AgreedError, UserError
@@ -333,8 +335,9 @@ class State:
         strategy = self.strategy
         assert strategy is not None
         notes = [*strategy.notes, *(self.step.penalties.notes if self.step is not None else ())]
-        volume = strategy.communication_volume(self._rows)
-        return Parallelism(strategy.name, notes, self.trials, "fp32", volume)
+        sparse = any(isinstance(layer, keras.layers.Embedding) and layer.trainable for layer in all_layers(self.model))
+        volume = None if sparse and strategy.groups.world.size > 1 else strategy.communication_volume(self._rows)
+        return Parallelism(strategy.name, notes, self.trials, precision_of(self.model), volume)
 
     def steps_end(self) -> None:
         """After an epoch's steps: what moves without gradients is averaged. Every rank calls it."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from horovod_flowers.fit.penalties import SharedPenalties
 from horovod_flowers.fit.reductions import Reductions
+from horovod_flowers.fit.sparse_gradients import of_all_ranks, of_part
 from horovod_flowers.model.keras_internals import reduced_losses
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
 from horovod_flowers.recording.step_marks import STEP_MARKS
@@ -70,21 +71,34 @@ class SharedStep:
         finally:
             self.reductions.begin(None)
 
-    def combined(self, gradients: Gradients, places: Sequence[int]) -> list[tf.Tensor | None]:
+    def combined(self, gradients: Gradients, places: Sequence[int]) -> list[Any]:
         """Those of the global batch, one for each of the weights at these places; None where this rank's is None."""
         self.updates += 1
         strategy = self.strategy
         own: list[Any] = [None] * len(strategy.model_variables)
+        rows: dict[int, tf.IndexedSlices] = {}
         for place, gradient in zip(places, gradients, strict=True):
-            if gradient is not None:
+            if isinstance(gradient, tf.IndexedSlices) and strategy.trains_one_model:
+                rows[place] = _with_values(gradient, self.by_share(gradient.values, place))
+            elif gradient is not None:
                 own[place] = self.by_share(tf.convert_to_tensor(gradient), place)
         whole = [
             tf.zeros(variable.shape, variable.dtype) if gradient is None else gradient
             for gradient, variable in zip(own, strategy.model_variables, strict=True)
         ]
-        STEP_MARKS.computed(whole)
-        combined = STEP_MARKS.combined(strategy.reduce_gradients(whole))
-        return [None if own[place] is None else combined[place] for place in places]
+        STEP_MARKS.computed([*whole, *rows.values()])
+        strategy.left_out = frozenset(rows)
+        combined = list(strategy.reduce_gradients(whole))
+        for place, gradient in rows.items():
+            combined[place] = self._rows_of_all_ranks(gradient, place)
+        combined = list(STEP_MARKS.combined(combined))
+        return [None if own[place] is None and place not in rows else combined[place] for place in places]
+
+    def _rows_of_all_ranks(self, gradient: tf.IndexedSlices, place: int) -> tf.IndexedSlices:
+        """What this rank needs to update its part of the weight."""
+        everywhere = of_all_ranks(gradient, self.size, f"fit.rows.{place}")
+        part = self.strategy.parts[place]
+        return everywhere if part.slices is None else of_part(everywhere, part, self.strategy.groups.members.rank)
 
     def by_share(self, gradient: tf.Tensor, place: int) -> tf.Tensor:
         """This rank's gradient of the mean over its rows, scaled for the mean over ranks."""
@@ -105,6 +119,10 @@ class SharedStep:
                 "which of them are trainable"
             )
         return place
+
+
+def _with_values(gradient: tf.IndexedSlices, values: tf.Tensor) -> tf.IndexedSlices:
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
 def _key(variable: Any) -> str:

@@ -6,10 +6,12 @@ startup.py                init, shutdown
 collectives.py            allreduce, allgather, broadcast and others of values
 distributed_optimizer.py  DistributedOptimizer, PartialDistributedOptimizer
 gradient_reduction.py     gradients combined over ranks; agreement.py: which ones, agreed on by the ranks
+equal_batches.py          ranks that do not train equally many batches
 backward_passes.py        gradients added up over several backward passes before that
 saved_model.py            load_model
 callbacks.py              the callbacks, of learning_rate.py, metric_average.py and broadcast.py
 elastic.py                KerasState, run and the callbacks of jobs whose ranks come and go
+recorded_fits.py          the run log of a script that a study has started
 argument_error.py         what an argument that cannot work is refused with
 """
 

@@ -74,7 +74,7 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
             _checksum(variables),
         )
         name = f"horovod_flowers.keras.agreement.{process_set.process_set_id}"
-        proposals: list[Proposal] = _of_all_ranks(own, name, process_set)
+        proposals: list[Proposal] = of_all_ranks(own, name, process_set)
     ranks = process_set.ranks if process_set.ranks is not None else list(range(len(proposals)))
     for rank, other in zip(ranks[1:], proposals[1:], strict=True):
         if (difference := _difference(ranks[0], proposals[0], rank, other)) is not None:
@@ -90,7 +90,7 @@ def agree(settings: str, variables: Sequence[tf.Variable], kinds: Sequence[Kind]
     return Agreement(number, tuple(_common(kinds) for kinds in zip(*(each.kinds for each in proposals), strict=True)))
 
 
-def _of_all_ranks(own: Any, name: str, process_set: Any) -> list[Any]:
+def of_all_ranks(own: Any, name: str, process_set: Any) -> list[Any]:
     """What each rank gives. Raises UserError where one has ended without."""
     try:
         found: list[Any] = hvd.allgather_object(own, name=name, process_set=process_set)
@@ -143,7 +143,7 @@ def _checksum(variables: Sequence[tf.Variable]) -> int:
 def check_same_variables(variables: Sequence[Any]) -> None:
     """Refuse on all ranks variables that differ over ranks in number, shape or type (UserError)."""
     own = [(getattr(each, "path", each.name), tuple(each.shape), str(each.dtype)) for each in variables]
-    found = _of_all_ranks(own, "horovod_flowers.keras.variables", global_process_set)
+    found = of_all_ranks(own, "horovod_flowers.keras.variables", global_process_set)
     for rank, other in enumerate(found[1:], 1):
         if len(other) != len(found[0]):
             raise UserError(
@@ -156,14 +156,3 @@ def check_same_variables(variables: Sequence[Any]) -> None:
                     f"rank {rank} has another model than rank 0: {there[0]} {list(there[1])} {there[2]} there, "
                     f"{here[0]} {list(here[1])} {here[2]} here; build the same model on all ranks"
                 )
-
-
-def check_same_steps(steps: int | None) -> None:
-    """Refuse on all ranks numbers of batches an epoch that differ over ranks (UserError); None: it is not known."""
-    found = _of_all_ranks(steps, "horovod_flowers.keras.steps", global_process_set)
-    for rank, other in enumerate(found):
-        if None not in (other, found[0]) and other != found[0]:
-            raise UserError(
-                f"rank {rank} has {other} batches an epoch and rank 0 has {found[0]}, so one would wait for the other "
-                "for ever: give all ranks the same steps_per_epoch, or equally many samples"
-            )

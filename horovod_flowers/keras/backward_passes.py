@@ -74,6 +74,7 @@ class Exchange(Combining):
         return bool(self._local or self.local_layers)
 
     def _update(self, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
+        STEP_MARKS.computed(gradients)
         for layer in self.local_layers:  # whose weights may not have been there before
             self.register_local(layer.trainable_weights)
         local = [variable_of(variable).ref() in self._local for variable in variables]

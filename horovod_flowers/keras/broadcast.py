@@ -1,5 +1,6 @@
 """The same weights and the same state of the optimizer on all ranks before the first batch."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ import horovod.tensorflow as hvd
 import keras
 import tensorflow as tf
 
-from horovod_flowers.keras.agreement import check_same_steps, check_same_variables
+from horovod_flowers.keras.agreement import check_same_variables
 from horovod_flowers.keras.argument_error import ArgumentError
 from horovod_flowers.keras.backward_passes import Exchange
 from horovod_flowers.keras.collectives import broadcast_variables, check_root
+from horovod_flowers.keras.equal_batches import check_same_steps, check_short_epoch
 from horovod_flowers.keras.gradient_reduction import variable_of
 from horovod_flowers.model.keras_internals import all_layers, build_for, slots_of
 from horovod_flowers.model.optimizer_class import combining_of
@@ -33,6 +35,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         """
         super().__init__()
         self.root_rank, self.device, self.broadcast_done = root_rank, device, False
+        self._batches = 0
         self._local: list[Any] = []
         if local_variables is None:
             local_variables = []
@@ -52,7 +55,7 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         many batches an epoch: all would wait for those that are missing."""
         check_root(self.root_rank)
         model = self.model
-        if hvd.size() > 1 and isinstance(combining_of(model.optimizer), Exchange):
+        if self._trains_with_others:
             check_same_steps(self.params.get("steps"))
         if self.broadcast_done:
             return
@@ -72,11 +75,28 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises ArgumentError where the first batch was trained in a way that is not that of Keras' fit."""
+        self._batches = batch + 1
         if not self.broadcast_done:
             raise ArgumentError(
                 f"the model {self.model.name!r} had no weights before its first batch, which could be broadcast: give "
                 "it an Input layer, or call model.build(input_shape)"
             )
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts batches."""
+        self._batches = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raises UserError where only this rank's data have ended before the epoch: the others would wait for ever."""
+        steps = self.params.get("steps")
+        if steps and self._batches < steps and self._trains_with_others and not self.model.stop_training:
+            check_short_epoch(epoch, self._batches, steps)
+
+    @property
+    def _trains_with_others(self) -> bool:
+        """Whether each batch takes part in calls of a fixed set of ranks."""
+        elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
+        return hvd.size() > 1 and not elastic and isinstance(combining_of(self.model.optimizer), Exchange)
 
     def _broadcast(self, optimizer: Any) -> None:
         model = self.model

@@ -10,13 +10,13 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.keras.argument_error import ArgumentError
+from horovod_flowers.keras.recorded_fits import record_fits
 from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
-from horovod_flowers.model.optimizer_class import combining_of
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.startup import STALL_SECONDS, connect, limit_stalls, share_of_cores
-from horovod_flowers.recording.of_fit import precision_of, record_every_fit, recorder_of_process
-from horovod_flowers.runlog.environment import Parallelism
+from horovod_flowers.recording.of_fit import recorder_of_process
 from horovod_flowers.runtime.console import say, warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import end_job_on_uncaught_errors
@@ -28,7 +28,8 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
     Beside Horovod itself: Open MPI yields the core while it waits where ranks have no spare one; TensorFlow gets as
     many threads as there are cores for this rank, where the script has set none; a rank that is missed in a call for
     120 s ends the job (HOROVOD_STALL_SHUTDOWN_TIME_SECONDS); an exception that the script does not catch does so at
-    once, and is told by one rank. Without a launcher there is one rank.
+    once, and is told by one rank. Without a launcher there is one rank. Where a study has started the script, each
+    `fit` is recorded.
 
     comm: ranks of MPI's world as a list, or a communicator of mpi4py, to use instead of all ranks.
     process_sets: list of ProcessSet to make; "dynamic" allows for `add_process_set` later.
@@ -48,6 +49,7 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
         _refuse_communicator(comm, "one process")
         with _one_rank_of_gloo():
             hvd.init(process_sets=process_sets)
+        record_fits(Ranks(0, 1, 0, 1, SINGLE, SingleProcess()))
         say(f"{name}: one rank, since no mpirun, srun or horovodrun has started it")
         return
     ranks = connect(job, threads=0, bind="none")
@@ -59,18 +61,9 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
             "environment's MPI"
         )
     if comm is None:
-        record_every_fit(ranks, _parallelism)
+        record_fits(ranks)
     elif recorder_of_process() is not None:
         warn("hvd.init(comm) leaves out ranks, and a study records fits of all ranks: this run is not recorded")
-
-
-def _parallelism(model: Any) -> Parallelism:
-    """Of a model of the script's, for the record of a study's run. What a rank sends is not known here."""
-    if hvd.size() == 1:
-        return Parallelism("one rank", [], [], precision_of(model), [])
-    if combining_of(model.optimizer) is None:
-        return Parallelism(INDEPENDENT, [], [], precision_of(model), [])
-    return Parallelism("allreduce", [], [], precision_of(model), None)
 
 
 def shutdown() -> None:

@@ -332,6 +332,11 @@ def wrapped_function(loss: Any) -> tuple[Any, dict[str, Any]] | None:
     return loss.fn, dict(loss._fn_kwargs)
 
 
+def is_masked(values: Any) -> bool:
+    """Whether a tensor has a mask, by which keras.Loss weighs it."""
+    return getattr(values, "_keras_mask", None) is not None
+
+
 def calls_as_keras(loss: Any) -> bool:
     """Whether calling a loss is what keras.Loss makes of its `call`: a value for each image, reduced."""
     return type(loss).__call__ is keras.Loss.__call__

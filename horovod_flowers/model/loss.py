@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from horovod_flowers.config.losses import CROSSENTROPY, LOSSES, Labels, NamedLoss
-from horovod_flowers.model.keras_internals import calls_as_keras, wrapped_function
+from horovod_flowers.model.keras_internals import calls_as_keras, is_masked, wrapped_function
 from horovod_flowers.model.outputs import Ending, as_given
 from horovod_flowers.runtime.errors import UserError, reason
 
@@ -134,14 +134,22 @@ class KerasLoss:
 
     @property
     def notes(self) -> list[str]:
-        """Where the outputs that it trains are no probabilities."""
-        if self._takes != "outputs" or self.ending != "logits":
-            return []
-        return [f"loss {_named(self._loss)}: evaluate and predict take the softmax of the outputs for probabilities"]
+        """Where the outputs that it trains are no probabilities, and where the log has another number than Keras."""
+        name, found = _named(self._loss), list[str]()
+        if self._takes == "outputs" and self.ending == "logits":
+            found.append(f"loss {name}: evaluate and predict take the softmax of the outputs for probabilities")
+        if self.added_up:
+            found.append(f"loss {name} adds up the images of a batch: the log has its mean for each image")
+        return found
 
 
 def loss_by_name(
-    name: str, options: Mapping[str, Any] | None, label_smoothing: float, ending: Ending, model_name: str
+    name: str,
+    options: Mapping[str, Any] | None,
+    label_smoothing: float,
+    ending: Ending,
+    classes: int,
+    model_name: str,
 ) -> tuple[ImageLoss, list[str]]:
     """The loss of --loss for a model that ends so, and notes. Raises UserError where the two do not go together."""
     import keras
@@ -169,7 +177,25 @@ def loss_by_name(
         if ending == "logits" and not unit:
             notes.append(f"loss {name}: of the softmax of the outputs of model {model_name}")
     loss = KerasLoss(getattr(keras.losses, named.keras_class)(**arguments), ending, named.labels, takes=takes)
+    if not _prefers_right(loss, classes):
+        raise UserError(_misses(f"loss {name} is given, and model {model_name} gives {_GIVES[ending]}"))
     return loss, [*notes, *loss.notes]
+
+
+_GIVES: dict[Ending, str] = {
+    "logits": "logits",
+    "softmax": "probabilities by softmax",
+    "logit unit": "one logit for two classes",
+    "sigmoid unit": "one probability for two classes",
+}
+
+
+def _misses(told: str) -> str:
+    """What is said of a loss by which the right class is not to be learnt."""
+    return (
+        f"{told}, of which this loss is not lowest where the right class is predicted: give --loss {CROSSENTROPY}, or "
+        "end the model in Dense(classes)"
+    )
 
 
 def loss_of_model(
@@ -188,7 +214,7 @@ def loss_of_model(
         raise UserError(f"{of} a loss of reduction {loss.reduction!r}: leave the reduction out, or give --loss")
     known = _known(loss)
     if known is not None:
-        return _of_known(loss, known[0], known[1], weight, ending, label_smoothing, model_name)
+        return _of_known(loss, known[0], known[1], weight, ending, classes, label_smoothing, model_name)
     if label_smoothing:
         raise UserError(
             f"label_smoothing is {label_smoothing}, and {of} the loss {_named(loss)}, which does not smooth labels: "
@@ -232,6 +258,7 @@ def _of_known(
     arguments: dict[str, Any],
     weight: float | None,
     ending: Ending,
+    classes: int,
     label_smoothing: float,
     model_name: str,
 ) -> KerasLoss:
@@ -240,12 +267,7 @@ def _of_known(
 
     named = {**LOSSES, **_CROSSENTROPIES}[name]
     unit = ending in ("logit unit", "sigmoid unit")
-    gives = {
-        "logits": "logits",
-        "softmax": "probabilities by softmax",
-        "logit unit": "one logit for two classes",
-        "sigmoid unit": "one probability for two classes",
-    }[ending]
+    gives = _GIVES[ending]
     refusal = f"model {model_name} is compiled with the loss {name}, "
     if unit and (named.takes == "softmax" or named.labels == "integers" or name == "categorical_hinge"):
         raise UserError(
@@ -286,7 +308,10 @@ def _of_known(
     if named.takes == "softmax" or (named.takes == "sigmoid" and unit):
         takes, changed["from_logits"] = "logits", True  # the same, without probabilities that round to 0
     built = getattr(keras.losses, named.keras_class)(**changed, reduction=loss.reduction, name=loss.name)
-    return KerasLoss(built, ending, named.labels, takes=takes, weight=weight)
+    found = KerasLoss(built, ending, named.labels, takes=takes, weight=weight)
+    if not _prefers_right(KerasLoss(built, ending, named.labels, takes=takes), classes):
+        raise UserError(_misses(f"{refusal}and gives {gives}"))
+    return found
 
 
 def _tried(loss: Any, weight: float | None, ending: Ending, classes: int, of: str) -> KerasLoss:
@@ -320,7 +345,7 @@ def _problem(tried: KerasLoss, classes: int) -> str | None:
         return f"its result has the shape {shape} for {len(labels)} images"
     if not tried.one_by_one and shape[0] != len(labels):
         return f"its result has the shape {shape} for {len(labels)} images"
-    if getattr(tried.call(labels, logits), "_keras_mask", None) is not None:
+    if is_masked(tried.call(labels, logits)):
         return "it masks some images, so that it divides by other numbers of them on each rank"
     whole = _numbers(tried.of_images(labels, logits))
     if tried.one_by_one:

@@ -258,10 +258,12 @@ def copied(name: str, model: Any) -> Any:
     """A model of the same layers and weights that shares none of them. Raises UserError where Keras can make none."""
     import keras
 
+    from horovod_flowers.model.keras_internals import all_layers
+
     try:
         copy = keras.models.clone_model(model)
         copy.set_weights(model.get_weights())
-        for one, other in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
+        for one, other in zip(all_layers(copy), all_layers(model), strict=True):
             one.trainable = other.trainable
     except Exception as error:  # a subclassed model without get_config, or not built
         raise UserError(

@@ -42,6 +42,7 @@ class OneRank:
         self.statistics: BatchStatistics | None = None
         """Of the layers of batch normalisation that are synchronised over the ranks."""
         self.needs_norms = False
+        self.left_out: frozenset[int] = frozenset()
 
     def attach(self, model: Any) -> None:
         """Take the model's weights as they are."""
@@ -190,5 +191,6 @@ class Allreduce(OneRank):
         return 2 if self._compression == "fp16" else FP32_BYTES
 
     def _gradient_calls(self) -> list[list[int]]:
-        numbers = [number for number in range(len(self.parts)) if number not in self.combined_early]
+        left_out = {*self.combined_early, *self.left_out}
+        numbers = [number for number in range(len(self.parts)) if number not in left_out]
         return self._calls(numbers, self._value_bytes)

@@ -33,6 +33,8 @@ class Strategy(Protocol):
     """Positions of gradients that are those of the global batch already when the backward pass yields them."""
     exchange: Exchange | None
     """Of the layers that are taken over."""
+    left_out: frozenset[int]
+    """Positions of gradients that `reduce_gradients` returns as they are: whoever calls it combines them."""
     notes: list[str]
     """What was done to which layers, for the log."""
 

@@ -115,7 +115,7 @@ class Sharded(OneRank):
         import horovod.tensorflow as hvd
 
         combined = self._averages(gradients, self._whole_calls(), "sharded.gradient")
-        for numbers in self._divided_calls():
+        for numbers in self._divided_calls(self.left_out):
             scatter = partial(hvd.reducescatter, op=hvd.Average, name=f"sharded.gradient.{numbers[0]}")
             flat = [tf.reshape(gradients[number], [-1]) for number in numbers]
             parts = (
@@ -143,11 +143,13 @@ class Sharded(OneRank):
 
     def _whole_calls(self) -> list[list[int]]:
         """Those of the gradients that all ranks need."""
-        return self._calls([number for number, part in enumerate(self.parts) if part.slices is None])
+        whole = [number for number, part in enumerate(self.parts) if part.slices is None]
+        return self._calls([number for number in whole if number not in self.left_out])
 
-    def _divided_calls(self) -> list[list[int]]:
+    def _divided_calls(self, left_out: frozenset[int] = frozenset()) -> list[list[int]]:
         """Those of the weights that are divided, but for the layers that combine their own."""
-        return self._calls([number for number, full in enumerate(self._full) if full is not None])
+        divided = [number for number, full in enumerate(self._full) if full is not None]
+        return self._calls([number for number in divided if number not in left_out])
 
     def _slices(self, numbers: Sequence[int]) -> list[tuple[Slice, ...]]:
         return [self.parts[number].slices or () for number in numbers]

@@ -80,4 +80,5 @@ class TensorParallel(OneRank):
         return [averages.get(number, gradient) for number, gradient in enumerate(gradients)]
 
     def _whole_calls(self) -> list[list[int]]:
-        return self._calls([number for number in range(len(self.parts)) if number not in self._divided])
+        left_out = self._divided | self.left_out
+        return self._calls([number for number in range(len(self.parts)) if number not in left_out])

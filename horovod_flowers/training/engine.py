@@ -85,7 +85,10 @@ class TrainingEngine:
         self.learning_rate_factor = 1.0
         """Of the schedule's, as the validation loss has it (--optimizer.plateau-epochs)."""
         self.average = None
-        if config.average_decay:
+        if recipe.average is not None:
+            self.average = WeightAverage(self.strategy, [], 0.0, recipe.average)
+            self.state.add_average(self.average.variables)
+        elif config.average_decay:
             decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
             self.average = WeightAverage(self.strategy, self.state.statistics, decay)
             self.state.add_average(self.average.variables)

@@ -139,8 +139,6 @@ def make_optimizer(config: OptimizerConfig) -> Any:
 
 
 _OTHERWISE = {
-    "use_ema": "a moving average of the weights: give --average-decay, whose average is validated and kept, or leave "
-    "use_ema out",
     "gradient_accumulation_steps": "gradients added up over steps: give --accumulate, and leave "
     "gradient_accumulation_steps out",
     "loss_scale_factor": "a scaled loss: leave loss_scale_factor out; --precision fp16 scales the loss itself",
@@ -151,8 +149,8 @@ _NOT_THE_USERS = ("builtins", "keras", "tensorflow")
 
 
 def optimizer_like(optimizer: Any, weight_decay: float | None, model_name: str) -> Any:
-    """A new optimizer of a compiled model's kind and arguments, not built, without clipping, in its fused form where
-    there is one; its learning rate is set before every step.
+    """A new optimizer of a compiled model's kind and arguments, not built, without clipping and average, in its fused
+    form where there is one; its learning rate is set before every step.
 
     Raises UserError where it asks for what is done otherwise here, or cannot be made anew.
     """
@@ -177,7 +175,7 @@ def optimizer_like(optimizer: Any, weight_decay: float | None, model_name: str) 
         raise UserError(f"{of}, a class with arguments of its own: write its get_config, so that it can be made anew")
     try:
         settings = settings_of(optimizer) | {"weight_decay": weight_decay, "learning_rate": 0.0}
-        settings |= {"clipnorm": None, "global_clipnorm": None, "clipvalue": None}
+        settings |= {"clipnorm": None, "global_clipnorm": None, "clipvalue": None, "use_ema": False}
         return _IN_PLACE_OF.get(kind, kind).from_config(settings)
     except Exception as error:  # the user's class
         raise UserError(f"{of}, which cannot be made anew from its get_config ({reason(error)})") from error

@@ -20,6 +20,7 @@ from horovod_flowers.model.registry import BuiltModel
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.training.learning_rate import KerasSchedule, LearningRate, schedule
 from horovod_flowers.training.optimizer import Clipping, acts_on_elements, make_optimizer, optimizer_like
+from horovod_flowers.training.weight_average import KerasAverage
 
 _CURVE: tuple[str, ...] = (
     "scaling",
@@ -45,6 +46,7 @@ class Recipe:
     """Of images of an update, steps of an epoch, and epochs."""
     clipping: Clipping | None
     metrics: CompiledMetrics | None = None
+    average: KerasAverage | None = None
     undecayed: frozenset[int] | None = None
     """The weights that weight decay leaves alone, by their numbers among the model's variables; None: all that are no
     kernels."""
@@ -65,7 +67,7 @@ def recipe_of(config: RunConfig, built: BuiltModel, classes: int, weighted: bool
         )
     if built.compiled is None:
         loss, notes = loss_by_name(
-            config.loss, config.loss_options, config.label_smoothing, built.ending, config.model.name
+            config.loss, config.loss_options, config.label_smoothing, built.ending, classes, config.model.name
         )
         return _by_options(config, config.optimizer, loss, notes)
     return _by_model(config, built.compiled, classes, weighted, divided)
@@ -123,7 +125,7 @@ def _loss(
 ) -> tuple[ImageLoss, list[str]]:
     smoothing = config.label_smoothing if "label_smoothing" in given else 0.0
     if "loss" in given:
-        return loss_by_name(config.loss, config.loss_options, smoothing, compiled.ending, compiled.name)
+        return loss_by_name(config.loss, config.loss_options, smoothing, compiled.ending, classes, compiled.name)
     if "loss_options" in given:
         raise UserError(
             f"loss_options are given, and model {compiled.name} is compiled with a loss of its own: add --loss, or "
@@ -196,7 +198,22 @@ def _with_optimizer(
             return KerasSchedule(own_rate, steps_per_epoch, config.accumulate)
 
     undecayed = compiled.undecayed if decay is not None else frozenset[int]()
-    return Recipe(CrossEntropy(), new, learning_rate, Clipping.with_norms(**clips), undecayed=undecayed)
+    clipping, average = Clipping.with_norms(**clips), _average_of(config, optimizer, of)
+    if average is not None:
+        brought.append("its average of the weights, which is validated and kept")
+    return Recipe(CrossEntropy(), new, learning_rate, clipping, average=average, undecayed=undecayed)
+
+
+def _average_of(config: RunConfig, optimizer: Any, of: str) -> KerasAverage | None:
+    """The average that a compiled model's optimizer keeps. Raises UserError where the options ask for another one."""
+    if not optimizer.use_ema:
+        return None
+    if config.average_decay:
+        raise UserError(
+            f"average_decay is {config.average_decay}, and {of}{type(optimizer).__name__} with use_ema, which averages "
+            "weights, too: leave out one of the two"
+        )
+    return KerasAverage(float(optimizer.ema_momentum), optimizer.ema_overwrite_frequency)
 
 
 def _flags(names: Sequence[str] | set[str]) -> str:

@@ -7,6 +7,7 @@ base batch the decay is d**k, which averages over as many images (Busbridge et a
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,12 +21,24 @@ RAMP = 10
 the random weights that it begins with (TensorFlow's ExponentialMovingAverage, `num_updates`)."""
 
 
+@dataclass(frozen=True)
+class KerasAverage:
+    """The average that an optimizer of Keras' keeps (`use_ema`): what is in place of the weights when training ends."""
+
+    momentum: float
+    """Share of it that an update leaves (`ema_momentum`)."""
+    overwrites_every: int | None
+    """Updates after which it takes the place of the weights in training, too (`ema_overwrite_frequency`)."""
+
+
 class WeightAverage:
     """Averages of the weights that this rank updates, and of the statistics of batch normalisation."""
 
-    def __init__(self, strategy: Strategy, statistics: Sequence[Any], decay: float) -> None:
-        """`decay`: share of the average that an update leaves, in (0, 1)."""
-        self._strategy, self._decay = strategy, decay
+    def __init__(
+        self, strategy: Strategy, statistics: Sequence[Any], decay: float, as_keras: "KerasAverage | None" = None
+    ) -> None:
+        """`decay`: share of the average that an update leaves, in (0, 1); `as_keras`: instead, and of no statistics."""
+        self._strategy, self._decay, self._as_keras = strategy, decay, as_keras
         self._averaged = [*strategy.optimizer_variables, *statistics]
         self.variables = [keras.Variable(tf.zeros_like(each.value), trainable=False) for each in self._averaged]
         """One for each of the strategy's `optimizer_variables`, then of `statistics`, of the same shapes."""
@@ -40,8 +53,14 @@ class WeightAverage:
         """Take in the weights after an update. Called inside tf.function; `updates_done` counts from 1."""
         count = tf.cast(updates_done, tf.float32)
         decay = tf.minimum(self._decay, (1 + count) / (RAMP + count))
+        if self._as_keras is not None:  # whose average begins as the weights after the first update
+            decay = tf.where(count > 1, tf.constant(self._as_keras.momentum), 0.0)
         for average, variable in zip(self.variables, self._averaged, strict=True):
             average.value.assign_add((1 - decay) * (tf.convert_to_tensor(variable.value) - average.value))
+        if self._as_keras is not None and self._as_keras.overwrites_every:
+            now = tf.equal(updates_done % self._as_keras.overwrites_every, 0)
+            for average, variable in zip(self.variables, self._averaged, strict=True):
+                variable.value.assign(tf.where(now, average.value, tf.convert_to_tensor(variable.value)))
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:

@@ -39,8 +39,22 @@ def make(**options: Any) -> Any:
 class Cases:
     """The fits of this rank, or of a model that is not distributed."""
 
-    def __init__(self, model: Any, averaged: Any, rank: int) -> None:
-        self._model, self._averaged, self.rank = model, averaged, rank
+    def __init__(self, ranks: Any = None) -> None:
+        self._ranks, self.rank = ranks, -1 if ranks is None else ranks.rank
+        self._model, self._averaged = self._on_all(make()), self._on_all(make(use_ema=True, ema_momentum=0.5))
+
+    def _on_all(self, model: Any, **options: Any) -> Any:
+        return model if self._ranks is None else self._ranks.distribute(model, **options)
+
+    def divided(self) -> Any:
+        """A new model of some weights, whose optimizer keeps a state."""
+        import keras
+
+        layers = [keras.layers.Dense(64, "relu", kernel_initializer="ones"), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((1,)), *layers], name="divided")
+        model.set_weights([each if each.ndim == 1 else np.full(each.shape, 0.1) for each in model.get_weights()])
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        return self._on_all(model, strategy="sharded", shard_above=32)
 
     def fit(self, *callbacks: Any, epochs: int = EPOCHS, averaged: bool = False, **options: Any) -> Found:
         """What a fit from w = 0 shows, epoch by epoch."""
@@ -247,6 +261,29 @@ def rates_that_differ(cases: Cases) -> Found:
     return cases.fit(keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 * (2 + max(cases.rank, 0))), epochs=1)
 
 
+def divided_state(cases: Cases) -> Found:
+    """Every rank holds a part of the optimizer's state: to save it takes all of them."""
+    import keras
+
+    x, y = data()
+    model = cases.divided()
+    folder = Path(f"divided_of_{cases.rank}")
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=1.0, restore_best_weights=True)
+    saving = [
+        keras.callbacks.ModelCheckpoint(folder / "{epoch}.keras", "val_loss", save_best_only=True),
+        keras.callbacks.BackupAndRestore(folder / "backup", save_freq=2),
+        keras.callbacks.TensorBoard(folder / "board", histogram_freq=1),
+    ]
+    options: Found = {"batch_size": ROWS, "shuffle": False, "verbose": 0, "validation_data": (x[:ROWS], y[:ROWS])}
+    history = model.fit(x, y, epochs=6, callbacks=[stopping, *saving], **options)
+    return {
+        "epochs": history.epoch,
+        "history": {name: [float(each) for each in values] for name, values in history.history.items()},
+        "weight": float(sum(np.abs(each).sum() for each in model.get_weights())),
+        "files": sorted(path.name for path in folder.glob("*")),
+    }
+
+
 DECISIONS: tuple[Callable[[Cases], Found], ...] = (
     early_stopping,
     stopped_early,
@@ -263,6 +300,7 @@ DECISIONS: tuple[Callable[[Cases], Found], ...] = (
     stopped_by_rank_1,
     early_stopping_of_rank_0,
     stopped_evaluation,
+    divided_state,
     backup,  # the last: Keras begins every later fit of the same model where it went on
 )
 REFUSALS = (checkpoint_of_rank_0, rates_that_differ)
@@ -274,8 +312,7 @@ def main() -> None:
 
     # Most of the time of this program is the making of graphs.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    average = {"use_ema": True, "ema_momentum": 0.5}
-    own = Cases(ranks.distribute(make()), ranks.distribute(make(**average)), ranks.rank)
+    own = Cases(ranks)
     found: dict[str, Any] = {}
     for refusal in REFUSALS:
         try:
@@ -285,7 +322,7 @@ def main() -> None:
     found |= {case.__name__: case(own) for case in DECISIONS}
     everybodys = ranks.plain.gather(found)
     if ranks.rank == 0:
-        alone = Cases(make(), make(**average), -1)
+        alone = Cases()
         told = {"ranks": everybodys, "alone": {case.__name__: case(alone) for case in DECISIONS}}
         Path(sys.argv[1]).write_text(json.dumps(told))
     ranks.barrier()

@@ -100,6 +100,7 @@ def given_to_fit() -> dict[str, Callable[[], Found]]:
         "a PyDataset with steps": lambda: {"x": py_dataset(changing=False), "shuffle": False, "steps_per_epoch": 2},
         "a generator": lambda: {"x": endless(), "steps_per_epoch": 3},
         "a generator that ends": lambda: {"x": batches_of(x, y), "epochs": 1},
+        "a generator without weights": lambda: {"x": ((*b, None) for b in batches_of(x, y)), "epochs": 1},
         "a later epoch": lambda: arrays | {"epochs": 4, "initial_epoch": 2},
     }
 
@@ -220,6 +221,61 @@ def own_logs(ranks: Any = None) -> Found:
     if ranks is not None:
         ranks.distribute(model)
     history = model.fit(x, y, batch_size=BATCH, shuffle=False, epochs=2, verbose=0).history
+    return {name: [float(each) for each in values] for name, values in history.items()}
+
+
+def own_trackers(ranks: Any = None) -> Found:
+    """Of a subclassed model that keeps its metrics itself, and counts a loss by no rows."""
+    import keras
+    import tensorflow as tf
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="of_trackers")
+            self.dense = keras.layers.Dense(1, kernel_initializer="ones")
+            self.tracker, self.error = keras.metrics.Mean(name="loss"), keras.metrics.MeanAbsoluteError(name="error")
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+        def train_step(self, data: Any) -> Any:
+            x, y = data
+            with tf.GradientTape() as tape:
+                predicted = self(x, training=True)
+                loss = tf.reduce_mean((y - predicted) ** 2)
+            weights = self.trainable_variables
+            self.optimizer.apply(tape.gradient(loss, weights), weights)
+            self.tracker.update_state(loss)
+            self.error.update_state(y, predicted)
+            return {metric.name: metric.result() for metric in self.metrics}
+
+        @property
+        def metrics(self) -> Any:
+            return [self.tracker, self.error]
+
+    x, y = rows()
+    model = Own()
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
+    if ranks is not None:
+        ranks.distribute(model)
+    history = model.fit(x, y[:, None].astype(np.float32), batch_size=BATCH, shuffle=False, epochs=2, verbose=0).history
+    return {name: [float(each) for each in values] for name, values in history.items()}
+
+
+def words(ranks: Any = None) -> Found:
+    """Strings."""
+    import keras
+    import tensorflow as tf
+
+    text, (_, y) = np.array(["one two", "two", "three", "one"])[np.arange(ROWS) % 4], rows()
+    inputs = keras.Input((), dtype="string")
+    counts = keras.layers.TextVectorization(vocabulary=["one", "two", "three"], output_mode="count")(inputs)
+    outputs = keras.layers.Dense(CLASSES, activation="softmax", kernel_initializer="ones")(counts)
+    model = keras.Model(inputs, outputs, name="of_words")
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    if ranks is not None:
+        ranks.distribute(model)
+    history = model.fit(tf.data.Dataset.from_tensor_slices((text, y)).batch(BATCH), verbose=0).history
     return {name: [float(each) for each in values] for name, values in history.items()}
 
 
@@ -394,6 +450,8 @@ def refusals(ranks: Any) -> dict[str, str]:
         "workers and steps": lambda: model.fit({"x": py_dataset(workers=2), "steps_per_epoch": 2}),
         "other epochs": lambda: model.fit({"x": x, "y": y, "epochs": 1 + rank}),
         "a largest value": lambda: Model(ranks, metrics=[Largest()]).fit({"x": x, "y": y}),
+        "arrays of two lengths": lambda: model.fit({"x": x[1:], "y": y}),
+        "test_on_batch": lambda: model.model.test_on_batch(x, y),
         "no rows": lambda: model.fit({"x": x[:0], "y": y[:0]}),
         "augmented alike": lambda: model.fit({"x": changing()}),
     }
@@ -438,7 +496,7 @@ def main() -> None:
         mine = together.fit(given_to_fit()[name]())
         found["fit"][name] = (mine, alone.fit(given_to_fit()[name]()) if alone else {})
     found["calls"] = (together.evaluate_and_predict(), alone.evaluate_and_predict() if alone else {})
-    for case in (several_inputs_and_outputs, own_logs):
+    for case in (several_inputs_and_outputs, own_logs, own_trackers, words):
         found["fit"][case.__name__] = (case(ranks), case() if ranks.rank == 0 else {})
     found |= {"order": order_of_rows(ranks.plain), "kinds": ragged_and_sparse(ranks.plain), "shard": sharded(ranks)}
     found["refusals"] = refusals(ranks)

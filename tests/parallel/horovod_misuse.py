@@ -40,13 +40,15 @@ def main(mistake: str) -> None:
         model.compile(model.optimizer, "mse", jit_compile=True)
     if mistake == "some" and hvd.rank() == 1:
         return
-    callbacks: list[Any] = []
-    if mistake in ("model", "callback", "steps"):
-        callbacks = [hvd.callbacks.BroadcastGlobalVariablesCallback(0), FailsOnRankOne()]
-    if mistake == "hang":
-        callbacks = [HangsOnRankOne()]
-    rows = 20 if mistake == "steps" and hvd.rank() == 1 else 16
-    model.fit(np.ones((rows, 3)), np.ones((rows, 1)), batch_size=4, verbose=0, callbacks=callbacks)
+    callbacks: list[Any] = [hvd.callbacks.BroadcastGlobalVariablesCallback(0)]
+    if mistake in ("some", "hang", "jit"):
+        callbacks.clear()
+    if mistake in ("hang", "callback"):
+        callbacks.append(HangsOnRankOne() if mistake == "hang" else FailsOnRankOne())
+    steps = 5 if mistake == "short" else None
+    rows = 20 if mistake in ("steps", "short") and hvd.rank() == 1 else 16
+    x, y = np.ones((rows, 3)), np.ones((rows, 1))
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=callbacks, steps_per_epoch=steps)
     print("trained", flush=True)
 
 

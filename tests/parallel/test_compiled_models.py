@@ -28,7 +28,9 @@ def optimizer(name: str, *options: str) -> tuple[str, ...]:
 
 
 CASES: dict[str, tuple[str, ...]] = {
-    **{name: own(name) for name in ("clipped", "scheduled", "own_parts", "one_number", "added_up", "focal")},
+    **{
+        name: own(name) for name in ("clipped", "scheduled", "own_parts", "one_number", "added_up", "focal", "averaged")
+    },
     "balanced": own("focal", "--data.class-weights", "balanced"),
     "accumulated": own("scheduled", "--accumulate", "2"),
     "overridden": own(
@@ -45,7 +47,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "frozen": optimizer("sgd", "--optimizer.options", '{"nesterov": true}', "--model.freeze", "head,*/bias"),
 }
 STRATEGIES = {
-    "sharded": ("clipped", "scheduled", "balanced", "rmsprop", "adam", "frozen"),
+    "sharded": ("averaged", "clipped", "scheduled", "balanced", "rmsprop", "adam", "frozen"),
     "tensor": ("clipped", "own_parts", "overridden", "nadam", "frozen"),
 }
 TWO_RANKS = {
@@ -112,7 +114,7 @@ def same_training(one: Path, other: Path) -> None:
     weights, others = (load_file(run / "checkpoints" / "last.safetensors") for run in (one, other))
     assert weights.keys() == others.keys()
     for name, value in weights.items():
-        if name.startswith("weight."):
+        if name.startswith(("weight.", "average.")):
             difference = np.linalg.norm(value.astype(np.float64) - others[name])
             assert difference <= 1e-4 * np.linalg.norm(value), name
 

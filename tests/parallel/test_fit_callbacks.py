@@ -72,7 +72,7 @@ def test_training_goes_on_and_stops_where_all_rows_say_so(found: Found) -> None:
 
 def test_files_are_those_of_one_rank_and_written_once(found: Found) -> None:
     """Every rank names files of its own."""
-    for case in ("checkpoint", "checkpoint_by_batches", "tensorboard", "csv_logger", "own_csv_logger"):
+    for case in ("checkpoint", "checkpoint_by_batches", "divided_state", "tensorboard", "csv_logger", "own_csv_logger"):
         for name in filter(found["alone"][case].__contains__, ("files", "lines", "weights")):
             ours, alone = found["ranks"][0][case][name], found["alone"][case][name]
             if name == "files" or isinstance(ours, int):

@@ -12,7 +12,7 @@ from tests.parallel.fit_data import BATCH, ROWS, given_to_fit
 Found = dict[str, Any]
 RANKS = 2
 """By which neither the batches nor the rows can be divided."""
-CASES = [*given_to_fit(), "several_inputs_and_outputs", "own_logs"]
+CASES = [*given_to_fit(), "several_inputs_and_outputs", "own_logs", "own_trackers", "words"]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,8 @@ REFUSED = {
     "workers and steps": "read with workers=1",
     "other epochs": "fit was given epochs=2 on rank 1, and 1 on rank 0",
     "a largest value": "metric largest (Largest) cannot be added up over ranks",
+    "arrays of two lengths": "Data cardinality is ambiguous",
+    "test_on_batch": "call evaluate",
     "no rows": "the arrays have no rows",
     "augmented alike": "trained",
 }

@@ -141,6 +141,12 @@ def by_name(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes, "softmax"), "adamax", "crossentropy", metrics=["acc"])
 
 
+def averaged(image_size: int, classes: int) -> Any:
+    """An average of the weights, which takes their place every other update."""
+    optimizer = optimizers.Adam(0.005, use_ema=True, ema_momentum=0.6, ema_overwrite_frequency=2)
+    return compiled(network(image_size, classes, "softmax"), optimizer, SPARSE)
+
+
 def without_loss(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes), "sgd")
 
@@ -213,10 +219,6 @@ def no_reduction(image_size: int, classes: int) -> Any:
     return compiled(network(image_size, classes, "softmax"), "sgd", losses.MeanSquaredError(reduction=None))
 
 
-def averaged(image_size: int, classes: int) -> Any:
-    return compiled(network(image_size, classes, "softmax"), optimizers.Adam(use_ema=True), SPARSE)
-
-
 def accumulated(image_size: int, classes: int) -> Any:
     optimizer = optimizers.Adam(gradient_accumulation_steps=4)
     return compiled(network(image_size, classes, "softmax"), optimizer, SPARSE)
@@ -268,7 +270,6 @@ REFUSED = {
     "without_a_class": "which leaves out class 0, so that it divides by other numbers of images on each rank",
     "two_losses": "2 losses, and it has one output: compile it with one loss, or give --loss",
     "no_reduction": "a loss of reduction None: leave the reduction out, or give --loss",
-    "averaged": "the optimizer Adam and use_ema, a moving average of the weights: give --average-decay",
     "accumulated": "gradients added up over steps: give --accumulate, and leave gradient_accumulation_steps out",
     "scaled": "the optimizer LossScaleOptimizer, which scales the loss: compile it with the optimizer inside",
     "rate_by_function": "a function for a learning rate: give it a keras.optimizers.schedules.LearningRateSchedule",

@@ -12,17 +12,28 @@ import yaml
 
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS, OPTIMIZER_CLASSES
+from horovod_flowers.config.losses import LOSSES
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import ModelConfig, RunConfig
 from horovod_flowers.model.freezing import freeze
+from horovod_flowers.model.loss import loss_by_name
 from horovod_flowers.model.metrics import CompiledMetrics
 from horovod_flowers.model.registry import build_whole
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.strategy.allreduce import OneRank
+from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.training.learning_rate import KerasSchedule
-from horovod_flowers.training.optimizer import Clipping, acts_on_elements, build_over, make_optimizer
+from horovod_flowers.training.optimizer import (
+    Clipping,
+    acts_on_elements,
+    build_over,
+    make_optimizer,
+    optimizer_like,
+)
 from horovod_flowers.training.recipe import Recipe, recipe_of
 from horovod_flowers.training.resume import check_continues, read_config
+from horovod_flowers.training.weight_average import KerasAverage, WeightAverage
 from tests.single import compiled_models
 from tests.single.compiled_models import REFUSED, REFUSED_OF_TWO_CLASSES
 from tests.single.recorded_runs import write_run
@@ -365,3 +376,64 @@ def test_options_that_are_given_are_known_of_models_that_may_be_compiled() -> No
         found = read_config(given, 0).model.overrides
         assert found is not None
         assert {"loss", "label_smoothing", "optimizer.weight_decay"} < set(found.split(","))
+
+
+def test_what_the_log_has_of_a_sum_is_said() -> None:
+    for name in ("added_up", "one_sum"):
+        assert "adds up the images of a batch: the log has its mean for each image" in recipe(name).notes[-1]
+    assert "take the softmax of the outputs for probabilities" in recipe("one_number").notes[-1]
+
+
+ENDINGS: tuple[Any, ...] = ("logits", "softmax", "logit unit", "sigmoid unit")
+OF_ONE_PROBABILITY = {"binary_crossentropy", "binary_focal_crossentropy", "poisson"} | {
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_logarithmic_error"),
+    *("huber", "log_cosh", "hinge", "squared_hinge"),
+}
+OF_ONE_LOGIT = {"binary_crossentropy", "binary_focal_crossentropy", "poisson", "hinge", "squared_hinge"}
+OF_ONE_LOGIT |= {"mean_squared_logarithmic_error"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_losses_by_name_are_lowest_where_the_right_class_is_predicted_or_refused(ending: Any) -> None:
+    """The square of one logit and 0 or 1 is not: it would have 0 for the first class, where nothing is decided."""
+    classes = 2 if ending.endswith("unit") else 5
+    trained = set()
+    for name in LOSSES:
+        try:
+            loss, _ = loss_by_name(name, None, 0.0, ending, classes, "m")
+        except UserError:
+            continue
+        trained.add(name)
+        labels = np.arange(classes, dtype=np.int32)
+        logits = tf.constant(4 * np.eye(classes, dtype=np.float32))
+        right, wrong = loss.of_images(labels, logits), loss.of_images(labels, logits[::-1])
+        assert (np.asarray(right) <= np.asarray(wrong)).all(), name
+    every = set(LOSSES)
+    assert trained == {"logit unit": OF_ONE_LOGIT, "sigmoid unit": OF_ONE_PROBABILITY}.get(ending, every)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_the_average_of_an_optimizer_is_that_of_keras(every: int | None) -> None:
+    """After five updates: the weights, and the average that Keras puts in their place when training ends."""
+    random = np.random.default_rng(2)
+    values, *gradients = (random.normal(size=(3, 2)).astype(np.float32) for _ in range(6))
+    raw = keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=every)
+    expected = keras.Variable(values)
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+    model.layers[0].kernel.assign(values)
+    strategy = OneRank(Groups())
+    strategy.attach(model)
+    optimizer = optimizer_like(raw, None, "m")
+    build_over(optimizer, strategy.optimizer_variables, [values.shape])
+    average = WeightAverage(strategy, [], 0.0, KerasAverage(0.7, every))
+    average.begin()
+    optimizer.learning_rate.assign(0.1)
+    for gradient in gradients:
+        raw.apply([tf.constant(gradient)], [expected])
+        optimizer.apply([tf.constant(gradient)], strategy.optimizer_variables)
+        average.update(optimizer.iterations.value)
+    np.testing.assert_allclose(model.layers[0].kernel, expected, rtol=1e-5)
+    raw.finalize_variable_values([expected])
+    np.testing.assert_allclose(average.variables[0], expected, rtol=1e-5)
+    with pytest.raises(UserError, match="average_decay is 0.9, and model .* with use_ema, which averages weights, too"):
+        recipe("averaged", average_decay=0.9)

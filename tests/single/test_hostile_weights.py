@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from horovod_flowers.inference.export.exported import load_exported
+from horovod_flowers.model.registry import build_whole
 from horovod_flowers.model.weights import load_weights
 from horovod_flowers.runtime.errors import UserError
 
@@ -51,6 +52,9 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, name: str) -> None
         mark.unlink()
     weights = model()
     load_weights(weights, 3, path)
+    if name == "m.keras":
+        with pytest.raises(UserError, match="its Lambda layer holds code, which is not run"):
+            build_whole(str(path), 24, 3)
     assert not mark.exists()
     with zipfile.ZipFile(tmp_path / "described.keras", "w") as second, zipfile.ZipFile(tmp_path / "z.keras", "w"):
         if name == "m.keras":
@@ -134,6 +138,9 @@ def test_no_other_file_and_no_bomb_is_read_through_weights(
             archive.write(inner, inner.name)
     with pytest.raises(UserError, match="does not hold weights of model m"):
         load_weights(model(), 3, path)
+    if name == "m.keras":
+        with pytest.raises(UserError, match="model file .* cannot be loaded"):
+            build_whole(str(path), 24, 3)
 
 
 @pytest.mark.parametrize("name", ["m.weights.h5", "m.h5", "m.keras"])
@@ -144,6 +151,9 @@ def test_a_damaged_file_of_weights_gets_one_sentence(tmp_path: Path, name: str) 
         (tmp_path / name).write_bytes(contents)
         with pytest.raises(UserError) as refused:
             load_weights(model(), 3, tmp_path / name)
+        if name == "m.keras":
+            with pytest.raises(UserError, match="cannot be loaded"):
+                build_whole(str(tmp_path / name), 24, 3)
         assert "\n" not in str(refused.value)
 
 

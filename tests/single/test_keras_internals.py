@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS, OPTIMIZER_CLASSES
 from horovod_flowers.model import keras_internals as internals
 
 
@@ -73,6 +75,65 @@ def test_the_optimizers_slots_belong_to_their_weights() -> None:
     sgd.build(variables)
     assert internals.slot_owners(sgd, 2) == [None, None, 0, 1]
     assert tuple(internals.sgd_momentum(sgd, variables[1].value).shape) == (3, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZER_CLASSES if name not in OF_WHOLE_WEIGHTS])
+def test_the_slots_of_every_optimizer_that_ranks_divide_belong_to_weights(name: str) -> None:
+    """All but counters: of other variables nobody would know how they are divided."""
+    further: dict[str, dict[str, Any]] = {
+        "rmsprop": {"momentum": 0.5, "centered": True},
+        "adam": {"amsgrad": True},
+        "sgd": {"momentum": 0.5},
+    }
+    optimizer = getattr(keras.optimizers, OPTIMIZER_CLASSES[name])(0.1, **further.get(name, {}))
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2,), (3, 1), (4,))]
+    optimizer.build(variables)
+    for variable, owner in zip(optimizer.variables, internals.slot_owners(optimizer, 3), strict=True):
+        assert tuple(variable.shape) == (() if owner is None else tuple(variables[owner].shape)), variable.path
+
+
+def test_what_a_model_is_compiled_with_is_found() -> None:
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3, name="head")])
+    labels, outputs = np.array([0, 2, 1], np.int32), np.zeros((3, 3), np.float32)
+    model.compile()
+    assert internals.compiled_loss(model, labels, outputs) == []
+    assert internals.compiled_metrics(model, labels, outputs) == []
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    optimizer = keras.optimizers.Adam(schedule, beta_1=0.5, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, 0.5, ["accuracy"], [keras.metrics.MeanSquaredError()], jit_compile=True)
+    ((found, weight),) = internals.compiled_loss(model, labels, outputs)
+    assert (found, weight) == (loss, 0.5)
+    metrics = internals.compiled_metrics(model, labels, outputs)
+    assert [(name, weighs) for name, _, weighs in metrics] == [("accuracy", False), ("mean_squared_error", True)]
+    assert type(metrics[0][1]) is keras.metrics.SparseCategoricalAccuracy
+    assert internals.compiled_settings(model)["jit_compile"] is True
+    assert [internals.decays(optimizer, variable) for variable in model.variables] == [True, False]
+    assert internals.learning_rate_of(optimizer) is schedule
+    settings = internals.settings_of(optimizer)
+    assert (settings["beta_1"], settings["weight_decay"], "learning_rate" in settings) == (0.5, 0.1, False)
+    assert internals.learning_rate_of(optimizer) is schedule
+    assert internals.learning_rate_of(keras.optimizers.SGD(0.25)) == 0.25
+
+
+def test_losses_of_keras_are_told_from_those_of_the_user() -> None:
+    class Own(keras.losses.Loss):
+        def call(self, truth: Any, outputs: Any) -> Any:
+            return outputs
+
+    class Whole(Own):
+        def __call__(self, truth: Any, outputs: Any, sample_weight: Any = None) -> Any:
+            return outputs
+
+    function, arguments = internals.wrapped_function(keras.losses.Huber(0.5)) or (None, {})
+    assert (function, arguments) == (keras.losses.huber, {"delta": 0.5})
+    assert internals.wrapped_function(Own()) is None
+    assert [internals.calls_as_keras(loss) for loss in (Own(), Whole())] == [True, False]
+    masking = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    truth, outputs = np.array([0.0, 1.0], np.float32), np.zeros((2, 3), np.float32)
+    assert internals.is_masked(masking.call(truth, outputs))
+    assert not internals.is_masked(keras.losses.Huber().call(np.zeros((2, 3), np.float32), outputs))
 
 
 def test_models_that_run_their_graph_are_told_from_those_with_a_call_of_their_own() -> None:

@@ -1,0 +1,39 @@
+"""`fit` over two ranks trains what plain Keras trains on the same global batches, whatever the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import TIMEOUT_SECONDS, mpirun, run_command
+
+MODELS = 26
+"""At least: of the kinds that people bring."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("set_ups")
+    output: Path = folder / "found.json"
+    ended = run_command(
+        mpirun(2, "python", "-m", "tests.parallel.fit_set_ups", output), folder, timeout=3 * TIMEOUT_SECONDS
+    )
+    assert ended.status == 0, ended.output
+    return json.loads(output.read_text())
+
+
+def test_two_ranks_train_what_one_trains(found: list[dict[str, Any]]) -> None:
+    assert len({case["name"] for case in found}) >= MODELS
+    assert {case["strategy"] for case in found} == {"allreduce", "sharded", "tensor"}
+    for case in found:
+        what = f"{case['name']}, {case['strategy']}"
+        assert case["weights"] < 1e-4, what
+        assert set(case["together"]) == set(case["alone"]), what
+        for name, values in case["alone"].items():
+            np.testing.assert_allclose(case["together"][name], values, rtol=1e-4, atol=1e-5, err_msg=f"{what}: {name}")
+
+
+def test_all_ranks_are_told_the_same(found: list[dict[str, Any]]) -> None:
+    assert all(case["same_on_all_ranks"] for case in found)
