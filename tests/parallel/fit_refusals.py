@@ -88,6 +88,7 @@ def main() -> None:
         "not compiled": lambda: distributed(keras.Sequential([layers.Dense(1)])),
         "unknown strategy": lambda: distributed(cases.sequential(), "ring"),
         "unknown option": lambda: distributed(cases.sequential(), compress="fp16"),
+        "an option of another strategy": lambda: distributed(cases.sequential(), "sharded", compression="fp16"),
         "twice": twice,
         "two optimizers": lambda: distributed(two_optimizers()),
         "XLA": lambda: distributed(cases.sequential(jit_compile=True, run_eagerly=False)),

@@ -63,6 +63,7 @@ REFUSED = {
     "not compiled": "is not compiled: call compile(optimizer, loss, ...) before distribute",
     "unknown strategy": "strategy 'ring' is unknown: one of allreduce, sharded, tensor, mesh, auto, none",
     "unknown option": "distribute takes no compress: options are",
+    "an option of another strategy": "compression is 'fp16' but strategy sharded cannot use it",
     "twice": "is distributed already: call distribute once",
     "two optimizers": "has more than one optimizer (optimizer, other_optimizer)",
     "XLA": "jit_compile=True, and XLA on a CPU cannot call MPI",
