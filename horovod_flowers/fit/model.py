@@ -39,6 +39,7 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
             raise UserError(
                 f"distribute takes no {', '.join(unknown)}: options are {', '.join(Options.__dataclass_fields__)}"
             )
+        Options(**options).of_run(strategy)
         check_can_train(model, ranks.size)
     except UserError as found:
         error = found

@@ -65,7 +65,7 @@ class Script:
             ranks = self._ranks
             if ranks.size > 1:
                 local_size = ranks.allreduce_min(ranks.local_size)
-                group = RunConfig(model_parallel_size=model_parallel_size).model_parallel_size_for(
+                group = RunConfig(strategy="mesh", model_parallel_size=model_parallel_size).model_parallel_size_for(
                     ranks.size, local_size
                 )
                 ranks = start_horovod(ranks, HorovodConfig(), group)

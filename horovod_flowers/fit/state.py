@@ -1,10 +1,11 @@
 """What a distributed model knows of its ranks, and what they do before and after its steps."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import keras
@@ -58,6 +59,14 @@ class Options:
     """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
     compression: Literal["none", "fp16"] = "none"
     """Number format in which gradients travel (allreduce)."""
+
+    def of_run(self, strategy: str) -> RunConfig:
+        """As the options of the train command. Raises UserError where the strategy cannot use one of them."""
+        reduced = {"dense_gradients": "reduced"} if strategy in ("allreduce", "sharded", "auto") else {}
+        try:
+            return RunConfig(strategy=strategy, **reduced, **asdict(self))  # type: ignore[arg-type]
+        except UserError as error:
+            raise UserError(as_arguments(str(error))) from error
 
 
 class State:
@@ -181,7 +190,7 @@ class State:
             try:
                 self._take_over(batches)
             except UserError as error:  # of the model and the options, which are the same everywhere
-                raise AgreedError(_as_arguments(str(error))) from error
+                raise AgreedError(as_arguments(str(error))) from error
             self._prepared = [self.model.optimizer, *self.model.trainable_variables]
         self.begin_alike()
 
@@ -217,12 +226,7 @@ class State:
         """Have a strategy divide the work. Raises UserError where it cannot."""
         model, size = self.model, self.ranks.size if self.one_model else 1
         ranks = self.plain if name == "none" else self.ranks.with_horovod(self.options.model_parallel_size)
-        config = RunConfig(
-            shard_above=self.options.shard_above,
-            shard_layers=self.options.shard_layers,
-            compression=self.options.compression,
-            dense_gradients="reduced",
-        )
+        config = self.options.of_run(self.name)
         x, _, _ = keras.utils.unpack_x_y_sample_weight(first.data)
         specs = keras.tree.map_structure(lambda each: tf.TensorSpec((self._rows, *each.shape[1:]), each.dtype), x)
         if name in ("sharded", *DIVIDING):
@@ -361,9 +365,9 @@ class State:
             self.division.collect_state()
 
 
-def _as_arguments(sentence: str) -> str:
+def as_arguments(sentence: str) -> str:
     """With what `distribute` takes in place of flags of the train command."""
-    return sentence.replace("--strategy ", "strategy ").replace("--shard-layers", "shard_layers")
+    return re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), sentence)
 
 
 def computes_own_loss(model: Any) -> bool:

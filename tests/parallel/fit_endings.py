@@ -4,6 +4,7 @@ Without a word about ranks, but for rank 1's own mistake.
 """
 
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -28,6 +29,10 @@ def main(how: str) -> None:
                     raise ValueError("this callback has a defect")
                 elif how == "exits":
                     sys.exit(0)
+                elif how == "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif how == "drifts":
+                    self.model.trainable_variables[0].assign_add(self.model.trainable_variables[0])
 
     model = ranks.distribute(cases.sequential())
     if how == "raises outside" and ranks.rank == 1:

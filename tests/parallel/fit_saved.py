@@ -20,9 +20,10 @@ def main() -> None:
     import keras
     import numpy as np
 
+    from horovod_flowers.model import keras_internals
     from tests.parallel import fit_cases as cases
 
-    data: dict[str, Any] = {**cases.images(), "batch_size": cases.BATCH, "verbose": 0}
+    data: dict[str, Any] = {**cases.rows(), "batch_size": cases.BATCH, "verbose": 0}
 
     def of(strategy: str) -> dict[str, float]:
         keras.utils.set_random_seed(ranks.rank)
@@ -36,7 +37,7 @@ def main() -> None:
             return ranks.distribute(model, strategy, **cases.SMALL)  # type: ignore[arg-type]
 
         checkpoint = keras.callbacks.ModelCheckpoint(f"{strategy}-best.keras")
-        model = distributed(cases.wide())
+        model = distributed(cases.wide(run_eagerly=True))
         model.fit(**data, epochs=1, shuffle=False, callbacks=[Saving(), checkpoint])
         model.save(f"{strategy}.keras")
         model.save_weights(f"{strategy}.weights.h5")
@@ -48,6 +49,7 @@ def main() -> None:
             "loaded": difference(loaded, model),
             "checkpoint": difference(best, model),
             "steps": abs(int(loaded.optimizer.iterations) - 5) + abs(int(third.optimizer.iterations) - 3),
+            "seeds": abs(seed_of(model) - ranks.plain.broadcast(seed_of(model)) - ranks.rank),
             "slots": abs(len(loaded.optimizer.variables) - 2 - 2 * len(model.trainable_variables)),
         }
         expected, answers = model.evaluate(**data, return_dict=True), model.predict(data["x"], verbose=0)
@@ -60,7 +62,19 @@ def main() -> None:
         model.load_weights(f"{strategy}.weights.h5")
         model.fit(**data, epochs=1, shuffle=False)
         found["continued from weights"] = difference(loaded, model)
+        keep = keras.callbacks.BackupAndRestore(f"{strategy}-backup", delete_checkpoint=False)
+        whole, again = distributed(cases.wide(run_eagerly=True)), distributed(cases.wide(run_eagerly=True))
+        whole.fit(**data, epochs=1, shuffle=False, callbacks=[keep])
+        whole.fit(**data, epochs=2, initial_epoch=1, shuffle=False)
+        restore = keras.callbacks.BackupAndRestore(f"{strategy}-backup")
+        again.fit(**data, epochs=2, shuffle=False, callbacks=[restore])
+        found["continued from a backup"] = difference(again, whole)
         return found
+
+    def seed_of(model: Any) -> int:
+        """Of its dropout: one sequence for each rank."""
+        (state,) = keras_internals.seed_states(model)
+        return int(np.asarray(state)[0])
 
     def difference(one: Any, other: Any) -> float:
         pairs = zip(one.get_weights(), other.get_weights(), strict=True)
