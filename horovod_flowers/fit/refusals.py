@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from horovod_flowers.model.keras_internals import all_layers
+from horovod_flowers.model.optimizer_class import combining_of
 from horovod_flowers.runtime.errors import UserError
 
 STRATEGIES = ("allreduce", "sharded", "tensor", "mesh", "auto", "none")
@@ -34,7 +35,13 @@ def check_can_train(model: Any, size: int) -> None:
         )
     if model.optimizer is None:
         raise UserError(f"model {model.name} was compiled without an optimizer: give compile one")
-    if model.jit_compile and not tf.config.list_logical_devices("GPU"):
+    combining = combining_of(model.optimizer)
+    if combining is not None and type(combining).__module__.rpartition(".")[0] != __package__:
+        raise UserError(
+            f"model {model.name} was compiled with hvd.DistributedOptimizer, which combines gradients itself: compile "
+            "it with the optimizer alone, or leave out distribute"
+        )
+    if size > 1 and model.jit_compile and not tf.config.list_logical_devices("GPU"):
         raise UserError(
             f"model {model.name} was compiled with jit_compile=True, and XLA on a CPU cannot call MPI (and computes "
             "slower there): compile it with jit_compile=False, or leave it at 'auto'"

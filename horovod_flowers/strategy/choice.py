@@ -110,13 +110,13 @@ def layers_to_divide(config: RunConfig, model: Any, group: int, use: WeightUse) 
         if not found:
             raise UserError(
                 f"the model has no Dense layer of at least {config.shard_above:,} weights to divide ({listed}): use "
-                "--strategy allreduce or sharded, or name layers with --shard-layers"
+                "strategy allreduce or sharded, or name layers with shard_layers"
             )
     for layer in found:
         if layer.kernel.shape[0] < group:
             raise UserError(
                 f"Dense layer {layer.name} has {layer.kernel.shape[0]} inputs, too few to divide over {group} ranks: "
-                "choose others with --shard-layers"
+                "choose others with shard_layers"
             )
     return found
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import horovod_flowers
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runtime.errors import UserError
 
 
 def main() -> None:
@@ -18,7 +20,6 @@ def main() -> None:
     import tensorflow as tf
     from keras import layers, optimizers
 
-    from horovod_flowers.runtime.errors import UserError
     from tests.parallel import fit_cases as cases
 
     class TwoOptimizers(cases.Subclassed):
@@ -83,6 +84,9 @@ def main() -> None:
         [keras.Input((7, 2), batch_size=9), layers.LSTM(3, stateful=True), layers.Dense(cases.CLASSES)]
     )
     stateful.compile("sgd", cases.sparse_loss())
+    ranks.with_horovod()
+    import horovod_flowers.keras as hvd
+
     tried: dict[str, Callable[[], Any]] = {
         "not a model": lambda: distributed("model"),
         "not compiled": lambda: distributed(keras.Sequential([layers.Dense(1)])),
@@ -91,6 +95,9 @@ def main() -> None:
         "an option of another strategy": lambda: distributed(cases.sequential(), "sharded", compression="fp16"),
         "twice": twice,
         "two optimizers": lambda: distributed(two_optimizers()),
+        "an optimizer that combines gradients already": lambda: distributed(
+            cases.sequential(hvd.DistributedOptimizer(optimizers.SGD(0.1)))
+        ),
         "XLA": lambda: distributed(cases.sequential(jit_compile=True, run_eagerly=False)),
         "a stateful layer": lambda: distributed(stateful),
         "Dice": lambda: fitted(cases.sequential(loss=keras.losses.Dice()), data=one_hot),
@@ -108,7 +115,13 @@ def main() -> None:
         "another learning rate on one rank": other_rate,
         "other calls on one rank": other_calls,
     }
-    part = sys.argv[2] if len(sys.argv) > 2 else ""
+    said = tried_out(tried, sys.argv[2] if len(sys.argv) > 2 else "", ranks.plain)
+    if ranks.is_root:
+        Path(sys.argv[1]).write_text(json.dumps(said))
+
+
+def tried_out(tried: dict[str, Callable[[], Any]], part: str, ranks: Ranks) -> dict[str, list[str | None]]:
+    """What each rank was told by each of those whose name has `part` in it. Every rank calls it."""
     found: dict[str, list[str | None]] = {}
     for name, call in tried.items():
         if part not in name:
@@ -118,10 +131,8 @@ def main() -> None:
             call()
         except UserError as error:
             said = str(error)
-        gathered = ranks.plain.allgather(said)
-        found[name] = gathered
-    if ranks.is_root:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        found[name] = ranks.allgather(said)
+    return found
 
 
 if __name__ == "__main__":

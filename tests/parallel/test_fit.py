@@ -66,6 +66,7 @@ REFUSED = {
     "an option of another strategy": "compression is 'fp16' but strategy sharded cannot use it",
     "twice": "is distributed already: call distribute once",
     "two optimizers": "has more than one optimizer (optimizer, other_optimizer)",
+    "an optimizer that combines gradients already": "hvd.DistributedOptimizer, which combines gradients itself",
     "XLA": "jit_compile=True, and XLA on a CPU cannot call MPI",
     "a stateful layer": "is stateful: it keeps a state for each place in the batch",
     "Dice": "loss dice compares rows of a batch with each other",
