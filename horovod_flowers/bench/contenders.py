@@ -197,6 +197,10 @@ def installed_peers(ranks: Sequence[int], work: Workload, torch_python: str | No
     found.append(Peer("Keras fit, one core", "keras_fit.py", 1, work, options=("--cores", "one")))
     found.append(Peer("Keras fit, all cores", "keras_fit.py", 1, work, options=("--cores", "all"), batches=most))
     several = [size for size in ranks if size > 1]
+    for size, strategy in ((1, "none"), *((size, name) for size in several for name in ("allreduce", "sharded"))):
+        options = ("--strategy", strategy)
+        name = "Keras fit, distributed" if size == 1 else f"Keras fit, {strategy}"
+        found.append(Peer(name, "keras_fit_ranks.py", size, work, options=options))
     if importlib.util.find_spec("tf_keras") is not None:
         for size in several:
             found.append(Peer("Horovod Keras", "horovod_keras.py", size, work))

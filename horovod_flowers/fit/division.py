@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from horovod_flowers.fit.step import SharedStep
 from horovod_flowers.model import keras_internals
+from horovod_flowers.model.fused_optimizers import fused_form
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update, remove_combining
 from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runtime.errors import UserError
@@ -67,7 +68,9 @@ class Division:
         """The optimizer of the parts, of the model's own one's settings, without state."""
         own, strategy = self._of, self._strategy
         remove_combining(own)
-        kind = type("OfParts", (_ClipsParts, type(own)), {"_division": self})
+        fused = fused_form(own)
+        bases = (_ClipsParts, type(own)) if fused is object else (_ClipsParts, fused, type(own))
+        kind = type("OfParts", bases, {"_division": self})
         optimizer = keras_internals.copy_of_unbuilt(own, kind)
         keras_internals.share_counters(optimizer, own)
         keras_internals.exclude_alike(optimizer, strategy.optimizer_variables, own, self._trained)

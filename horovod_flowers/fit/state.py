@@ -32,6 +32,7 @@ from horovod_flowers.fit.refusals import check_can_train
 from horovod_flowers.fit.script import SCRIPT, Script
 from horovod_flowers.fit.step import OverRanks, RankBatch, SharedStep
 from horovod_flowers.model import keras_internals
+from horovod_flowers.model.fused_optimizers import fused_form
 from horovod_flowers.model.keras_internals import all_layers
 from horovod_flowers.model.optimizer_class import combine_in_place, remove_combining
 from horovod_flowers.ranks.communicator import Ranks
@@ -246,7 +247,7 @@ class State:
             division.bring_whole()
             combine_in_place(model.optimizer, lambda: OverDividedRanks(step, division))
         else:
-            combine_in_place(model.optimizer, lambda: OverRanks(step))
+            combine_in_place(model.optimizer, lambda: OverRanks(step), fused_form(model.optimizer))
         model.train_function = model.test_function = None
 
     def _leave(self) -> None:

@@ -8,8 +8,11 @@ import pytest
 import tensorflow as tf
 
 from horovod_flowers.config.optimizer import OptimizerConfig
+from horovod_flowers.fit.step import Alone
+from horovod_flowers.model.fused_optimizers import FusedAdam, FusedSGD, fused_form
+from horovod_flowers.model.optimizer_class import combine_in_place
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.training.optimizer import Clipping, FusedAdam, FusedSGD, make_optimizer
+from horovod_flowers.training.optimizer import Clipping, make_optimizer
 
 SHAPES = ((300, 40), (40,), (3, 3, 8, 16), (1,))
 
@@ -48,6 +51,28 @@ def test_twenty_steps_equal_keras_own(fused: Any, stock: Any, options: dict[str,
     assert len(state) == len(expected_state)
     for found, expected in zip(weights + state, expected_weights + expected_state, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [keras.optimizers.Adam, keras.optimizers.AdamW, keras.optimizers.SGD])
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
+def test_a_users_own_optimizer_gets_the_fused_update_and_keeps_its_name(kind: Any, options: dict[str, Any]) -> None:
+    optimizer = kind(0.01, weight_decay=0.01, **options)
+    combine_in_place(optimizer, Alone, fused_form(optimizer))
+    assert isinstance(optimizer, FusedSGD if kind is keras.optimizers.SGD else FusedAdam)
+    weights, state = train(optimizer, graph=True)
+    expected_weights, expected_state = train(kind(0.01, weight_decay=0.01, **options), graph=True)
+    for found, expected in zip(weights + state, expected_weights + expected_state, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    written = keras.saving.serialize_keras_object(optimizer)
+    assert (written["module"], written["class_name"]) == ("keras.optimizers", kind.__name__)
+
+
+def test_a_subclass_keeps_its_own_update() -> None:
+    class Own(keras.optimizers.Adam):
+        """That may update in another way."""
+
+    assert fused_form(Own()) is object
+    assert fused_form(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())) is object
 
 
 def test_the_update_is_one_operation_a_variable() -> None:
