@@ -1,4 +1,4 @@
-"""The loop of a notebook on all ranks: Keras' model.fit in fp32 with Adam, through horovod_flowers.start and distribute.
+"""A notebook's loop on all ranks: Keras' model.fit in fp32 with Adam, through horovod_flowers.start and distribute.
 
 mpirun -np 2 --bind-to none python benchmarks/keras_fit_ranks.py --strategy sharded --output FOLDER
 """
