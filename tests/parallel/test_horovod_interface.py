@@ -20,11 +20,12 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ranks, folder = request.param, tmp_path_factory.mktemp("interface")
     words: list[str | Path] = ["python", "-m", "tests.parallel.horovod_interface", folder / "results.json"]
     words += ["all"] if ranks == 2 else []
-    ended = run_command(words if ranks == 1 else mpirun(ranks, *words), folder, 300)
+    ended = run_command(words if ranks == 1 else mpirun(ranks, *words), folder)
     assert ended.status == 0, ended.output
     assert ("one rank, since no mpirun, srun or horovodrun has started it" in ended.output) == (ranks == 1)
-    for warning in ("rank 1 begins with other weights than rank 0", "so they could not be compared over ranks"):
-        assert (f"warning: {warning}" in ended.stderr or f", {warning}" in ended.stderr) == (ranks > 1), ended.stderr
+    assert ("so they could not be compared over ranks" in ended.stderr) == (ranks > 1), ended.stderr
+    # A case of those that are left out at four ranks.
+    assert ("rank 1 begins with other weights than rank 0" in ended.stderr) == (ranks == 2), ended.stderr
     return ranks, json.loads((folder / "results.json").read_text())
 
 

@@ -106,7 +106,7 @@ def test_ranks_come_and_go(tmp_path: Path) -> None:
         str(hosts),
         str(results),
     ]
-    ended = run_command(words, tmp_path, 240)
+    ended = run_command(words, tmp_path)
     assert results.exists(), ended.output
     seen, iterations, difference, state = json.loads(results.read_text())
     # Alone; with the rank that has come, where the other was; alone again, from the last commit.
