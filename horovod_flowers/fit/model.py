@@ -16,11 +16,18 @@ from horovod_flowers.fit.metrics import summed_over_ranks
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.script import Script
 from horovod_flowers.fit.state import Epochs, Options, State
-from horovod_flowers.fit.step import Alone, RankBatch, put_back
+from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.fused_optimizers import fused_form
 from horovod_flowers.model.optimizer_class import combine_in_place
-from horovod_flowers.recording.of_fit import precision_of, record_fits_of, recording_callback, rows_of, with_callback
+from horovod_flowers.recording.of_fit import (
+    MarkedUpdate,
+    precision_of,
+    record_fits_of,
+    recording_callback,
+    rows_of,
+    with_callback,
+)
 from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runlog.environment import Parallelism
 from horovod_flowers.runtime.errors import UserError
@@ -53,7 +60,7 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
         model.train_function = model.test_function = model.predict_function = None
     else:
         if (fused := fused_form(model.optimizer)) is not object:  # as on several ranks, which would look too fast else
-            combine_in_place(model.optimizer, Alone, fused)
+            combine_in_place(model.optimizer, MarkedUpdate, fused)
         record_fits_of(model, ranks.plain, lambda: Parallelism("one rank", [], [], precision_of(model), []))
     return model
 

@@ -154,14 +154,6 @@ class OverRanks(Combining):
         STEP_MARKS.updated(variables)
 
 
-class Alone(Combining):
-    """Around the updates of one rank: nothing."""
-
-    def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
-        """Update."""
-        update(gradients, variables)
-
-
 @contextmanager
 def put_back(share: tf.Tensor, variables: Sequence[Any]) -> Iterator[None]:
     """Leave variables as they were by a step whose row only filled up (share 0)."""

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from horovod_flowers.config.optimizer import OptimizerConfig
-from horovod_flowers.fit.step import Alone
 from horovod_flowers.model.fused_optimizers import FusedAdam, FusedSGD, fused_form
 from horovod_flowers.model.optimizer_class import combine_in_place
+from horovod_flowers.recording.of_fit import MarkedUpdate
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.training.optimizer import Clipping, make_optimizer
 
@@ -57,7 +57,7 @@ def test_twenty_steps_equal_keras_own(fused: Any, stock: Any, options: dict[str,
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "use_ema": True}])
 def test_a_users_own_optimizer_gets_the_fused_update_and_keeps_its_name(kind: Any, options: dict[str, Any]) -> None:
     optimizer = kind(0.01, weight_decay=0.01, **options)
-    combine_in_place(optimizer, Alone, fused_form(optimizer))
+    combine_in_place(optimizer, MarkedUpdate, fused_form(optimizer))
     assert isinstance(optimizer, FusedSGD if kind is keras.optimizers.SGD else FusedAdam)
     weights, state = train(optimizer, graph=True)
     expected_weights, expected_state = train(kind(0.01, weight_decay=0.01, **options), graph=True)
