@@ -196,7 +196,14 @@ def start_command(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=answer_the_keyboard,  # noqa: PLW1509
     )
+
+
+def answer_the_keyboard() -> None:
+    """Ignore neither Ctrl-C nor Ctrl-\\, as tests do that a shell has started in the background."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 ANY_LINK = {"FLOWERS_LEAST_BANDWIDTH": "0", "FLOWERS_MOST_LATENCY_MS": "100000"}
