@@ -58,11 +58,8 @@ def classifier(model: Any, optimizer: Any = "sgd", **options: Any) -> Any:
     return model
 
 
-def application(make: Callable[..., Any], eager: bool = False, **options: Any) -> SetUp:
-    """A Keras application on small images, its batch normalisation over the images of all ranks.
-
-    eager: without graphs, whose tracing takes most of the time.
-    """
+def application(make: Callable[..., Any], **options: Any) -> SetUp:
+    """A Keras application on small images, its batch normalisation over the images of all ranks."""
     model = make(weights=None, input_shape=(32, 32, 3), classes=CLASSES, classifier_activation=None, **options)
     normalised = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     for layer in normalised:
@@ -70,7 +67,7 @@ def application(make: Callable[..., Any], eager: bool = False, **options: Any) -
     for layer in model.layers:
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
-    classifier(model, keras.optimizers.SGD(1e-5), run_eagerly=eager)
+    classifier(model, keras.optimizers.SGD(1e-5))
     rows = noise(FEW, 32, 32, 3)
     return SetUp(model, rows, labels(FEW), FEW, is_large=True, grows_rounding=bool(normalised))
 
@@ -82,22 +79,22 @@ def mobilenet_v2() -> SetUp:
 
 def efficientnet_v2_b0() -> SetUp:
     """Squeeze and excitation."""
-    return application(keras.applications.EfficientNetV2B0, eager=True)
+    return application(keras.applications.EfficientNetV2B0)
 
 
 def resnet50() -> SetUp:
     """Residual blocks."""
-    return application(keras.applications.ResNet50, eager=True)
+    return application(keras.applications.ResNet50)
 
 
 def densenet121() -> SetUp:
     """Hundreds of concatenations and of batch normalisations."""
-    return application(keras.applications.DenseNet121, eager=True)
+    return application(keras.applications.DenseNet121)
 
 
 def convnext_tiny() -> SetUp:
     """Layer normalisation, layer scale, GELU."""
-    return application(keras.applications.ConvNeXtTiny, eager=True)
+    return application(keras.applications.ConvNeXtTiny)
 
 
 class Patches(layers.Layer):
