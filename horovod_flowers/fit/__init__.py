@@ -4,6 +4,7 @@ start.py           the ranks of a script: MPI, cores, TensorFlow, Horovod; scrip
 roll_call.py       that all ranks make the same calls: one that ends, or calls something else, is named
 model.py           what a distributed model does otherwise than Keras: a class made at run time
 state.py           what it knows of its ranks, and what they do before and after its steps
+epochs.py          what they do at the end of an epoch, and where this one stands
 refusals.py        what cannot work, told before anything is trained
 agreement.py       that all ranks have the same model, optimizer and loss, and begin with the same values
 penalties.py       what a model adds to its loss, such that all ranks apply what one applies

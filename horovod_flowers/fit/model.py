@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 import tensorflow as tf
 
+from horovod_flowers.fit.epochs import Epochs
 from horovod_flowers.fit.fitting import evaluating, fitting, in_order, predicting
 from horovod_flowers.fit.metrics import summed_over_ranks
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.script import Script
-from horovod_flowers.fit.state import Epochs, Options, State
+from horovod_flowers.fit.state import Options, State
 from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.fused_optimizers import fused_form

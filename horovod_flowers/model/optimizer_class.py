@@ -15,6 +15,7 @@ ranks find the same. Where one is put around an optimizer that combines (as `com
 it takes over the combining.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -31,9 +32,10 @@ Update: TypeAlias = Callable[[Gradients, Sequence[Any]], None]
 OptimizerT = TypeVar("OptimizerT", bound=keras.optimizers.Optimizer)
 
 
-class Combining:
+class Combining(ABC):
     """What an optimizer does around its update. One object for each optimizer; it may keep state."""
 
+    @abstractmethod
     def apply(self, optimizer: Any, gradients: Gradients, variables: Sequence[Any], update: Update) -> None:
         """Combine gradients and call `update`, at most once. Called wherever `apply` or `apply_gradients` of the
         optimizer is, with what that was given, mostly inside of a tf.function.
@@ -41,7 +43,6 @@ class Combining:
         variables: as given, Keras variables or tf.Variables; those that the optimizer was built for where none were.
         Both the gradients and the variables that are handed on may be others than those given.
         """
-        raise NotImplementedError
 
     def all_finite(self, finite: Any) -> Any:
         """Whether all gradients are finite (scalar bool tensor), given whether this rank's combined ones are.

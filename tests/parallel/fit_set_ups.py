@@ -25,6 +25,7 @@ def main() -> None:
     ranks = horovod_flowers.start()
     import keras
 
+    from horovod_flowers.model.fused_optimizers import FusedAdam, FusedSGD
     from tests.parallel.set_ups import SET_UPS, SetUp
 
     names = sys.argv[2].split(",") if len(sys.argv) > 2 else list(SET_UPS)
@@ -64,6 +65,7 @@ def main() -> None:
                 weights = saved_and_loaded(set_up, fresh(name), ranks.rank)
             same = all(repr(other) == repr(together) for other in ranks.plain.allgather(together))
             record = {"name": name, "strategy": strategy, "same_on_all_ranks": same}
+            record["fused"] = isinstance(set_up.model.optimizer, FusedAdam | FusedSGD)
             record["turned_round"] = turned_round[0] if turned_round else None
             record |= {"alone": alone[0], "together": together, "weights": worst(weights, alone[1])}
             found.append(record)

@@ -48,3 +48,10 @@ def tolerance_of(case: dict[str, Any]) -> float:
 
 def test_all_ranks_are_told_the_same(found: list[dict[str, Any]]) -> None:
     assert all(case["same_on_all_ranks"] for case in found)
+
+
+def test_adam_and_sgd_are_fused_where_weights_are_whole(found: list[dict[str, Any]]) -> None:
+    fused = {case["name"]: case["fused"] for case in found if case["strategy"] == "allreduce"}
+    assert fused["wide"]
+    assert fused["conv_mixer"]
+    assert not fused["text_lstm"]
