@@ -11,6 +11,7 @@ prepared.py        decoded images in memory-mapped shards; preparing.py: making 
 opening.py         the prepared images of a run, opened on every rank
 class_table.py     classes, how many images each has, and what is to be said of that
 order.py           the split, and which image comes when on which rank
+noise.py           images of noise, for steps whose time alone counts
 image_weights.py   how much each training image counts in the loss
 augment.py         flips, crops, colours: the same on any rank
 batches.py         batches, read ahead by a thread

@@ -168,6 +168,7 @@ def _in_batch(record: StepProfile, batch: ProfiledBatch) -> Iterator[str]:
     if any(seconds > last for seconds in (batch.forward_seconds, *batch.gradient_ready_seconds)):
         yield f"{of} has its loss or a gradient after all gradients"
     for dense in batch.dense:
-        times = (dense.input_ready_seconds, dense.output_ready_seconds, dense.output_gradient_ready_seconds, last)
+        times = [dense.input_ready_seconds, dense.output_ready_seconds, batch.forward_seconds]
+        times += [dense.output_gradient_ready_seconds, batch.gradient_ready_seconds[dense.kernel]]
         if any(later < earlier for earlier, later in pairwise(times)):
             yield f"{of} has times of {dense.layer} in an impossible order"

@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -25,20 +25,26 @@ from horovod_flowers.model.freezing import freeze
 from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
 from horovod_flowers.model.registry import build_whole
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.choice import make_strategy
+from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.training.dropout_seeds import DropoutSeeds
 from horovod_flowers.training.initial_weights import start_from
 from horovod_flowers.training.model_file import model_source, refuse_other_file
 from horovod_flowers.training.optimizer import build_over
 from horovod_flowers.training.penalties import Penalties
-from horovod_flowers.training.recipe import recipe_of
+from horovod_flowers.training.recipe import Recipe, recipe_of
 from horovod_flowers.training.step import Evaluation, EvaluationPass, TrainingStep, Update
 from horovod_flowers.training.weight_average import WeightAverage
+
+Step = TypeVar("Step", bound=TrainingStep)
 
 
 class TrainingEngine:
     """Model, optimizer and strategy of one rank, and the steps that they compute."""
+
+    step_kind: type[TrainingStep] = TrainingStep
 
     def __init__(
         self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, strategy: str, precision: Precision
@@ -53,24 +59,11 @@ class TrainingEngine:
         HEARTBEAT.at("building the model", long=True)
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
-        classes = len(prepared.class_names)
-        built = build_whole(model_source(config), prepared.image_size, classes, config.model.options)
-        self.model, self.notes, self.compiled = built.model, list(built.notes), built.compiled is not None
-        refuse_other_file(config.model.name, ranks)
-        begins = not config.resume or config.replay_step is not None
-        if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
-            self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
-        if config.model.freeze is not None:
-            self.notes += freeze(self.model, config.model.freeze)
-        divides = ranks.size > 1 and strategy in DIVIDING_WEIGHTS
-        recipe = recipe_of(config, built, classes, self._image_weights is not None, divides)
-        self.notes += recipe.notes
+        recipe = self._build(strategy)
         undecayed = _among_trained(self.model, recipe.undecayed)
-        self.parameters = self.model.count_params()
-        move_relu_behind_pooling(self.model)
         size = 1 if strategy == INDEPENDENT else ranks.size
         penalties = Penalties(self.model, size, ranks.broadcast, prepared.image_size)
-        self.strategy = make_strategy(strategy, config, ranks, precision, self.model, prepared.image_size)
+        self.strategy = self._strategy_called(strategy)
         self.strategy.notes += penalties.notes
         self.state = ModelState(self.model, self.strategy)
         self.optimizer = recipe.optimizer
@@ -92,21 +85,48 @@ class TrainingEngine:
             decay = config.average_decay ** (update_batch / config.optimizer.base_batch)
             self.average = WeightAverage(self.strategy, self.state.statistics, decay)
             self.state.add_average(self.average.variables)
-        self.step = TrainingStep(
-            self.model,
-            self.optimizer,
-            self.strategy,
-            ranks.size,
-            precision,
-            average=self.average,
-            clipping=recipe.clipping,
-            penalties=penalties,
-            loss=recipe.loss,
-            metrics=recipe.metrics,
-        )
+        self._step_parts: dict[str, Any] = {
+            "average": self.average,
+            "clipping": recipe.clipping,
+            "penalties": penalties,
+            "loss": recipe.loss,
+            "metrics": recipe.metrics,
+        }
+        self.step = self.new_step(self.step_kind)
         self.metrics = recipe.metrics
         self.evaluate = EvaluationPass(self.model, ranks, recipe.loss.evaluated(), recipe.metrics)
         self._dropout = DropoutSeeds(self.model)
+
+    def _build(self, strategy: str) -> Recipe:
+        """Make the model, and what it is trained by. `strategy`: its name. Raises UserError."""
+        config, ranks, prepared = self.config, self.ranks, self.prepared
+        classes = len(prepared.class_names)
+        built = build_whole(model_source(config), prepared.image_size, classes, config.model.options)
+        self.model, self.notes, self.compiled = built.model, list(built.notes), built.compiled is not None
+        refuse_other_file(config.model.name, ranks)
+        begins = not config.resume or config.replay_step is not None
+        if config.model.weights is not None and ranks.rank == 0 and begins:  # the others get them from it
+            self.notes += start_from(self.model, Path(config.model.weights), prepared.class_names)
+        if config.model.freeze is not None:
+            self.notes += freeze(self.model, config.model.freeze)
+        divides = ranks.size > 1 and strategy in DIVIDING_WEIGHTS
+        recipe = recipe_of(config, built, classes, self._image_weights is not None, divides)
+        self.notes += recipe.notes
+        self.parameters = self.model.count_params()
+        move_relu_behind_pooling(self.model)
+        return recipe
+
+    def _strategy_called(self, name: str) -> Strategy:
+        """The strategy of that name, ready for the model. Raises UserError where it finds nothing to divide in it."""
+        return make_strategy(name, self.config, self.ranks, self.precision, self.model, self.prepared.image_size)
+
+    def new_step(self, kind: type[Step]) -> Step:
+        """A training step of this model, strategy and optimizer."""
+        return kind(self.model, self.optimizer, self.strategy, self.ranks.size, self.precision, **self._step_parts)
+
+    def communication_volume(self) -> list[CommunicationVolume] | None:
+        """What each rank sends in a step with one update, by formula; None where that is not known."""
+        return self.strategy.communication_volume(per_rank_batch(self.global_batch, self.ranks.size))
 
     def share(self, stored: Mapping[str, np.ndarray] | None) -> None:
         """Give every rank the same state: what rank 0 has `stored`, else the weights that the model was built with.

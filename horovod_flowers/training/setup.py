@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from horovod_flowers.config.choices import INDEPENDENT, Precision
 from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.data.order import Split, per_rank_batch
+from horovod_flowers.data.order import Split
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.model.registry import SAVED
@@ -84,7 +84,7 @@ def set_up(
         strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
     engine = TrainingEngine(config, ranks, prepared, images, strategy, precision)
     chosen = engine.strategy
-    volume = chosen.communication_volume(per_rank_batch(engine.global_batch, ranks.size))
+    volume = engine.communication_volume()
     parallelism = Parallelism(chosen.name, chosen.notes, trials, precision, volume)
     environment = gather_environment(ranks, cores, threads, engine.global_batch, parallelism)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
