@@ -14,13 +14,21 @@ from typing import get_args
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.collectives.timing import sizes, time_calls, time_reductions, timestamp_seconds
 from horovod_flowers.config.command_line import parse
+from horovod_flowers.emulation.gauge import CoreReading
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import collectives
 from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, write_collectives
-from horovod_flowers.runlog.environment import horovod_settings, versions, yields_when_idle
+from horovod_flowers.runlog.environment import (
+    emulation,
+    gather_core_gauge,
+    horovod_settings,
+    mpi_settings,
+    versions,
+    yields_when_idle,
+)
 from horovod_flowers.runlog.records import Operation
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
@@ -54,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(config: MicrobenchmarkConfig, ranks: Ranks, cores: Cores, threads: int) -> Collectives | None:
     """The record, on rank 0; None elsewhere. Every rank calls it."""
     started, messages = utc_now(), sizes(config.largest_mb)
+    emulated = emulation()
+    reading = None if emulated is None else CoreReading()
     measured = [
         MeasuredCalls(operation=name, bytes=size, seconds=time_calls(name, size, ranks, config.repetitions))
         for name in OPERATIONS
         for size in messages
     ]
+    gauge = None if reading is None else gather_core_gauge(ranks, reading.until_now())
     reduction_seconds = statistics.median(time_reductions(messages[-1], ranks, config.repetitions))
     timestamp = ranks.allreduce_max(timestamp_seconds())
     gathered = ranks.gather((cores.oversubscribed, os.uname().nodename, cpu_model()))
@@ -80,6 +91,9 @@ def measure(config: MicrobenchmarkConfig, ranks: Ranks, cores: Cores, threads: i
         measured=measured,
         reduction_bytes_per_second=messages[-1] / reduction_seconds,
         timestamp_seconds=timestamp,
+        mpi_settings=mpi_settings(),
+        emulated=emulated,
+        core_gauge=gauge,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.records import Operation, Seconds
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
@@ -49,6 +50,12 @@ class Collectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the result of adding up two fp32 arrays in memory: of the slowest rank while all do it, median over calls."""
     timestamp_seconds: Seconds
     """What one timestamp inside a step's graph costs."""
+    mpi_settings: dict[str, str] = {}
+    """As in a run's environment."""
+    emulated: Emulation | None = None
+    """What was emulated; null where all was real."""
+    core_gauge: CoreGauge | None = None
+    """Of an emulated measurement: whether its times are one."""
 
     def calls(self, operation: Operation) -> tuple[list[int], list[float]]:
         """Bytes and seconds of every timed call of an operation, as `cost_model.fit_collective` takes them."""

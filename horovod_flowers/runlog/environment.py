@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from horovod_flowers.config.emulated_network import emulated_network
+from horovod_flowers.emulation.gauge import RankGauge
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import horovod_features
 from horovod_flowers.runlog import records as runlog
+from horovod_flowers.runlog.emulated_step import EmulatedStep
+from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
 from horovod_flowers.runtime.machine import cpu_flags, cpu_model, own_command, utc_now
 
@@ -78,6 +83,8 @@ def gather_environment(
         started_utc=utc_now(),
         command=own_command(),
         communication_volume=parallelism.communication_volume,
+        mpi_settings=mpi_settings(),
+        emulated=emulation(),
     )
 
 
@@ -85,6 +92,43 @@ def horovod_settings() -> dict[str, str]:
     """Horovod's variables that are set; what is missing is its default."""
     names = [f"HOROVOD_{name}" for name in HOROVOD_SETTINGS]
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+MPI_SETTINGS = ("btl", "coll", "pml", "mtl", "mpi_yield_when_idle", "opal_event_include")
+"""How the names of Open MPI's parameters begin that are recorded."""
+_VARIABLE_OF_OPEN_MPI = "OMPI_MCA_"
+
+
+def mpi_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Open MPI's parameters of transports and collective calls that are set, in a rank; what is missing is its default.
+
+    mpirun hands on to its ranks what it was given by --mca.
+    """
+    given = {
+        name.removeprefix(_VARIABLE_OF_OPEN_MPI): value
+        for name, value in sorted(environment.items())
+        if name.startswith(_VARIABLE_OF_OPEN_MPI)
+    }
+    return {name: value for name, value in given.items() if name.startswith(MPI_SETTINGS)}
+
+
+def emulation(step: EmulatedStep | None = None) -> Emulation | None:
+    """What is emulated where this rank runs; None where nothing is. `step`: what it sleeps for instead of computing."""
+    network = emulated_network()
+    return None if network is None and step is None else Emulation(network=network, step=step)
+
+
+def gather_core_gauge(ranks: Ranks, own: RankGauge) -> CoreGauge | None:
+    """The ranks' gauges, on rank 0; None elsewhere. Every rank calls it."""
+    gathered = ranks.gather(own)
+    if gathered is None:
+        return None
+    return CoreGauge(
+        elapsed_seconds=[gauge.elapsed_seconds for gauge in gathered],
+        waited_seconds=[gauge.waited_seconds for gauge in gathered],
+        cpu_seconds=[gauge.cpu_seconds for gauge in gathered],
+        cores=len(frozenset[int]().union(*(gauge.cpus for gauge in gathered))),
+    )
 
 
 _YES_OF_OPEN_MPI = ("1", "true", "t", "yes", "enabled")

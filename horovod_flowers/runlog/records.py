@@ -17,6 +17,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.field_types import Count, Nanoseconds, Positive, Seconds, Share
 from horovod_flowers.runlog.training_progress import TrainingProgress
 
@@ -105,6 +106,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     validation_images: Count | None
     stopped_early: bool = False
     """Whether --early-stopping ended it before its last epoch."""
+    core_gauge: CoreGauge | None = None
+    """Of an emulated run, over its timed steps: whether its times are a measurement."""
 
     def ends(self, epochs: int) -> bool:
         """Whether nothing is left of a run of that many epochs."""
@@ -212,6 +215,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     communication_volume: list[CommunicationVolume] | None = None
     """Empty where nothing is sent. Null in older records, and where the model's own code decides how often and on what
     a divided layer works."""
+    mpi_settings: dict[str, str] = {}
+    """Open MPI's parameters of transports and collective calls that were set, without OMPI_MCA_; what is not there is
+    its own default."""
+    emulated: Emulation | None = None
+    """What was emulated; null where all was real."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

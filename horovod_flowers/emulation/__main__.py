@@ -1,0 +1,98 @@
+"""Run a command on a network of virtual nodes, which is made for it and goes with it.
+
+    python -m horovod_flowers.emulation --nodes 4 --mbit 200 -- COMMAND
+
+A study whose job file has a network starts its points so (`study --emulate`), COMMAND being an mpirun.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from horovod_flowers.config.command_line import parse
+from horovod_flowers.config.emulated_network import (
+    MOST_MBIT,
+    MOST_NODES,
+    MOST_RANKS_PER_NODE,
+    MOST_SHRINK,
+    EmulatedNetwork,
+)
+from horovod_flowers.config.options import check_limits, option
+from horovod_flowers.emulation.waiting import waiting_library
+from horovod_flowers.emulation.world import check_namespaces, check_programs, start
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import error_boundary
+
+
+@dataclass(frozen=True)
+class EmulationConfig:
+    """The network."""
+
+    nodes: int = option(2, "virtual nodes", at_least=1, at_most=MOST_NODES)
+    ranks_per_node: int = option(1, "ranks that there is room for on each", at_least=1, at_most=MOST_RANKS_PER_NODE)
+    mbit: float = option(
+        1000.0,
+        "megabits a second that the link of a node carries in each direction",
+        above=0,
+        at_most=MOST_MBIT,
+        limits=f"give a positive number up to {MOST_MBIT}",
+    )
+    shrink: float = option(
+        1.0,
+        "by how much links, and the tensors of what runs on them, are smaller than what they stand for",
+        at_least=1,
+        at_most=MOST_SHRINK,
+    )
+    mtu: int = option(9000, "largest packet in bytes", at_least=1280, at_most=9000)
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    def network(self) -> EmulatedNetwork:
+        """As ranks read it."""
+        return EmulatedNetwork(
+            nodes=self.nodes,
+            ranks_per_node=self.ranks_per_node,
+            mbit=self.mbit,
+            shrink=self.shrink,
+            mtu=self.mtu,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m horovod_flowers.emulation`: ends with the status of the command."""
+    with error_boundary("horovod_flowers.emulation"):
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        split = words.index("--") if "--" in words else len(words)
+        config = parse(EmulationConfig, "horovod_flowers.emulation", __doc__, words[:split])
+        command = words[split + 1 :]
+        if not command:
+            raise UserError("no command is given: add it behind --, such as -- mpirun -np 4 python my_script.py")
+        network = config.network()
+        check_programs()
+        check_namespaces()
+        raise SystemExit(run_on(network, command))
+
+
+def run_on(network: EmulatedNetwork, command: Sequence[str]) -> int:
+    """Run a command on a new network; its status as a shell tells it."""
+    library = waiting_library()
+    print(f"emulation: {network}; waiting ranks sleep ({library})", file=sys.stderr, flush=True)
+    given = msgspec.json.encode(network).decode()
+    first = [sys.executable, "-m", "horovod_flowers.emulation.first_process", given, str(library), *command]
+    process = start(first, os.environ)
+    with contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        # A terminal's Ctrl-C reaches the command, too, which ends by it.
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    main()

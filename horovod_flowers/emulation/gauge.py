@@ -1,0 +1,61 @@
+"""Reads what the gauge of an emulated run is made from: how long this rank's threads waited for a core and had one.
+
+Linux counts the waiting of each thread: the second number of /proc/self/task/TID/schedstat, in nanoseconds
+(Documentation/scheduler/sched-stats of the kernel).
+"""
+
+import contextlib
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from horovod_flowers.runtime.errors import UserError
+
+_THREADS = Path("/proc/self/task")
+
+
+@dataclass(frozen=True)
+class RankGauge:
+    """Of one rank, over a span of time."""
+
+    elapsed_seconds: float
+    waited_seconds: float
+    """All threads together, for those that were there at the end."""
+    cpu_seconds: float
+    cpus: frozenset[int]
+    """That the rank may run on."""
+
+
+class CoreReading:
+    """The counters at the start of a span of time; made there."""
+
+    def __init__(self) -> None:
+        """Raises UserError where this kernel does not count."""
+        self._waited = _waited_by_thread()
+        if not self._waited:
+            raise UserError(
+                "this kernel does not tell how long threads wait for a core (/proc/self/task/*/schedstat), without "
+                "which no emulated time can be trusted: emulate on another machine"
+            )
+        self._cpu, self._started = _cpu_seconds(), time.monotonic()
+
+    def until_now(self) -> RankGauge:
+        """What has come to it since."""
+        elapsed, cpu = time.monotonic() - self._started, _cpu_seconds() - self._cpu
+        waited = sum(now - self._waited.get(thread, 0) for thread, now in _waited_by_thread().items())
+        return RankGauge(elapsed, max(0, waited) / 1e9, cpu, frozenset(os.sched_getaffinity(0)))
+
+
+def _waited_by_thread() -> dict[str, int]:
+    found = {}
+    for thread in os.listdir(_THREADS):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
+            found[thread] = int((_THREADS / thread / "schedstat").read_text(encoding="ascii").split()[1])
+    return found
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

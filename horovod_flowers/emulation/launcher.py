@@ -1,0 +1,53 @@
+"""mpirun on virtual nodes: the network is made for the job, and its command stands around mpirun's."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from horovod_flowers.config.emulated_network import EmulatedNetwork
+from horovod_flowers.emulation.network import ADDRESSES, names_of_nodes
+from horovod_flowers.emulation.remote_start import AGENT, SHARED_MEMORY
+from horovod_flowers.launch.launchers import Mpirun, Slots
+
+SETTINGS = {
+    "plm": "rsh",
+    "plm_rsh_agent": str(AGENT),
+    "plm_rsh_no_tree_spawn": "1",
+    "oob_tcp_if_include": ADDRESSES,
+    "btl_tcp_if_include": ADDRESSES,
+    "pml": "ob1",
+    "btl": "self,vader,tcp",
+    "orte_tmpdir_base": str(SHARED_MEMORY),
+    # The three by which a waiting rank sleeps (waiting.c).
+    "mpi_yield_when_idle": "1",
+    "opal_event_include": "epoll",
+    "btl_tcp_progress_thread": "0",
+}
+"""Of Open MPI: how it reaches the nodes; TCP between them, and shared memory within one."""
+
+
+@dataclass(frozen=True)
+class VirtualNodes(Mpirun):
+    """mpirun inside of the emulation's command."""
+
+    network: EmulatedNetwork = field(kw_only=True)
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """The emulation's command, behind which mpirun's stands."""
+        around = [sys.executable, "-m", "horovod_flowers.emulation", *emulation_options(self.network), "--"]
+        settings = [word for name, value in SETTINGS.items() for word in ("--mca", name, value)]
+        return [*around, *super().start_words(ranks, environment), *settings]
+
+
+def on_virtual_nodes(network: EmulatedNetwork, options: tuple[str, ...] = ()) -> VirtualNodes:
+    """The launcher for a network. `options`: words for mpirun behind ours."""
+    nodes = tuple((name, network.ranks_per_node) for name in names_of_nodes(network.nodes))
+    return VirtualNodes(Slots(nodes, "hosts"), False, options, network=network)
+
+
+def emulation_options(network: EmulatedNetwork) -> list[str]:
+    """Of `python -m horovod_flowers.emulation`, those that are not as by default."""
+    words = ["--nodes", str(network.nodes), "--ranks-per-node", str(network.ranks_per_node)]
+    words += ["--mbit", f"{network.mbit:g}"]
+    words += ["--shrink", f"{network.shrink:g}"] if network.shrink != 1 else []
+    return words + (["--mtu", str(network.mtu)] if network.mtu != 9000 else [])
