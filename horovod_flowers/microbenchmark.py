@@ -63,9 +63,13 @@ def measure(config: MicrobenchmarkConfig, ranks: Ranks, cores: Cores, threads: i
     """The record, on rank 0; None elsewhere. Every rank calls it."""
     started, messages = utc_now(), sizes(config.largest_mb)
     emulated = emulation()
+    network = None if emulated is None else emulated.network
+    shrink = 1.0 if network is None else network.shrink  # the record says what the messages stand for
     reading = None if emulated is None else CoreReading()
     measured = [
-        MeasuredCalls(operation=name, bytes=size, seconds=time_calls(name, size, ranks, config.repetitions))
+        MeasuredCalls(
+            operation=name, bytes=round(size * shrink), seconds=time_calls(name, size, ranks, config.repetitions)
+        )
         for name in OPERATIONS
         for size in messages
     ]

@@ -26,13 +26,21 @@ class RankGauge:
     cpu_seconds: float
     cpus: frozenset[int]
     """That the rank may run on."""
+    has_precedence: bool
+    """Whether it took a core from other processes when it woke."""
 
 
 class CoreReading:
-    """The counters at the start of a span of time; made there."""
+    """The counters at the start of a span of time; made there.
+
+    Until the span ends the rank's threads come before all other processes (SCHED_RR, man 7 sched) where this user may
+    have that, as root may: they sleep nearly all of the time, and a core that they get at once is what a rank on a node
+    of its own has.
+    """
 
     def __init__(self) -> None:
         """Raises UserError where this kernel does not count."""
+        self._has_precedence = _schedule(os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         self._waited = _waited_by_thread()
         if not self._waited:
             raise UserError(
@@ -45,7 +53,21 @@ class CoreReading:
         """What has come to it since."""
         elapsed, cpu = time.monotonic() - self._started, _cpu_seconds() - self._cpu
         waited = sum(now - self._waited.get(thread, 0) for thread, now in _waited_by_thread().items())
-        return RankGauge(elapsed, max(0, waited) / 1e9, cpu, frozenset(os.sched_getaffinity(0)))
+        if self._has_precedence:
+            _schedule(os.SCHED_OTHER, os.sched_param(0))
+        cpus = frozenset(os.sched_getaffinity(0))
+        return RankGauge(elapsed, max(0, waited) / 1e9, cpu, cpus, self._has_precedence)
+
+
+def _schedule(policy: int, parameters: os.sched_param) -> bool:
+    """Set how all threads of this process get cores; whether that is allowed."""
+    try:
+        for thread in os.listdir(_THREADS):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setscheduler(int(thread), policy, parameters)
+    except OSError:
+        return False
+    return True
 
 
 def _waited_by_thread() -> dict[str, int]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.emulation.network import ADDRESSES, names_of_nodes
 from horovod_flowers.emulation.remote_start import AGENT, SHARED_MEMORY
-from horovod_flowers.launch.launchers import Mpirun, Slots
+from horovod_flowers.emulation.waiting import waiting_library
+from horovod_flowers.emulation.world import check_namespaces, check_programs
+from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
+from horovod_flowers.runtime.errors import UserError
 
 SETTINGS = {
     "plm": "rsh",
@@ -32,6 +35,14 @@ class VirtualNodes(Mpirun):
 
     network: EmulatedNetwork = field(kw_only=True)
 
+    def check(self, ranks: int) -> None:
+        """Refuse more ranks than there is room for (UserError)."""
+        if not self.fits(ranks):
+            raise UserError(
+                f"{ranks} ranks do not fit on the network of {self.network.nodes} nodes with room for "
+                f"{self.network.ranks_per_node} each: raise nodes or ranks_per_node, or start fewer ranks"
+            )
+
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """The emulation's command, behind which mpirun's stands."""
         around = [sys.executable, "-m", "horovod_flowers.emulation", *emulation_options(self.network), "--"]
@@ -43,6 +54,14 @@ def on_virtual_nodes(network: EmulatedNetwork, options: tuple[str, ...] = ()) ->
     """The launcher for a network. `options`: words for mpirun behind ours."""
     nodes = tuple((name, network.ranks_per_node) for name in names_of_nodes(network.nodes))
     return VirtualNodes(Slots(nodes, "hosts"), False, options, network=network)
+
+
+def check_can_emulate() -> None:
+    """Refuse a machine that lacks what emulation needs (UserError); builds what lets waiting ranks sleep."""
+    check_programs()
+    check_namespaces()
+    find_program(VirtualNodes.name)
+    waiting_library()
 
 
 def emulation_options(network: EmulatedNetwork) -> list[str]:

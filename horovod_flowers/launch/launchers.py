@@ -197,14 +197,19 @@ def choose_launcher(
     if name not in LAUNCHERS:
         raise UserError(f"FLOWERS_LAUNCHER is {name!r}: allowed is one of {', '.join(LAUNCHERS)}")
     slots = find_slots(hosts or environment.get("FLOWERS_HOSTS"), environment)
-    given = environment.get("FLOWERS_LAUNCHER_OPTIONS", "")
-    try:
-        options = tuple(shlex.split(given))
-    except ValueError as error:
-        raise UserError(f"FLOWERS_LAUNCHER_OPTIONS is {given!r} ({error}): quote its words as for a shell") from error
-    launcher = LAUNCHERS[name](slots, oversubscribe or oversubscription_asked_for(environment), options)
+    shared = oversubscribe or oversubscription_asked_for(environment)
+    launcher = LAUNCHERS[name](slots, shared, launcher_options(environment))
     launcher.check_allocation()
     return launcher
+
+
+def launcher_options(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The user's own words for the launcher, from FLOWERS_LAUNCHER_OPTIONS. Raises UserError."""
+    given = environment.get("FLOWERS_LAUNCHER_OPTIONS", "")
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise UserError(f"FLOWERS_LAUNCHER_OPTIONS is {given!r} ({error}): quote its words as for a shell") from error
 
 
 def oversubscription_asked_for(environment: Mapping[str, str]) -> bool:

@@ -34,6 +34,8 @@ class CoreGauge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cpu_seconds: list[Seconds]
     cores: Positive
     """Logical CPUs that the ranks could use, all together."""
+    precedence: bool
+    """Whether the ranks took cores from other processes when they woke, as root may; else those were in the way."""
 
     @property
     def waiting(self) -> float:

@@ -128,6 +128,7 @@ def gather_core_gauge(ranks: Ranks, own: RankGauge) -> CoreGauge | None:
         waited_seconds=[gauge.waited_seconds for gauge in gathered],
         cpu_seconds=[gauge.cpu_seconds for gauge in gathered],
         cores=len(frozenset[int]().union(*(gauge.cpus for gauge in gathered))),
+        precedence=all(gauge.has_precedence for gauge in gathered),
     )
 
 

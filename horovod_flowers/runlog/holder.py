@@ -1,17 +1,15 @@
 """Who holds a run: what stands in its lock file, and whether that process still works on it."""
 
-import contextlib
 import errno
 import os
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from horovod_flowers.runtime.errors import harmless
-from horovod_flowers.runtime.machine import machine_id, utc_now
+from horovod_flowers.runtime.machine import own_process, process_numbers, process_start, utc_now
 
 BEAT_SECONDS = 10.0
 """Between two signs of life."""
@@ -66,14 +64,15 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 def this_process(command: str, environment: Mapping[str, str] = os.environ) -> Holder:
     """This process as a holder, with a new token."""
     job, attempt = _scheduler_job(environment)
+    pid, start, numbers = own_process()
     address, port = (environment.get(f"HOROVOD_GLOO_RENDEZVOUS_{name}") for name in ("ADDR", "PORT"))
     return Holder(
         token=secrets.token_hex(8),
         command=command,
         host=os.uname().nodename,
-        pid=os.getpid(),
-        process_start=_process_start(os.getpid())[0],
-        kernel=_kernel(),
+        pid=pid,
+        process_start=start,
+        kernel=numbers,
         since_utc=utc_now(),
         job=job,
         attempt=attempt,
@@ -96,13 +95,13 @@ class Found(NamedTuple):
         A process of this kernel is looked at: it is dead or alive at once, however long it was silent. Any other, and
         one that cannot be looked at, is judged by its signs of life.
         """
-        alive = None if self.holder is None or self.holder.kernel != _kernel() else _is_alive(self.holder)
+        alive = None if self.holder is None or self.holder.kernel != process_numbers() else _is_alive(self.holder)
         return self.silent_seconds > STALE_SECONDS if alive is None else not alive
 
     @property
     def shares_cores(self) -> bool:
         """Whether it is known to work on the machine that this process is on."""
-        return self.holder is not None and self.holder.kernel == _kernel()
+        return self.holder is not None and self.holder.kernel == process_numbers()
 
     @property
     def words(self) -> str:
@@ -126,17 +125,9 @@ def _scheduler_job(environment: Mapping[str, str]) -> tuple[str | None, int | No
     return None, None
 
 
-def _kernel() -> str:
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = "unknown"
-    return f"{machine_id()} {namespace}"
-
-
 def _is_alive(holder: Holder) -> bool | None:
     """Whether a process of this kernel is the holder and has not ended; None where that cannot be seen."""
-    start, state = _process_start(holder.pid)
+    start, state = process_start(holder.pid)
     if start is not None and holder.process_start is not None:
         return start == holder.process_start and state not in ("Z", "X")  # a zombie does nothing any more
     try:
@@ -146,15 +137,6 @@ def _is_alive(holder: Holder) -> bool | None:
     except (PermissionError, OverflowError):
         pass
     return None  # /proc hides the processes of others: it may be another one of the same number
-
-
-def _process_start(pid: int) -> tuple[int | None, str]:
-    """Fields 22 (starttime, in clock ticks) and 3 (state) of /proc/PID/stat (man 5 proc)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # The name in brackets may hold anything, brackets too.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return int(fields[19]), fields[0]
-    return None, ""
 
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL)

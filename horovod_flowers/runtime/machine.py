@@ -1,6 +1,8 @@
 """What this process and its machine are: command line, time of day, CPU."""
 
+import contextlib
 import datetime
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +24,39 @@ def core_of(cpu: int) -> tuple[int, ...]:
 def machine_id() -> str:
     """The same for all processes under one Linux kernel, however many nodes or containers it is divided into."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def process_start(pid: int) -> tuple[int | None, str]:
+    """Fields 22 (starttime, in clock ticks) and 3 (state) of /proc/PID/stat (man 5 proc)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name in brackets may hold anything, brackets too.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[19]), fields[0]
+    return None, ""
+
+
+def process_numbers() -> str:
+    """The same for processes that know each other by their numbers: boot id, and namespace of process numbers."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = "unknown"
+    return f"{machine_id()} {namespace}"
+
+
+STANDS_FOR_VARIABLE = "FLOWERS_JOB_PROCESS"
+
+
+def own_process() -> tuple[int, int | None, str]:
+    """Number, start and kind of numbers by which others know this process, or the job that dies with it.
+
+    The processes of an emulated job have numbers of their own, which say nothing outside: the job's first one outside
+    stands for each.
+    """
+    with contextlib.suppress(KeyError, ValueError):
+        pid, start, numbers = os.environ[STANDS_FOR_VARIABLE].split(" ", 2)
+        return int(pid), int(start), numbers
+    return os.getpid(), process_start(os.getpid())[0], process_numbers()
 
 
 def cpu_flags() -> frozenset[str]:

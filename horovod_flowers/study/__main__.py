@@ -3,11 +3,13 @@
     python -m horovod_flowers.study jobs/strong.yaml --dry-run           every command, without running it
     python -m horovod_flowers.study jobs/strong.yaml jobs/weak.yaml
     python -m horovod_flowers.study jobs/strong.yaml --ranks 1,2 -- --data.source tf_flowers
+    python -m horovod_flowers.study jobs/emulated.yaml --emulate         on virtual nodes of this machine
 
 Words behind -- are options of train, for every point. A point that fails is recorded and the next one is run; started
 again, the study runs what is missing.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -21,8 +23,9 @@ import msgspec
 
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import check_limits, option, positional, rank_counts
+from horovod_flowers.emulation.launcher import VirtualNodes, check_can_emulate, on_virtual_nodes
 from horovod_flowers.launch.job import Ending, run_job
-from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher
+from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher, launcher_options
 from horovod_flowers.runlog.run_hold import holder_of
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, held_points, scheduler_job
 from horovod_flowers.runtime.console import say
@@ -51,6 +54,9 @@ class StudyConfig:
     repetitions: int | None = option(None, "runs of each combination, instead of the job files'", at_least=1)
     runs_dir: str = option("runs", "folder that holds the runs")
     preflight: bool = option(True, "run the preflight first, at the largest number of ranks (--no-preflight)")
+    emulate: bool = option(
+        False, "run the points on the virtual network that the job file describes, on this machine (docs/emulation.md)"
+    )
     launcher: LauncherChoice = option("auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)")
     hosts: str | None = option(
         None,
@@ -62,6 +68,11 @@ class StudyConfig:
         if self.ranks is not None:
             rank_counts(self.ranks)
         check_limits(self)
+        if self.emulate and (self.hosts is not None or self.launcher not in ("auto", VirtualNodes.name)):
+            given = f"launcher is {self.launcher}" if self.hosts is None else "hosts are given"
+            raise UserError(
+                f"emulate and {given}: virtual nodes are of this machine, and mpirun starts their ranks: leave out one"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,21 +87,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for number, point in enumerate(points):
                 print(f"{number}\t{point.ranks}\t{point.name}\t{state_of(point, runs_dir)}")
             return
-        launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
+        launchers = Launchers(config)
         missing = [point for point in chosen(points, config.point) if state_of(point, runs_dir) != "finished"]
         if config.fit:
-            missing = fitting(missing, launcher)
+            missing = fitting(missing, launchers)
+        preflight = config.preflight and not config.emulate  # which judges real links, and cores that are not shared
         if config.dry_run:
-            print_commands(missing, launcher, config.preflight)
+            print_commands(missing, launchers, preflight)
             return
         for point in missing:
-            launcher.check(point.ranks)
+            launchers.of(point).check(point.ranks)
         say(f"study: {len(points)} points, {len(missing)} to run")
         if missing:
             writable_folder(runs_dir, "choose another folder with --runs-dir")
-            if config.preflight:
-                look_first(missing, launcher)
-            run_points(missing, launcher, runs_dir)
+            if config.emulate:
+                check_can_emulate()
+            if preflight:
+                look_first(missing, launchers)
+            run_points(missing, launchers, runs_dir)
 
 
 def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]:
@@ -98,6 +112,13 @@ def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]
     points, order_seed = list[Point](), 0
     for file in config.files:
         study = read_study(Path(file))
+        if config.emulate != (study.network is not None):
+            raise UserError(
+                f"job file {file} has a network, which is emulated: add --emulate, or leave it out to run on real nodes"
+                if study.network is not None
+                else f"emulate is given, and job file {file} has no network: add one, such as "
+                "'network: {nodes: 4, mbit: 200}'"
+            )
         if config.ranks is not None:
             study = msgspec.structs.replace(study, ranks=tuple(rank_counts(config.ranks)))
         if config.repetitions is not None:
@@ -119,12 +140,28 @@ def chosen(points: Sequence[Point], number: int | None) -> list[Point]:
     return [points[number]]
 
 
-def fitting(points: Sequence[Point], launcher: Launcher) -> list[Point]:
+class Launchers:
+    """What starts each point: the launcher of the options, or of its virtual nodes."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        """Raises UserError where there is no such launcher here."""
+        self._chosen = None if config.emulate else choose_launcher(config.launcher, config.hosts, config.oversubscribe)
+
+    def of(self, point: Point) -> Launcher:
+        """That of a point."""
+        if self._chosen is not None:
+            return self._chosen
+        assert point.network is not None
+        return on_virtual_nodes(point.network, launcher_options(os.environ))
+
+
+def fitting(points: Sequence[Point], launchers: Launchers) -> list[Point]:
     """The points that there is room for; says how many are left out."""
-    fit = [point for point in points if launcher.fits(point.ranks)]
+    fit = [point for point in points if launchers.of(point).fits(point.ranks)]
     if len(fit) < len(points):
+        most = max(launchers.of(point).slots.total for point in points)
         print(
-            f"study: {len(points) - len(fit)} points left out, of more than the {launcher.slots.total} ranks that fit",
+            f"study: {len(points) - len(fit)} points left out, of more than the {most} ranks that fit",
             file=sys.stderr,
             flush=True,
         )
@@ -144,9 +181,9 @@ def state_of(point: Point, runs_dir: Path) -> str:
     return "unfinished" if point.begun(runs_dir) else "missing"
 
 
-def command_of(point: Point, launcher: Launcher) -> list[str]:
+def command_of(point: Point, launchers: Launchers) -> list[str]:
     """The command that runs a point."""
-    return launcher.command(point.ranks, point.command_words())
+    return launchers.of(point).command(point.ranks, point.command_words())
 
 
 def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
@@ -157,17 +194,17 @@ def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
     return launcher.command(most.ranks, words)
 
 
-def print_commands(points: Sequence[Point], launcher: Launcher, preflight: bool) -> None:
+def print_commands(points: Sequence[Point], launchers: Launchers, preflight: bool) -> None:
     """What would be run, each as a line for a shell."""
     if points and preflight:
-        print(shlex.join(preflight_command(points, launcher)))
+        print(shlex.join(preflight_command(points, launchers.of(points[0]))))
     for point in points:
-        print(shlex.join(command_of(point, launcher)))
+        print(shlex.join(command_of(point, launchers)))
 
 
-def look_first(points: Sequence[Point], launcher: Launcher) -> None:
+def look_first(points: Sequence[Point], launchers: Launchers) -> None:
     """Run the preflight; end with its status where it finds a problem, or is asked to stop."""
-    ending = run_job(preflight_command(points, launcher), ranks_end_together=True)
+    ending = run_job(preflight_command(points, launchers.of(points[0])), ranks_end_together=True)
     if ending.asked_to_stop:
         raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
     if ending.status != 0:
@@ -177,7 +214,7 @@ def look_first(points: Sequence[Point], launcher: Launcher) -> None:
         raise SystemExit(ending.exit_status)
 
 
-def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> None:
+def run_points(points: Sequence[Point], launchers: Launchers, runs_dir: Path) -> None:
     """Run the points one after the other.
 
     Raises Stopped where a signal asked for it, SystemExit(1) at the end where points failed.
@@ -189,7 +226,7 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
             say(f"{label}: is finished by now")
             outcomes["finished"] += 1
             continue
-        outcome = run_point(point, launcher, runs_dir, label)
+        outcome = run_point(point, launchers, runs_dir, label)
         outcomes[outcome] += 1
         if outcome == "stopped":
             raise Stopped(
@@ -206,7 +243,7 @@ def run_points(points: Sequence[Point], launcher: Launcher, runs_dir: Path) -> N
 Outcome: TypeAlias = Literal["finished", "failed", "stopped", "running elsewhere"]
 
 
-def run_point(point: Point, launcher: Launcher, runs_dir: Path, label: str) -> Outcome:
+def run_point(point: Point, launchers: Launchers, runs_dir: Path, label: str) -> Outcome:
     """Run one point and record what became of it."""
     files = PointFiles(runs_dir, point.name)
     with files.locked_log() as log:
@@ -216,7 +253,7 @@ def run_point(point: Point, launcher: Launcher, runs_dir: Path, label: str) -> O
         point.prepare(runs_dir)
         say(f"{label}: started")
         started, utc = time.monotonic(), utc_now()
-        command = command_of(point, launcher)
+        command = command_of(point, launchers)
         ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds, ranks_end_together=True)
         seconds = time.monotonic() - started
         outcome, reason = judged(ending, point, files, runs_dir)

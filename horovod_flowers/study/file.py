@@ -7,6 +7,7 @@ import msgspec
 import yaml
 
 from horovod_flowers.config.choices import PrecisionChoice, StrategyChoice
+from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.config.options import MOST_RANKS, MOST_THREADS
 from horovod_flowers.config.yaml_file import load_yaml
 from horovod_flowers.runtime.errors import UserError
@@ -41,6 +42,8 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """After which a point is ended, and counts as failed."""
     collectives: bool = False
     """Measure collective calls too: once a repetition for each number of ranks above one."""
+    network: EmulatedNetwork | None = None
+    """Virtual nodes on this machine that the points are run on (study --emulate)."""
     options: dict[str, Any] = {}
     """Of `python -m horovod_flowers.train`, as its --print-config shows them."""
     command: str | SomeWords | None = None
@@ -66,6 +69,8 @@ def read_study(path: Path) -> StudyFile:
     try:
         return msgspec.convert(document, StudyFile)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half of a character
+        kind, where = (StudyFile, "") if "$.network" not in str(error) else (EmulatedNetwork, " in network")
+        as_in = "as in jobs/strong.yaml" if kind is StudyFile else "such as {nodes: 8, ranks_per_node: 2, mbit: 200}"
         raise UserError(
-            f"job file {path}: {error}: allowed are {', '.join(StudyFile.__struct_fields__)}, as in jobs/strong.yaml"
+            f"job file {path}: {error}: allowed{where} are {', '.join(kind.__struct_fields__)}, {as_in}"
         ) from error

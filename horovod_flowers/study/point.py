@@ -3,17 +3,19 @@
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.config.command_line import build, flags, start_of
+from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import NOTHING, RunConfig
 from horovod_flowers.config.script import is_script
 from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.emulation import Emulation
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -21,6 +23,8 @@ from horovod_flowers.runtime.errors import UserError
 
 TIMED_CALLS = 7
 """Of each size in a point: with the repetitions of the study there are more, and a point stays short."""
+MBIT_OF_A_MEGABYTE = 12
+"""Megabits a second of an emulated link for each megabyte of the largest message: an allreduce sends each bit twice."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Point(ABC):
     ranks: int
     repetition: int
     timeout_seconds: float
+    network: EmulatedNetwork | None = field(default=None, kw_only=True)
+    """Virtual nodes that it is run on; None: the launcher's."""
 
     @abstractmethod
     def command_words(self) -> list[str]:
@@ -116,9 +122,20 @@ class TrainingPoint(OwnPoint):
         # Of a run whose model is not compiled they are null.
         now["model.overrides"] = None if was["model.overrides"] is None else now["model.overrides"] or NOTHING
         compared = ((name, was[name], now[name]) for name in now if name not in where)
-        size = read_json(folder.environment, Environment).world_size
-        refuse_other(f"run {folder.path}", [("ranks", size, self.ranks), *compared])
-        return True
+        found = read_json(folder.environment, Environment)
+        refuse_other(f"run {folder.path}", [("ranks", found.world_size, self.ranks), *compared])
+        refuse_other_network(f"run {folder.path}", found.emulated, self.network)
+        return _problem(folder) is None
+
+    def prepare(self, runs_dir: Path) -> None:
+        """Let a run be begun anew whose times are no measurement."""
+        folder = RunFolder(runs_dir / self.name)
+        if folder.result.exists() and _problem(folder) is not None:
+            folder.result.unlink()  # an emulated run has no checkpoint that it could go on from
+
+    def conclude(self, runs_dir: Path) -> str | None:
+        """Judge an emulated run by its gauge."""
+        return no_measurement(_problem(RunFolder(runs_dir / self.name)))
 
 
 class CollectivesPoint(OwnPoint):
@@ -131,9 +148,10 @@ class CollectivesPoint(OwnPoint):
         output = collectives_file(Path(self.config.runs_dir), self.name)
         return MicrobenchmarkConfig(
             output=str(output),
+            largest_mb=largest_message_mb(self.network),
             repetitions=TIMED_CALLS,
             threads=self.config.threads,
-            bind=self.config.bind,
+            bind=self.config.bind if self.network is None else "none",  # virtual nodes share the machine's cores
             horovod=self.config.horovod,
         )
 
@@ -151,7 +169,35 @@ class CollectivesPoint(OwnPoint):
         threads = self.config.threads or record.threads  # 0 leaves them to the machine
         differences = [("ranks", record.world_size, self.ranks), ("threads", record.threads, threads)]
         refuse_other(f"record {path}", differences)
-        return True
+        refuse_other_network(f"record {path}", record.emulated, self.network)
+        return record.core_gauge is None or record.core_gauge.problem is None
+
+    def conclude(self, runs_dir: Path) -> str | None:
+        """Judge an emulated measurement by its gauge."""
+        gauge = read_collectives(collectives_file(runs_dir, self.name)).core_gauge
+        return None if gauge is None else no_measurement(gauge.problem)
+
+
+def _problem(folder: RunFolder) -> str | None:
+    gauge = read_json(folder.result, Result).core_gauge
+    return None if gauge is None else gauge.problem
+
+
+def no_measurement(problem: str | None) -> str | None:
+    """Why a point has failed whose gauge has found a problem."""
+    return None if problem is None else f"its times are no measurement: {problem}"
+
+
+def refuse_other_network(what: str, emulated: Emulation | None, network: EmulatedNetwork | None) -> None:
+    """Raise UserError where a finished run, or a record, is of another network than the point."""
+    was = None if emulated is None else emulated.network
+    refuse_other(what, [("network", was or "that is real", network or "that is real")] if was != network else [])
+
+
+def largest_message_mb(network: EmulatedNetwork | None) -> int:
+    """That is measured: on a slow link less than usually, so that its allreduce takes a second or two."""
+    usual = MicrobenchmarkConfig().largest_mb
+    return usual if network is None else max(1, min(usual, round(network.virtual_mbit / MBIT_OF_A_MEGABYTE)))
 
 
 def option_words(options: Any) -> list[str]:

@@ -26,6 +26,11 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
 
     more_options: words of the command line that override the file's options. Raises UserError.
     """
+    if study.command is not None and study.network is not None:
+        raise UserError(
+            f"job file {path}: both network and command are given: a script of one's own computes, for which the cores "
+            "of one machine are too few; emulation is for train, so leave out one of them"
+        )
     if study.command is not None:
         if more_options:
             raise UserError(
@@ -61,10 +66,12 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
                 given = given_options(RunConfig, [*flags(options), *more_options])
             config = with_overrides(config, given)
             _refuse_overridden(study, own, config)
-            points.append(TrainingPoint(name, ranks, number, timeout, config))
+            points.append(TrainingPoint(name, ranks, number, timeout, config, network=study.network))
         if study.collectives and not alone:
             names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
-            points += [CollectivesPoint(name, ranks, number, timeout, config) for number, name in names]
+            points += [
+                CollectivesPoint(name, ranks, number, timeout, config, network=study.network) for number, name in names
+            ]
     return points
 
 
