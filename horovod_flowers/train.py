@@ -24,6 +24,7 @@ from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import GoneError, JobError, StorageError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.checks_before_mpi import check_before_mpi, check_launcher
+from horovod_flowers.training.emulation import INTER_OP_THREADS, emulation_of, network_shrink
 from horovod_flowers.training.resume import has_ended, read_config, read_trained_on
 from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, start_horovod_if_needed, with_name
 
@@ -53,14 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if ranks.broadcast(ranks.rank == 0 and is_complete(config, ranks.rank)):
             return
         watch.begin(ranks, Path(config.runs_dir) / f".stall-{config.name}", config.stall_seconds)
-        prepared, images = open_data(config, ranks, read_trained_on(config) if ranks.rank == 0 else None)
+        emulation = ranks.broadcast(emulation_of(config, ranks.size, network_shrink()) if ranks.rank == 0 else None)
+        if emulation is not None:
+            prepared, images = emulation.images(config, ranks.size)
+        else:
+            prepared, images = open_data(config, ranks, read_trained_on(config) if ranks.rank == 0 else None)
         cores = take_cores(ranks, config.bind, config.threads)
         # The same everywhere: a rank with more of them would only wait for the others.
         threads = config.threads or ranks.allreduce_min(cores.physical)
-        gpu = start_tensorflow(ranks, threads)
-        precision = agree_on_precision(config, ranks, gpu)
-        ranks = start_horovod_if_needed(config, ranks)
-        trainer, environment = set_up(config, ranks, prepared, images, cores, threads, precision, request)
+        if emulation is not None:  # ranks that sleep need no cores, but threads to sleep in
+            start_tensorflow(ranks, 1, INTER_OP_THREADS)
+            threads, precision = emulation.profile.threads, emulation.precision
+        else:
+            precision = agree_on_precision(config, ranks, start_tensorflow(ranks, threads))
+        ranks = start_horovod_if_needed(config, ranks, 1.0 if emulation is None else emulation.shrink)
+        trainer, environment = set_up(
+            config, ranks, prepared, images, cores, threads, precision, request, emulation=emulation
+        )
         if config.replay_step is not None:
             from horovod_flowers.training.replay import replay
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from horovod_flowers.config.choices import DIVIDING_WEIGHTS, INDEPENDENT, PrecisionChoice, StrategyChoice
 from horovod_flowers.config.data import DataConfig
+from horovod_flowers.config.emulate import EmulateConfig, check_emulated
 from horovod_flowers.config.keras_arguments import OF_WHOLE_WEIGHTS
 from horovod_flowers.config.losses import CROSSENTROPY, check_loss, loss_called
 from horovod_flowers.config.optimizer import OptimizerConfig
@@ -22,6 +23,7 @@ from horovod_flowers.config.options import (
     check_strategy,
     flag_of,
     option,
+    options_of,
 )
 from horovod_flowers.runtime.errors import UserError
 
@@ -326,6 +328,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     horovod: HorovodConfig = field(default_factory=HorovodConfig)
+    emulate: EmulateConfig = field(default_factory=EmulateConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not RUN_NAME.fullmatch(self.name):
@@ -338,6 +341,8 @@ class RunConfig:
                 "give --global-batch for strong scaling or --per-rank-batch for weak scaling, not both"
             )
         check_limits(self)
+        if self.emulate.profile is not None:
+            self._refuse_unless_emulated()
         object.__setattr__(self, "loss", loss_called(self.loss))  # two names for one would tell runs apart
         check_loss(self.loss, self.loss_options, self.label_smoothing)
         for name in ("resume", "resume_or_start"):
@@ -349,6 +354,13 @@ class RunConfig:
         if self.replay_step is not None and not (self.resume and self.replay_step >= 0):
             raise UserError(f"replay_step is {self.replay_step}: give a step from 0 on, with --resume --name RUN")
         self._check_strategy()
+
+    def _refuse_unless_emulated(self) -> None:
+        """Refuse what an emulated run cannot do (UserError), and leave out what it does not: no checkpoint, no
+        validation, no cores of its own, since it hardly uses any."""
+        check_emulated(self, {name: found.default for name, found in options_of(RunConfig).items()})
+        for name, value in {"checkpoint": False, "validate": False, "bind": "none"}.items():
+            object.__setattr__(self, name, value)
 
     def _check_validated(self) -> None:
         """Refuse what follows the validation images where these are not evaluated (UserError)."""

@@ -112,10 +112,15 @@ def _cores_of(masks: Sequence[frozenset[int]]) -> dict[int, tuple[int, ...]]:
     return {cpu: core_of(cpu) for mask in masks for cpu in mask}
 
 
-def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:
+INTER_OP_THREADS = 2
+"""One waits for a batch or a timestamp while the other computes."""
+
+
+def start_tensorflow(place: Ranks | JobEnvironment, threads: int, inter_op_threads: int = INTER_OP_THREADS) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one.
 
-    Raises UserError where Keras cannot be started on it.
+    inter_op_threads: that run parts of a graph, and may wait in them. Raises UserError where Keras cannot be started on
+    it.
     """
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -124,7 +129,7 @@ def start_tensorflow(place: Ranks | JobEnvironment, threads: int) -> bool:
     if replaced is not None and place.rank == 0:
         warn(replaced)
     _silence_notices()
-    _set_threads(threads)
+    _set_threads(threads, inter_op_threads)
     return _take_gpu(place)
 
 
@@ -149,12 +154,11 @@ def start_tensorflow_for_script(ranks: Ranks, threads: int) -> bool:
         return False
 
 
-def _set_threads(threads: int) -> None:
+def _set_threads(threads: int, inter_op_threads: int = INTER_OP_THREADS) -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Two: one thread waits for a batch or a timestamp while the other computes.
-    tf.config.threading.set_inter_op_parallelism_threads(2)
+    tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
 
 
 def _take_gpu(place: Ranks | JobEnvironment) -> bool:

@@ -16,7 +16,7 @@ from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups
 from horovod_flowers.strategy.packing import MOST_BYTES
-from horovod_flowers.strategy.sharded import Sharded
+from horovod_flowers.strategy.sharded import SMALLEST_DIVIDED, Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
 from horovod_flowers.strategy.weight_use import WeightUse, image_inputs
 from horovod_flowers.strategy.wide_dense import all_dense_layers, dense_layers, why_not_plain
@@ -34,12 +34,20 @@ def make_strategy(
 
 
 def strategy_for(
-    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, inputs: Any, rows: int
+    name: str,
+    config: RunConfig,
+    ranks: Ranks,
+    precision: Precision,
+    model: Any,
+    inputs: Any,
+    rows: int,
+    shrink: float = 1.0,
 ) -> OneRank:
     """The strategy of that name, ready to adopt this model.
 
     inputs: what a rank calls the model with in a step, a tf.TensorSpec or a structure of them; rows: of each, in the
-    largest batch of a rank.
+    largest batch of a rank; shrink: by how much the model's weights are smaller than those that they stand for, and so
+    what else is counted in elements.
 
     Raises UserError where the model has no layer to divide, or none of the name that the user gave, or one that several
     ranks, or this suite, cannot train.
@@ -47,17 +55,24 @@ def strategy_for(
     refuse_float8(model)
     if ranks.size == 1:
         return OneRank(Groups())
-    strategy = _divided_strategy(name, config, ranks, precision, model, inputs, rows)
+    strategy = _divided_strategy(name, config, ranks, precision, model, inputs, rows, shrink)
     if strategy.trains_one_model:
         strategy.statistics = BatchStatistics(model, ranks.size, ranks.rank, strategy.timer)
         strategy.notes += strategy.statistics.notes
     if config.horovod.fusion_threshold_mb is None and not fuses_tensors():  # in its place, the same in every run
-        strategy.packs_bytes = MOST_BYTES
+        strategy.packs_bytes = round(MOST_BYTES / shrink)
     return strategy
 
 
 def _divided_strategy(
-    name: str, config: RunConfig, ranks: Ranks, precision: Precision, model: Any, inputs: Any, rows: int
+    name: str,
+    config: RunConfig,
+    ranks: Ranks,
+    precision: Precision,
+    model: Any,
+    inputs: Any,
+    rows: int,
+    shrink: float,
 ) -> OneRank:
     def use_of_weights() -> WeightUse:
         return WeightUse(model, inputs, dense_layers(model))
@@ -70,7 +85,8 @@ def _divided_strategy(
     if name == "sharded":
         exchange, use = Exchange(ranks.size, ranks.rank, bf16), use_of_weights()
         factored = factored_layers(config, ranks, exchange, model, rows, True, lambda: use)
-        return Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored)
+        least = SMALLEST_DIVIDED / shrink
+        return Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored, least)
     if group == 1:
         exchange = Exchange(ranks.size, ranks.rank, bf16)
         factored = factored_layers(config, ranks, exchange, model, rows, False, use_of_weights)

@@ -37,10 +37,12 @@ class Sharded(OneRank):
         exchange: Exchange,
         why_whole: Callable[[Any], str | None],
         factored: Sequence[Any] = (),
+        smallest_divided: float = SMALLEST_DIVIDED,
     ) -> None:
         """`why_whole` tells of a weight why it has to stay whole, or None; see WeightUse."""
         super().__init__(groups)
         self.exchange, self._factored, self._why_whole = exchange, factored, why_whole
+        self._smallest_divided = smallest_divided
         self._full: list[Any] = []  # the model's own variable for each of `updated`
         self._gathered: list[Any] = []
         self._shapes: list[DenseShape] | None = []
@@ -53,7 +55,7 @@ class Sharded(OneRank):
         self.optimizer_variables, self.model_variables, self.parts, early = [], [], [], []
         whole = []
         for number, variable in enumerate(trainable):
-            small = variable.value.shape.num_elements() < SMALLEST_DIVIDED
+            small = variable.value.shape.num_elements() < self._smallest_divided
             reason = None if small else self._why_whole(variable)
             if id(variable) in layers:
                 early.append(number)

@@ -46,6 +46,11 @@ class WideDense(keras.layers.Dense):
         layer.__class__ = cls
         layer._exchange, layer._timer = exchange, timer
 
+    @property
+    def ranks(self) -> int:
+        """Over which the product or its gradient is worked out."""
+        return self._exchange.size
+
     def call(self, inputs: Any, training: Any = None) -> Any:
         """[..., inputs] -> [..., units], as keras.layers.Dense computes it."""
         flat = tf.reshape(inputs, [-1, inputs.shape[-1]])

@@ -14,6 +14,7 @@ from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import writable_folder
 from horovod_flowers.runtime.machine import cpu_flags
+from horovod_flowers.training.emulation import emulation_of, network_shrink
 from horovod_flowers.training.initial_weights import check_weights
 from horovod_flowers.training.resume import IN_USE, check_continues, read_trained_on
 
@@ -37,9 +38,11 @@ def check_before_mpi(config: RunConfig, job: JobEnvironment, hold: RunHold) -> N
     config.model_parallel_size_for(job.size, job.local_size)
     if job.rank != 0:
         return
-    choose(config.precision, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())
-    if not config.resume:
-        check_file(config.model.name)
+    emulation = emulation_of(config, job.size, network_shrink())
+    if emulation is None:  # else nothing is computed here
+        choose(config.precision, cpu_flags(), gpu=Path("/dev/nvidiactl").exists())
+        if not config.resume:
+            check_file(config.model.name)
     if config.model.weights is not None:
         check_weights(Path(config.model.weights))
     writable_folder(Path(config.runs_dir), "choose another folder with --runs-dir")
@@ -49,6 +52,8 @@ def check_before_mpi(config: RunConfig, job: JobEnvironment, hold: RunHold) -> N
         folder.check(config.overwrite, config.resume)
         if config.resume:
             check_continues(folder, config, job.size)
+    if emulation is not None:
+        return
     found = find_images(config, read_trained_on(config))
     if found.prepared is not None:
         split_checked(found.prepared, config, job.size)

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.model.registry import SAVED
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.startup import start_horovod
+from horovod_flowers.ranks.startup import MOST_RANKS_IN_ANY_ORDER, start_horovod
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.records import Environment, Trial
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -26,9 +27,15 @@ from horovod_flowers.runtime.files import whole_file
 from horovod_flowers.runtime.machine import cpu_flags
 from horovod_flowers.training.console_log import announce
 from horovod_flowers.training.elastic_commits import Commits
+from horovod_flowers.training.emulation import Emulation
 
 if TYPE_CHECKING:  # it imports TensorFlow
+    from horovod_flowers.training.engine import TrainingEngine
     from horovod_flowers.training.trainer import Trainer
+
+
+HOROVODS_FUSION_MB = 128.0
+"""Its default threshold."""
 
 
 def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
@@ -43,14 +50,20 @@ def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
     return chosen if ranks.allreduce_min(int(chosen != "fp32")) else "fp32"
 
 
-def start_horovod_if_needed(config: RunConfig, ranks: Ranks) -> Ranks:
-    """Start Horovod where the strategy sends anything: its background thread takes time from the cores."""
+def start_horovod_if_needed(config: RunConfig, ranks: Ranks, shrink: float = 1.0) -> Ranks:
+    """Start Horovod where the strategy sends anything: its background thread takes time from the cores.
+
+    shrink: by how much what is sent is smaller than what it stands for.
+    """
     if ranks.size == 1 or config.strategy == INDEPENDENT:
         return ranks
     group = 1
     if config.strategy in ("mesh", "auto"):
         group = config.model_parallel_size_for(ranks.size, ranks.allreduce_min(ranks.local_size))
-    return start_horovod(ranks, config.horovod, group)
+    options, fused_mb = config.horovod, config.horovod.fusion_threshold_mb
+    if shrink > 1 and (fused_mb is not None or ranks.size <= MOST_RANKS_IN_ANY_ORDER):
+        options = replace(options, fusion_threshold_mb=(HOROVODS_FUSION_MB if fused_mb is None else fused_mb) / shrink)
+    return start_horovod(ranks, options, group)
 
 
 def set_up(
@@ -63,26 +76,29 @@ def set_up(
     precision: Precision,
     request: StopRequest,
     commits: Commits | None = None,
+    emulation: Emulation | None = None,
 ) -> "tuple[Trainer, Environment | None]":
     """A trainer whose ranks share one state, restored where the run is resumed; and, on rank 0, what it runs on.
 
     `commits`: of an elastic run, on every rank; what rank 0 holds in it counts instead of a checkpoint. Changes no
-    file. Every rank calls it, after TensorFlow and Horovod have started.
+    file. `emulation`: of a run that sleeps instead of computing. Every rank calls it, after TensorFlow and Horovod have
+    started.
 
     Raises UserError where the model cannot be built or divided, the checkpoint does not fit or nothing is left to
     train.
     """
     from horovod_flowers.checkpoint.manager import CheckpointManager
     from horovod_flowers.runlog.environment import Parallelism, gather_environment
-    from horovod_flowers.training.engine import TrainingEngine
     from horovod_flowers.training.trainer import Trainer
 
-    switch_on(precision)
+    if emulation is None:
+        switch_on(precision)
+    start_engine = _engines(config, ranks, prepared, images, precision, emulation)
     strategy: str = config.strategy
     trials: list[Trial] = []
     if strategy == "auto":
-        strategy, trials = choose_strategy(config, ranks, prepared, images, precision)
-    engine = TrainingEngine(config, ranks, prepared, images, strategy, precision)
+        strategy, trials = choose_strategy(ranks, start_engine)
+    engine = start_engine(strategy)
     chosen = engine.strategy
     volume = engine.communication_volume()
     parallelism = Parallelism(chosen.name, chosen.notes, trials, precision, volume)
@@ -117,18 +133,33 @@ def begin_records(trainer: "Trainer", environment: Environment | None) -> None:
     announce(config, environment, engine.parameters, engine.prepared.class_names, engine.images, engine.notes)
 
 
-def choose_strategy(
-    config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, precision: Precision
-) -> tuple[str, list[Trial]]:
+def _engines(
+    config: RunConfig,
+    ranks: Ranks,
+    prepared: Prepared,
+    images: Split,
+    precision: Precision,
+    emulation: Emulation | None,
+) -> "Callable[[str], TrainingEngine]":
+    """What makes the engine of a strategy."""
+    if emulation is None:
+        from horovod_flowers.training.engine import TrainingEngine
+
+        return lambda strategy: TrainingEngine(config, ranks, prepared, images, strategy, precision)
+    from horovod_flowers.training.emulated_engine import EmulatedEngine
+
+    return lambda strategy: EmulatedEngine(config, ranks, prepared, images, strategy, emulation)
+
+
+def choose_strategy(ranks: Ranks, start_engine: "Callable[[str], TrainingEngine]") -> tuple[str, list[Trial]]:
     """The fastest strategy in a few steps of each, and what was measured. The same on every rank."""
     from horovod_flowers.strategy.trial import candidates, fastest, try_out
-    from horovod_flowers.training.engine import TrainingEngine
 
     if ranks.size == 1:
         return INDEPENDENT, []
 
-    def start(name: str) -> TrainingEngine:
-        engine = TrainingEngine(config, ranks, prepared, images, name, precision)
+    def start(name: str) -> "TrainingEngine":
+        engine = start_engine(name)
         engine.share(None)
         return engine
 
