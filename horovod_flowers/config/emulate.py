@@ -42,7 +42,6 @@ class EmulateConfig:
 
 
 _NOT_EMULATED = (
-    "resume",
     "elastic",
     "replay_step",
     "accumulate",
@@ -58,7 +57,9 @@ _NOT_EMULATED = (
 
 def check_emulated(config: Any, defaults: Mapping[str, Any]) -> None:
     """Refuse what an emulated run cannot do (UserError). config: the run's; defaults: of its options, by name."""
-    for name in _NOT_EMULATED:
+    # --resume-or-start goes on with a run that is complete, and does nothing.
+    resumed = () if config.resume_or_start else ("resume",)
+    for name in (*resumed, *_NOT_EMULATED):
         if attrgetter(name)(config) != defaults[name]:
             raise UserError(
                 f"{name} and emulate.profile are both given, and an emulated run learns nothing and keeps nothing: "

@@ -327,8 +327,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    horovod: HorovodConfig = field(default_factory=HorovodConfig)
     emulate: EmulateConfig = field(default_factory=EmulateConfig)
+    horovod: HorovodConfig = field(default_factory=HorovodConfig)
 
     def __post_init__(self) -> None:
         if self.name is not None and not RUN_NAME.fullmatch(self.name):

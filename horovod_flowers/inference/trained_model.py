@@ -35,7 +35,12 @@ def read_run_config(folder: RunFolder) -> RunConfig:
     """The options of a run. Raises UserError where there is none."""
     if not folder.config.exists():
         raise UserError(f"there is no run {folder.path}: train one, or give the folder of one")
-    return build(RunConfig, options_in(folder.config))
+    config = build(RunConfig, options_in(folder.config))
+    if config.emulate.profile is not None:
+        raise UserError(
+            f"run {folder.path} is emulated: it has learned nothing and keeps no weights; give a run that was trained"
+        )
+    return config
 
 
 def load_run(folder: RunFolder, which: Checkpoint, config: RunConfig) -> TrainedModel:

@@ -19,6 +19,7 @@ from horovod_flowers.report.content import gather
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.runlog.collectives import Collectives, read_collectives
 from horovod_flowers.runlog.reading.folders import LeftOut, printable, runs_in
+from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.study_attempts import failures
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
@@ -60,6 +61,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[tuple[str
     for found in runs_in(folders):
         if isinstance(found, LeftOut):
             left_out.append((found.name, found.reason))
+        elif (why := no_measurement(found.environment, found.result)) is not None:
+            left_out.append((found.name, why))
         else:
             runs.append(summarise(found))
     if not runs:
@@ -69,12 +72,24 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[tuple[str
     return runs, left_out
 
 
+def no_measurement(environment: Environment, result: Result) -> str | None:
+    """Why the times of a whole run are none of what it stands for; None where they are."""
+    if environment.emulated is None:
+        return None
+    gauge = result.core_gauge
+    problem = "nobody knows how long its ranks waited for cores" if gauge is None else gauge.problem
+    return None if problem is None else f"emulated, and no measurement: {problem}"
+
+
 def read_measurements(folders: Sequence[Path]) -> tuple[list[Collectives], list[tuple[str, str]]]:
     """What collective calls cost, as studies measured it beside their runs, and the files that cannot be read."""
     records, left_out = [], []
     for path in (path for folder in folders for path in sorted((folder / ".collectives").glob("*.json"))):
         try:
-            records.append(read_collectives(path))
+            record = read_collectives(path)
+            if record.core_gauge is not None and record.core_gauge.problem is not None:
+                raise UserError(f"emulated, and no measurement: {record.core_gauge.problem}")
+            records.append(record)
         except (OSError, UserError) as error:
             left_out.append((printable(path.name), printable(str(error))))
     return records, left_out

@@ -75,6 +75,11 @@ class Content:
         return any(point.oversubscribed for point in self.points)
 
     @property
+    def emulated(self) -> bool:
+        """Whether any figure is of emulated runs."""
+        return any(point.emulated for point in self.points)
+
+    @property
     def unlike(self) -> bool:
         """Whether any figure is of runs that differ in what may change their speed."""
         return any(point.unlike for point in self.points)
@@ -108,8 +113,8 @@ def gather(
         rank_times=rank_times,
         bursts={point: found for point in points if (found := bursts_of(point)) is not None},
         detailed=[times for times in rank_times if times.point in drawn],
-        curves=[(point, [curve_of(run) for run in point.runs]) for point in points],
-        reached=reached_by(points, config.target_accuracy),
+        curves=[(point, [curve_of(run) for run in point.runs]) for point in points if not point.emulated],
+        reached=reached_by([point for point in points if not point.emulated], config.target_accuracy),
         evaluations=evaluations,
         proposals=[proposal for proposal in proposals if proposal is not None],
         before_after=before_and_after(series),

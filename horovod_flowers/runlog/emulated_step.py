@@ -22,3 +22,9 @@ class EmulatedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where it was measured, and by which command and when."""
     started_utc: str
     command: list[str]
+
+    def __str__(self) -> str:
+        return (
+            f"ranks sleep for what {self.rows} images of {self.model} took on one rank, {self.median_step_seconds:.4g} "
+            f"s a step ({self.profile})"
+        )

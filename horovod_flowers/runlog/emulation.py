@@ -20,6 +20,21 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     step: EmulatedStep | None = None
     """None: the ranks compute."""
 
+    @property
+    def kind(self) -> str:
+        """What runs have in common that may be compared, whatever their ranks and batches, in words."""
+        words = []
+        if self.step is not None:
+            words.append(f"sleeps for steps measured {self.step.started_utc}, sends 1/{self.step.shrink:g}")
+        if self.network is not None:
+            words.append(str(self.network))
+        return ", ".join(words)
+
+    def __str__(self) -> str:
+        words = [] if self.step is None else [str(self.step)]
+        words += [] if self.network is None else [str(self.network)]
+        return "; ".join(words)
+
 
 class CoreGauge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether cores were there when the ranks needed them, over the timed steps or calls: one number a rank.

@@ -41,7 +41,12 @@ class Parallelism:
 
 
 def gather_environment(
-    ranks: Ranks, cores: Cores, threads: int, global_batch: int, parallelism: Parallelism
+    ranks: Ranks,
+    cores: Cores,
+    threads: int,
+    global_batch: int,
+    parallelism: Parallelism,
+    emulated: Emulation | None = None,
 ) -> Environment | None:
     """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
     import tensorflow as tf
@@ -84,7 +89,7 @@ def gather_environment(
         command=own_command(),
         communication_volume=parallelism.communication_volume,
         mpi_settings=mpi_settings(),
-        emulated=emulation(),
+        emulated=emulated if emulated is not None else emulation(),
     )
 
 

@@ -41,7 +41,10 @@ def announcement(
         f"run {config.name}: {_count(ranks, 'rank')} on {_count(len(environment.hosts), 'node')}, "
         f"{_count(len(cores), 'CPU')}, {threads} thread(s) per rank"
     )
-    if environment.oversubscribed:
+    if environment.emulated is not None:
+        nothing = ", and loss and accuracy mean nothing" if environment.emulated.step is not None else ""
+        yield f"emulated: {environment.emulated}; the figures of this run are marked so{nothing}"
+    elif environment.oversubscribed:
         yield (
             f"oversubscribed: {ranks} ranks share {_count(len(cores), 'CPU')}; the times of this run are "
             "not a measure of speed"

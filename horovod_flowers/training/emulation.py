@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
+from horovod_flowers.config.emulated_network import emulated_network
 from horovod_flowers.config.options import Effect, flag_of, flat_options, names_of, options_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.noise import noise_images
@@ -85,7 +86,8 @@ class Emulation:
 
 def network_shrink() -> float | None:
     """By how much the emulated network that this process is on is slower than what it stands for; None on another."""
-    return None
+    network = emulated_network()
+    return None if network is None else network.shrink
 
 
 def images_of(config: RunConfig, size: int) -> int:

@@ -42,7 +42,9 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         hold.take(folder.path, IN_USE)
     if config.resume_or_start and folder.path.exists():
         # Decided by every rank before MPI starts, and so before rank 0 changes anything; what rank 0 finds counts.
-        if not (folder.has_checkpoint or folder.result.exists()):
+        # An emulated run keeps nothing to go on from.
+        ended = folder.result.exists() if config.emulate.profile is None else _has_result(folder, config.epochs)
+        if not (folder.has_checkpoint or ended):
             return replace(config, overwrite=True, resume_or_start=False)
         words.append("--resume")
         config = replace(config, resume=True)
@@ -77,8 +79,11 @@ def _overrides_in(stored: Mapping[str, Any]) -> str | None:
 
 def has_ended(config: RunConfig) -> bool:
     """Whether the run has trained all of its epochs, or was stopped early."""
-    result = RunFolder(Path(config.runs_dir) / str(config.name)).result
-    return config.resume and result.exists() and read_json(result, Result).ends(config.epochs)
+    return config.resume and _has_result(RunFolder(Path(config.runs_dir) / str(config.name)), config.epochs)
+
+
+def _has_result(folder: RunFolder, epochs: int) -> bool:
+    return folder.result.exists() and read_json(folder.result, Result).ends(epochs)
 
 
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:

@@ -89,6 +89,7 @@ def set_up(
     """
     from horovod_flowers.checkpoint.manager import CheckpointManager
     from horovod_flowers.runlog.environment import Parallelism, gather_environment
+    from horovod_flowers.runlog.environment import emulation as what_is_emulated
     from horovod_flowers.training.trainer import Trainer
 
     if emulation is None:
@@ -102,7 +103,8 @@ def set_up(
     chosen = engine.strategy
     volume = engine.communication_volume()
     parallelism = Parallelism(chosen.name, chosen.notes, trials, precision, volume)
-    environment = gather_environment(ranks, cores, threads, engine.global_batch, parallelism)
+    emulated = what_is_emulated(emulation.record if emulation is not None else None)
+    environment = gather_environment(ranks, cores, threads, engine.global_batch, parallelism, emulated)
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     checkpoints = CheckpointManager(config, ranks, prepared, engine.state)
     tensors, progress = None, BEGINNING
@@ -112,7 +114,8 @@ def set_up(
         tensors, progress = checkpoints.restore(folder)
     progress = ranks.broadcast(progress)
     engine.share(tensors)
-    return Trainer(engine, checkpoints, progress, folder, request, commits), environment
+    trainer = Trainer(engine, checkpoints, progress, folder, request, commits, gauged=emulated is not None)
+    return trainer, environment
 
 
 def begin_records(trainer: "Trainer", environment: Environment | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from horovod_flowers.data.batches import Batch, Prefetcher
+from horovod_flowers.emulation.gauge import CoreReading, RankGauge
 from horovod_flowers.runlog.json_lines import LineLog
 from horovod_flowers.runlog.training_progress import TrainingProgress
 from horovod_flowers.runtime.console import Steps
@@ -70,9 +71,13 @@ ends the loop by setting `stopped_by`."""
 class StepLoop:
     """Runs and records this rank's steps."""
 
-    def __init__(self, engine: TrainingEngine, bad_loss: Callable[[BadLoss], None]) -> None:
-        """`bad_loss`: called where the loss of this rank's images is not a finite number."""
-        self._engine, self._bad_loss = engine, bad_loss
+    def __init__(self, engine: TrainingEngine, bad_loss: Callable[[BadLoss], None], gauged: bool = False) -> None:
+        """`bad_loss`: called where the loss of this rank's images is not a finite number; `gauged`: whether to measure
+        how long this rank waits for cores."""
+        self._engine, self._bad_loss, self._gauged = engine, bad_loss, gauged
+        self._reading: CoreReading | None = None
+        self.gauge: RankGauge | None = None
+        """From the first timed step to the last one, where that is measured and there are any."""
         self._steps_here = 0  # steps of this process: its first ones are warm-up
         self.times = StepTimes()
         self.reached = 0
@@ -101,6 +106,8 @@ class StepLoop:
                     if sums.stopped_by is not None:
                         break
                     HEARTBEAT.at("reading the batch after step {} of epoch {}", step, epoch)
+        if self._reading is not None:
+            self.gauge = self._reading.until_now()
         return sums
 
     def _train(self, epoch: int, step: int, batch: Batch, update: Update, sums: EpochSums, log: LineLog) -> float:
@@ -109,9 +116,11 @@ class StepLoop:
         sums.learning_rate = engine.learning_rate(step)
         traces = self._steps_here < engine.config.accumulate  # a graph for all of an update, one for its end
         HEARTBEAT.at("step {} of epoch {}", step, epoch, long=traces)
+        warmup = self._steps_here < engine.config.warmup_steps
+        if self._gauged and self._reading is None and not warmup:
+            self._reading = CoreReading()
         outcome = engine.step(batch, sums.learning_rate, update)
         HEARTBEAT.at("the record of step {} of epoch {}", step, epoch)
-        warmup = self._steps_here < engine.config.warmup_steps
         record = outcome.record(epoch, step, batch.rank_images, warmup, clock.previous_ns, batch_ns)
         log.write(record)
         self.times.add(record)

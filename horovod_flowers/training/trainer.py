@@ -11,12 +11,13 @@ import numpy as np
 
 from horovod_flowers.checkpoint.manager import CheckpointManager
 from horovod_flowers.ranks.stop_request import StopRequest
+from horovod_flowers.runlog.environment import gather_core_gauge
 from horovod_flowers.runlog.json_lines import LineLog, write_json
 from horovod_flowers.runlog.records import SCHEMA, EpochRecord, Result
 from horovod_flowers.runlog.run_folder import RunFolder, forget_epochs, open_step_log
 from horovod_flowers.runlog.step_spread import bursts_in_words
 from horovod_flowers.runlog.training_progress import PartialEpoch, TrainingProgress
-from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.console import say, warn
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.training.console_log import describe_epoch, describe_result
@@ -39,15 +40,17 @@ class Trainer:
         folder: RunFolder,
         request: StopRequest,
         commits: Commits | None = None,
+        gauged: bool = False,
     ) -> None:
-        """`progress`: how far the state is that the engine's ranks share; `commits`: of an elastic run."""
+        """`progress`: how far the state is that the engine's ranks share; `commits`: of an elastic run; `gauged`:
+        whether it is measured how long ranks wait for cores, as it has to be of an emulated run."""
         self.engine, self.progress = engine, progress
         self.config, self.ranks, self.strategy = engine.config, engine.ranks, engine.strategy
         self.folder, self._request, self._commits = folder, request, commits
         self._checkpoints = checkpoints
         self._writes_checkpoints = self.config.checkpoint and self.strategy.trains_one_model
         self._bad_loss: BadLoss | None = None
-        self._loop = StepLoop(engine, self._stop_at)
+        self._loop = StepLoop(engine, self._stop_at, gauged)
         self._loop.reached = progress.steps
         engine.learning_rate_factor = progress.plateau.factor
 
@@ -258,14 +261,17 @@ class Trainer:
         self._checkpoints.finish()
         step_log.close()
         memory = self.ranks.gather((self.engine.state.optimizer_bytes, _peak_memory_bytes()))
+        gauge = None if self._loop.gauge is None else gather_core_gauge(self.ranks, self._loop.gauge)
         times = self.ranks.gather((os.uname().nodename, self._loop.times.total, self._loop.times.work))
         if epoch_log is not None and memory is not None and times is not None:
             epoch_log.close()
-            result = self._result(memory)
+            result = msgspec.structs.replace(self._result(memory), core_gauge=gauge)
             self._checkpoints.check_folder()
             write_json(self.folder.result, result)
             for line in describe_result(result, self.folder.path, self.config.early_stopping_on):
                 say(line)
+            if gauge is not None and gauge.problem is not None:
+                warn(f"run {self.folder.path.name} is emulated, and no measurement: {gauge.problem}")
             slowest = max((total for _, total, _ in times), key=lambda total: total.mean_seconds)
             work = {f"rank {rank} on {host}": own for rank, (host, _, own) in enumerate(times)}
             if (sentence := bursts_in_words(slowest, work)) is not None:

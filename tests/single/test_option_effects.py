@@ -51,10 +51,11 @@ def test_what_decides_the_work_is_declared_as_decided() -> None:
         *("optimizer.global_clipnorm", "optimizer.clipnorm", "optimizer.clipvalue", "optimizer.options"),
         *("loss", "loss_options", "model.options", "model.freeze", "model.overrides"),
         *("label_smoothing", "average_decay", "data.image_size", "data.augment", "data.smallest_crop", "data.stretch"),
-        *("data.rotation_degrees", "data.recolour", "data.erase", "data.crop_size"),
+        *("data.rotation_degrees", "data.recolour", "data.erase", "data.crop_size", "emulate.profile"),
     }
     assert set(names_of(RunConfig, Effect.SPEED)) == {
         *("warmup_steps", "bind", "elastic", "commit_steps", "horovod.fusion_threshold_mb", "horovod.cycle_time_ms"),
+        "emulate.shrink",
     }
     assert set(names_of(RunConfig, Effect.STRATEGY)) == {
         *("compression", "dense_gradients", "model_parallel_size", "shard_layers", "shard_above"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.report.analysis.cost_model import CollectiveCost, fit_collective
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
@@ -49,13 +50,29 @@ def fit_costs(records: Sequence[Collectives]) -> dict[tuple[int, str], Collectiv
     return costs
 
 
+def network_of(record: Collectives) -> EmulatedNetwork | None:
+    """The emulated one that calls were measured on; None where they were on the ranks' own."""
+    return None if record.emulated is None else record.emulated.network
+
+
+def real_ones(records: Sequence[Collectives]) -> list[Collectives]:
+    """The measurements of the ranks' own network."""
+    return [record for record in records if record.emulated is None]
+
+
 def of_the_same_kind(records: Sequence[Collectives], point: Point) -> list[Collectives]:
-    """The measurements made on this point's kind of CPU, with as many threads a rank."""
+    """The measurements made on this point's kind of CPU, with as many threads a rank; of an emulated one, on its
+    network."""
     work = dict(point.work)
+    emulated = point.runs[0].environment.emulated
+    if emulated is not None:  # ranks that sleep have whatever threads they stand for
+        network = emulated.network
+        return [record for record in records if network is not None and network_of(record) == network]
     return [
         record
         for record in records
-        if tuple(sorted({model or "" for model in record.cpu_models})) == work["cpu_model"]
+        if record.emulated is None
+        and tuple(sorted({model or "" for model in record.cpu_models})) == work["cpu_model"]
         and (record.threads,) == work["threads"]
     ]
 

@@ -53,7 +53,10 @@ def before_and_after(series: Sequence[Series]) -> BeforeAfter | None:
         point
         for members in series
         for point in members.points
-        if not point.is_ceiling and point.speed_up is not None and point.baseline and point.baseline.ranks == 1
+        if not (point.is_ceiling or point.emulated)
+        and point.speed_up is not None
+        and point.baseline
+        and point.baseline.ranks == 1
     ]
     if not candidates:
         return None
@@ -119,7 +122,9 @@ class Proposal:
 
 
 def proposal_of(series: Series, threshold: float) -> Proposal | None:
-    """The proposal of a series; None where it has no ratio, or no point that is a measure of speed."""
+    """The proposal of a series; None where it has no ratio, or no point that is a measure of speed, or is emulated."""
+    if series.emulated:
+        return None
     rated = [point for point in series.rated if point.efficiency is not None]
     if not rated:
         return None
@@ -155,6 +160,8 @@ class Comparison:
     apart: bool | None
     """Whether the two intervals do not overlap; None where there are none."""
     oversubscribed: bool
+    emulated: bool = False
+    """Whether all of these runs are."""
 
 
 def compare(runs: Sequence[RunSummary], patterns: Sequence[str], allow_differences: bool) -> Comparison:
@@ -168,6 +175,12 @@ def compare(runs: Sequence[RunSummary], patterns: Sequence[str], allow_differenc
             )
         groups.append(members)
     one, other = groups
+    emulated = {run.environment.emulated is not None for members in groups for run in members}
+    if len(emulated) > 1:
+        raise UserError(
+            f"some runs of {patterns[0]} and {patterns[1]} are emulated and some are not: an emulated run measures no "
+            "machine, so that the two are never compared; give narrower patterns"
+        )
     factors = compared_factors(one, other)
     if len(factors) > 1 and not allow_differences:
         raise UserError(
@@ -187,7 +200,10 @@ def compare(runs: Sequence[RunSummary], patterns: Sequence[str], allow_differenc
     ratio = estimate(lambda a, b: rate(b) / rate(a), first, second)
     apart = _apart(*rates)
     crowded = any(run.environment.oversubscribed for members in groups for run in members)
-    return Comparison((patterns[0], patterns[1]), (len(one), len(other)), rates, ratio, tuple(factors), apart, crowded)
+    return Comparison(
+        (patterns[0], patterns[1]), (len(one), len(other)), rates, ratio, tuple(factors), apart,
+        crowded and not any(emulated), any(emulated),
+    )  # fmt: skip
 
 
 def _apart(one: Estimate, other: Estimate) -> bool | None:
@@ -251,14 +267,19 @@ def parse_check(text: str) -> Check:
 
 
 def judge(check: Check, points: Sequence[Point]) -> Verdict:
-    """Whether every point of the check's ranks keeps its limit; one that cannot be judged fails."""
+    """Whether every point of the check's ranks keeps its limit; one that cannot be judged fails. Emulated ones are
+    not judged."""
     chosen = [
         point
         for point in points
-        if point.ranks == check.ranks and (point.strategy == check.strategy if check.strategy else not point.is_ceiling)
+        if point.ranks == check.ranks
+        and not point.emulated
+        and (point.strategy == check.strategy if check.strategy else not point.is_ceiling)
     ]
     if not chosen:
-        return Verdict(check, False, f"there is no run of {check.ranks} ranks" + _of(check.strategy))
+        emulated = any(point.ranks == check.ranks and point.emulated for point in points)
+        but = ", but for emulated ones, which measure no machine" if emulated else ""
+        return Verdict(check, False, f"there is no run of {check.ranks} ranks{_of(check.strategy)}{but}")
     told = []
     passed = True
     for point in chosen:

@@ -8,7 +8,7 @@ import numpy as np
 
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.report.analysis.points import Point
-from horovod_flowers.report.analysis.run_factors import learned_from, strategy_of
+from horovod_flowers.report.analysis.run_factors import learned_from
 from horovod_flowers.report.analysis.run_summary import RunSummary
 
 ACCURACY_STEP = 0.05
@@ -88,4 +88,4 @@ def reached_by(points: Sequence[Point], accuracy: float | None) -> list[Reached]
 
 
 def _same_learning(one: RunSummary, other: RunSummary) -> bool:
-    return learned_from(one) == learned_from(other) and strategy_of(one) != INDEPENDENT
+    return learned_from(one) == learned_from(other) and one.environment.strategy != INDEPENDENT

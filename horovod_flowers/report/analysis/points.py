@@ -126,7 +126,12 @@ class Point:
     @property
     def is_ceiling(self) -> bool:
         """Whether nothing was communicated: no strategy to compare, but what the machine gives."""
-        return self.strategy == INDEPENDENT
+        return self.ranks > 1 and self.runs[0].environment.strategy == INDEPENDENT
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its ranks slept instead of computing, or were on a virtual network: no measurement of a machine."""
+        return self.runs[0].environment.emulated is not None
 
     @property
     def precision(self) -> str:
@@ -142,8 +147,8 @@ class Point:
 
     @property
     def oversubscribed(self) -> bool:
-        """Whether ranks shared a core in any of the runs."""
-        return any(run.environment.oversubscribed for run in self.runs)
+        """Whether ranks shared a core in any of the runs; of emulated ones their gauge tells whether that counts."""
+        return not self.emulated and any(run.environment.oversubscribed for run in self.runs)
 
     @property
     def part_shares(self) -> dict[str, float]:
@@ -176,7 +181,8 @@ def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_dif
     for run in every:
         work = work_of(run)
         speed: object = None if allow_differences else speed_key(run)
-        key = (work, strategy_of(run), run.ranks, run.environment.oversubscribed, recipe_of(run), speed)
+        crowded = run.environment.oversubscribed and run.environment.emulated is None
+        key = (work, strategy_of(run), run.ranks, crowded, recipe_of(run), speed)
         groups.setdefault(key, []).append(run)
         if run.ranks == 1 if baseline is None else fnmatch.fnmatchcase(run.name, baseline):
             chosen.setdefault((work, speed), []).append(run)
@@ -270,7 +276,12 @@ class Series:
     @property
     def is_ceiling(self) -> bool:
         """Whether nothing was communicated."""
-        return self.strategy == INDEPENDENT
+        return self.points[0].is_ceiling
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its points are: none is compared with others."""
+        return self.points[0].emulated
 
     @property
     def rated(self) -> list[Point]:

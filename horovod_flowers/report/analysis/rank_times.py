@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from horovod_flowers.report.analysis.points import Point, Series
+from horovod_flowers.report.analysis.run_factors import EMULATED
 from horovod_flowers.report.analysis.run_summary import STRAGGLER_SHARE, RunSummary, step_percentiles
 from horovod_flowers.runlog.reading.run import PARTS
 from horovod_flowers.runlog.step_spread import Spread, bursts_in_words
@@ -110,7 +111,8 @@ def chrome_trace(run: RunSummary) -> dict[str, Any]:
     number = {host: position for position, host in enumerate(hosts, 1)}
     events: list[dict[str, Any]] = []
     for host in hosts:
-        events.append({"ph": "M", "name": "process_name", "pid": number[host], "args": {"name": host}})
+        shown = host if run.environment.emulated is None else f"{host} {EMULATED}"
+        events.append({"ph": "M", "name": "process_name", "pid": number[host], "args": {"name": shown}})
     for rank in run.environment.ranks:
         name = {"name": f"rank {rank.rank} (cores {spans(rank.cores)})"}
         events.append({"ph": "M", "name": "thread_name", "pid": number[rank.host], "tid": rank.rank + 1, "args": name})

@@ -15,6 +15,11 @@ from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runtime.errors import harmless
 
+EMULATED = "(emulated)"
+"""After the name of the strategy of a run that slept, or that ran on a virtual network: it stands wherever a figure of
+such a run does."""
+_EMULATED = "emulate"
+"""How the names of factors begin that only emulated runs have."""
 Work = tuple[tuple[str, Any], ...]
 _KINDS = (RunConfig, ScriptConfig)
 _DEFAULTS: dict[type, dict[str, Any]] = {kind: flat_options(asdict(kind())) for kind in _KINDS}
@@ -43,6 +48,7 @@ def work_of(run: RunSummary) -> Work:
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
         ("cpu_model", tuple(sorted({host.cpu_model or "" for host in environment.hosts}))),
         *((name, value) for name, value in _options(run, Effect.WORK).items() if name != "model.name"),
+        *((("emulated", environment.emulated.kind),) if environment.emulated is not None else ()),
     )
 
 
@@ -89,9 +95,10 @@ def other_scaling(work: Work) -> Work:
 
 @cache
 def strategy_of(run: RunSummary) -> str:
-    """How the ranks divided the work, with whatever options change its times."""
+    """How the ranks divided the work, with whatever options change its times; and whether it was emulated."""
+    mark = [EMULATED] if run.environment.emulated is not None else []
     if run.ranks == 1:
-        return "one rank"
+        return " ".join(["one rank", *mark])
     strategy = run.environment.strategy
     words = [harmless(strategy)]
     if strategy == "mesh" and run.config.get("model_parallel_size", 0) is None:
@@ -101,7 +108,7 @@ def strategy_of(run: RunSummary) -> str:
             declared = options_of(kind_of(run))[name]
             if value != declared.default and (not declared.strategies or strategy in declared.strategies):
                 words.append(harmless(declared.label.format(value)))
-    return " ".join(words)
+    return " ".join([*words, *mark])
 
 
 @cache
@@ -146,6 +153,10 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
     }
     untold = (Effect.RESOLVED, Effect.OUTPUT, Effect.FOLDER, Effect.PLACE)
     found |= _options(run, *(effect for effect in Effect if effect not in untold))
+    if environment.emulated is not None:
+        found["emulated"] = environment.emulated.kind
+    else:  # all others have nothing to say of it
+        found = {name: value for name, value in found.items() if not name.startswith(_EMULATED)}
     return {name: _in_words(value) for name, value in found.items()}
 
 
@@ -167,7 +178,8 @@ def values_of(runs: Iterable[RunSummary]) -> dict[str, set[str]]:
         for name in factors:
             found.setdefault(name, set())
     for name, values in found.items():
-        values |= {factors.get(name, "not recorded") for factors in every}
+        missing = "no" if name.startswith(_EMULATED) else "not recorded"
+        values |= {factors.get(name, missing) for factors in every}
     return found
 
 

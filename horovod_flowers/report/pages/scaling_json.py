@@ -4,7 +4,7 @@ import math
 import shlex
 from typing import Any
 
-from horovod_flowers.report.analysis.bounds import fit_costs
+from horovod_flowers.report.analysis.bounds import fit_costs, network_of, real_ones
 from horovod_flowers.report.analysis.claims import BeforeAfter, Comparison, Proposal, Side
 from horovod_flowers.report.analysis.evaluation import Evaluation
 from horovod_flowers.report.analysis.intervals import Estimate
@@ -68,7 +68,14 @@ def row(content: Content, point: Point) -> dict[str, Any]:
         "unlike": "; ".join(point.unlike),
         "baseline_runs": " ".join(run.name for run in point.baseline.runs) if point.baseline else None,
         "run_names": " ".join(run.name for run in point.runs),
+        # Only where runs are: it came later, and a report without is what it was.
+        **({"emulated": _emulated(point)} if content.emulated else {}),
     }
+
+
+def _emulated(point: Point) -> str | None:
+    emulated = point.runs[0].environment.emulated
+    return None if emulated is None else emulated.kind
 
 
 def _finite(value: Any) -> Any:
@@ -129,8 +136,9 @@ def scaling_json(content: Content) -> dict[str, Any]:
                 "seconds_per_byte": cost.seconds_per_byte,
                 "reduction_seconds_per_byte": cost.reduction_seconds_per_byte,
             }
-            for (ranks, operation), cost in fit_costs(content.collectives).items()
+            for (ranks, operation), cost in fit_costs(real_ones(content.collectives)).items()
         ],
+        **_emulated_collectives(content),
         "ranks": [_rank_times(times) for times in content.rank_times],
         "time_to_accuracy": [
             {
@@ -159,6 +167,26 @@ def scaling_json(content: Content) -> dict[str, Any]:
         "left_out": [{"run": name, "reason": reason} for name, reason in content.left_out],
         "failed": [{"point": name, "reason": reason} for name, reason in content.failed],
     }
+
+
+def _emulated_collectives(content: Content) -> dict[str, Any]:
+    """What calls cost on each emulated network, where some were measured."""
+    networks = {str(network): network for each in content.collectives if (network := network_of(each)) is not None}
+    found = [
+        {
+            "network": name,
+            "ranks": ranks,
+            "operation": operation,
+            "latency_seconds": cost.latency_seconds,
+            "seconds_per_byte": cost.seconds_per_byte,
+            "reduction_seconds_per_byte": cost.reduction_seconds_per_byte,
+        }
+        for name, network in networks.items()
+        for (ranks, operation), cost in fit_costs(
+            [each for each in content.collectives if network_of(each) == network]
+        ).items()
+    ]
+    return {"emulated_collectives": found} if found else {}
 
 
 def _evaluation(found: Evaluation) -> dict[str, Any]:
@@ -233,4 +261,5 @@ def _comparison(found: Comparison | None) -> dict[str, Any] | None:
         "factors": list(found.factors),
         "intervals_apart": found.apart,
         "oversubscribed": found.oversubscribed,
+        **({"emulated": True} if found.emulated else {}),
     }

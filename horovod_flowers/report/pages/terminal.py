@@ -10,6 +10,7 @@ from horovod_flowers.report.analysis.provenance import baseline_command
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.wording import (
+    EMULATED,
     NO_INTERVAL,
     OVERSUBSCRIBED,
     UNLIKE,
@@ -44,6 +45,7 @@ def print_table(content: Content) -> None:
     """One row a point."""
     console = Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
     notes = [OVERSUBSCRIBED] if content.oversubscribed else []
+    notes += [EMULATED] if content.emulated else []
     notes += [UNLIKE] if content.unlike else []
     told = [point.images_per_second.has_interval for point in content.points]
     notes += ["in brackets: 95 % intervals by bootstrap over runs"] if any(told) else []
@@ -120,6 +122,7 @@ def compared(content: Content) -> str:
         True: f"{other if second.value > first.value else one} is faster: the intervals do not overlap",
     }[found.apart]
     mark = " (oversubscribed: not a measure of speed)" if found.oversubscribed else ""
+    mark += " (emulated)" if found.emulated else ""
     factors = "; ".join(found.factors) or "nothing that is recorded"
     return f"{rates}{mark}: {verdict}. What differs: {factors}"
 

@@ -8,6 +8,10 @@ from horovod_flowers.report.analysis.points import Point
 
 MISSING = "–"
 OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, not a measure of speed"
+EMULATED = (
+    "emulated: ranks slept for as long as a step was measured to take, or were on a virtual network; a measurement of "
+    "no machine"
+)
 UNLIKE = "† unlike runs: they differ in what may change their speed"
 NO_INTERVAL = f"interval not available: fewer than {FEWEST_RUNS} runs"
 

@@ -113,6 +113,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "evaluation_sentences": evaluation_sentences,
         "missing": wording.MISSING,
         "most_commands": MOST_COMMANDS,
+        "emulated": wording.EMULATED,
         "oversubscribed": wording.OVERSUBSCRIBED,
         "pictures": pictures,
         "style": style,
@@ -153,9 +154,10 @@ def _kind(line: str) -> str:
 
 def _csv(content: Content) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    columns = (*COLUMNS, "emulated") if content.emulated else COLUMNS
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {name: value for name, value in row(content, point).items() if name in COLUMNS} for point in content.points
+        {name: value for name, value in row(content, point).items() if name in columns} for point in content.points
     )
     return table.getvalue()

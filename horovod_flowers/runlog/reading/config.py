@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from horovod_flowers.config.command_line import build
+from horovod_flowers.config.options import options_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.config.yaml_file import options_in
@@ -33,6 +34,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _came_later(group: type) -> bool:
+    return all(declared.came_later for declared in options_of(group).values())
+
+
 def _complete(kind: type, values: dict[Any, Any], prefix: str) -> None:
     """Add the options that came later; refuse one that is unknown or missing (UserError)."""
     hints = typing.get_type_hints(kind)
@@ -43,6 +48,8 @@ def _complete(kind: type, values: dict[Any, Any], prefix: str) -> None:
         name, hint, declared = item.name, hints[item.name], item.metadata.get("option")
         if name not in values and declared is not None and declared.came_later:
             values[name] = declared.before  # what runs did when the option was not there yet
+        if name not in values and is_dataclass(hint) and _came_later(typing.cast(type, hint)):
+            values[name] = {}  # filled below
         if name not in values:
             raise UserError(f"{prefix}{name} is missing: the file is half-written or from another version")
         if is_dataclass(hint):

@@ -156,6 +156,9 @@ def _check_agreement(config: dict[str, Any], environment: Environment, result: R
         raise UserError(f"the hosts of environment.json do not have {ranks} ranks together")
     if not {rank.host for rank in environment.ranks} <= {host.host for host in environment.hosts}:
         raise UserError("environment.json has a rank on a host that it does not describe")
+    slept = environment.emulated is not None and environment.emulated.step is not None
+    if slept != (not is_script(config) and config["emulate"]["profile"] is not None):
+        raise UserError("config.yaml and environment.json do not agree whether it is emulated")
     if environment.global_batch > MOST_IMAGES:
         raise UserError(f"environment.json has a global batch of {environment.global_batch}: {MOST_IMAGES} is the most")
     asked = config["global_batch"]

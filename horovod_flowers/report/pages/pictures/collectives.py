@@ -5,21 +5,25 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import numpy as np
 
-from horovod_flowers.report.analysis.bounds import OPERATIONS, fit_costs
+from horovod_flowers.report.analysis.bounds import OPERATIONS, fit_costs, network_of, real_ones
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
 
 
 def draw(content: Content) -> Iterator[Drawn]:
-    """A panel for each number of ranks."""
-    sizes = sorted({record.world_size for record in content.collectives})
+    """A panel for each number of ranks. Calls on an emulated network are drawn where no others were measured."""
+    measured = real_ones(content.collectives)
+    emulated = bool(content.collectives) and not measured
+    if emulated:  # of one network
+        measured = [each for each in content.collectives if network_of(each) == network_of(content.collectives[0])]
+    sizes = sorted({record.world_size for record in measured})
     if not sizes:
         return
     shown = sizes if len(sizes) <= 4 else [sizes[0], *sizes[-3:]]
-    costs = fit_costs(content.collectives)
+    costs = fit_costs(measured)
     figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown) + 1, 4), squeeze=False, sharey=True)
     for axes, ranks in zip(grid.flat, shown, strict=True):
-        records = [record for record in content.collectives if record.world_size == ranks]
+        records = [record for record in measured if record.world_size == ranks]
         for operation, colour in zip(OPERATIONS, SERIES_COLOURS, strict=False):
             points = [
                 (call.bytes, float(np.median(call.seconds)))
@@ -33,12 +37,16 @@ def draw(content: Content) -> Iterator[Drawn]:
             if cost is not None and points:
                 line = np.geomspace(min(size for size, _ in points), max(size for size, _ in points), 50)
                 axes.loglog(line, [cost.seconds(size) for size in line], color=colour, linewidth=1)
-        crowded = any(record.oversubscribed for record in records)
+        crowded = not emulated and any(record.oversubscribed for record in records)
         axes.set(title=f"{ranks}{'*' if crowded else ''} ranks", xlabel="bytes of each rank's input")
         axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel("seconds (slowest rank)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     title = "Collective calls: medians measured, and the fitted cost models"
-    figure.suptitle(title + ("  (* oversubscribed)" if any(r.oversubscribed for r in content.collectives) else ""))
+    if emulated:
+        title = f"{title}\nemulated: {network_of(measured[0])}"
+    elif any(record.oversubscribed for record in measured):
+        title += "  (* oversubscribed)"
+    figure.suptitle(title)
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     yield "collectives", "bounds", "Seconds of collective calls by message size, with fitted cost models", figure

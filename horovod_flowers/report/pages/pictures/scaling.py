@@ -43,6 +43,7 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
         ceiling = members.is_ceiling
         colour = "#888888" if ceiling else next(colours)
         label = "ceiling: strategy none, no communication" if ceiling else members.label
+        label += ", emulated" if ceiling and members.emulated else ""
         label += f" ({members.points[0].which})" if members.points[0].which else ""
         _series(left, members, "speed_up", colour, label, aside)
         _series(right, members, "efficiency", colour, label, aside)
