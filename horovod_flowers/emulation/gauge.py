@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,19 @@ class RankGauge:
     """Whether it took a core from other processes when it woke."""
 
 
+def together(spans: Sequence[RankGauge]) -> RankGauge | None:
+    """Of several spans of time; None of none."""
+    if not spans:
+        return None
+    return RankGauge(
+        sum(span.elapsed_seconds for span in spans),
+        sum(span.waited_seconds for span in spans),
+        sum(span.cpu_seconds for span in spans),
+        frozenset[int]().union(*(span.cpus for span in spans)),
+        all(span.has_precedence for span in spans),
+    )
+
+
 class CoreReading:
     """The counters at the start of a span of time; made there.
 
@@ -38,9 +52,12 @@ class CoreReading:
     of its own has.
     """
 
-    def __init__(self) -> None:
-        """Raises UserError where this kernel does not count."""
-        self._has_precedence = _schedule(os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    def __init__(self, precedence: bool = True) -> None:
+        """precedence: whether to ask for it; not for ranks that compute, or spin while they wait.
+
+        Raises UserError where this kernel does not count.
+        """
+        self._has_precedence = precedence and _schedule(os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         self._waited = _waited_by_thread()
         if not self._waited:
             raise UserError(

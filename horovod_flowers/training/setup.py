@@ -4,6 +4,7 @@ import datetime
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import Split
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.emulation.gauge import CoreReading
 from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.model.registry import SAVED
 from horovod_flowers.ranks.affinity import Cores
@@ -114,8 +116,12 @@ def set_up(
         tensors, progress = checkpoints.restore(folder)
     progress = ranks.broadcast(progress)
     engine.share(tensors)
-    trainer = Trainer(engine, checkpoints, progress, folder, request, commits, gauged=emulated is not None)
-    return trainer, environment
+    read_cores = None
+    if emulated is not None:
+        # On virtual nodes waiting ranks sleep, too; elsewhere they spin, and would keep the core from all others.
+        sleeps = emulated.step is not None and emulated.network is not None
+        read_cores = partial(CoreReading, precedence=sleeps)
+    return Trainer(engine, checkpoints, progress, folder, request, commits, read_cores), environment
 
 
 def begin_records(trainer: "Trainer", environment: Environment | None) -> None:

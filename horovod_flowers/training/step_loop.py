@@ -71,13 +71,18 @@ ends the loop by setting `stopped_by`."""
 class StepLoop:
     """Runs and records this rank's steps."""
 
-    def __init__(self, engine: TrainingEngine, bad_loss: Callable[[BadLoss], None], gauged: bool = False) -> None:
-        """`bad_loss`: called where the loss of this rank's images is not a finite number; `gauged`: whether to measure
-        how long this rank waits for cores."""
-        self._engine, self._bad_loss, self._gauged = engine, bad_loss, gauged
+    def __init__(
+        self,
+        engine: TrainingEngine,
+        bad_loss: Callable[[BadLoss], None],
+        read_cores: Callable[[], CoreReading] | None = None,
+    ) -> None:
+        """`bad_loss`: called where the loss of this rank's images is not a finite number; `read_cores`: called before
+        the timed steps of each epoch, where it is measured how long this rank waits for cores."""
+        self._engine, self._bad_loss, self._read_cores = engine, bad_loss, read_cores
         self._reading: CoreReading | None = None
-        self.gauge: RankGauge | None = None
-        """From the first timed step to the last one, where that is measured and there are any."""
+        self.gauges: list[RankGauge] = []
+        """Of the timed steps of each epoch, where they are measured."""
         self._steps_here = 0  # steps of this process: its first ones are warm-up
         self.times = StepTimes()
         self.reached = 0
@@ -96,6 +101,9 @@ class StepLoop:
                 step = progress.steps_done + place
                 update = engine.update_of(place)
                 loss_sum = self._train(epoch, step, batch, update, sums, log)
+                if self._reading is not None and place + 1 == engine.steps_per_epoch:
+                    self.gauges.append(self._reading.until_now())
+                    self._reading = None
                 if not math.isfinite(loss_sum):
                     where = f"{label}, step {place + 1} of {engine.steps_per_epoch}"
                     self._bad_loss(BadLoss.of(engine.ranks, step, where, loss_sum, batch))
@@ -106,8 +114,6 @@ class StepLoop:
                     if sums.stopped_by is not None:
                         break
                     HEARTBEAT.at("reading the batch after step {} of epoch {}", step, epoch)
-        if self._reading is not None:
-            self.gauge = self._reading.until_now()
         return sums
 
     def _train(self, epoch: int, step: int, batch: Batch, update: Update, sums: EpochSums, log: LineLog) -> float:
@@ -117,8 +123,8 @@ class StepLoop:
         traces = self._steps_here < engine.config.accumulate  # a graph for all of an update, one for its end
         HEARTBEAT.at("step {} of epoch {}", step, epoch, long=traces)
         warmup = self._steps_here < engine.config.warmup_steps
-        if self._gauged and self._reading is None and not warmup:
-            self._reading = CoreReading()
+        if self._read_cores is not None and self._reading is None and not warmup:
+            self._reading = self._read_cores()
         outcome = engine.step(batch, sums.learning_rate, update)
         HEARTBEAT.at("the record of step {} of epoch {}", step, epoch)
         record = outcome.record(epoch, step, batch.rank_images, warmup, clock.previous_ns, batch_ns)

@@ -4,12 +4,14 @@ import math
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 
 from horovod_flowers.checkpoint.manager import CheckpointManager
+from horovod_flowers.emulation.gauge import CoreReading, together
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.environment import gather_core_gauge
 from horovod_flowers.runlog.json_lines import LineLog, write_json
@@ -40,17 +42,17 @@ class Trainer:
         folder: RunFolder,
         request: StopRequest,
         commits: Commits | None = None,
-        gauged: bool = False,
+        read_cores: Callable[[], CoreReading] | None = None,
     ) -> None:
-        """`progress`: how far the state is that the engine's ranks share; `commits`: of an elastic run; `gauged`:
-        whether it is measured how long ranks wait for cores, as it has to be of an emulated run."""
+        """`progress`: how far the state is that the engine's ranks share; `commits`: of an elastic run;
+        `read_cores`: of an emulated one, begins to measure how long ranks wait for cores."""
         self.engine, self.progress = engine, progress
         self.config, self.ranks, self.strategy = engine.config, engine.ranks, engine.strategy
         self.folder, self._request, self._commits = folder, request, commits
         self._checkpoints = checkpoints
         self._writes_checkpoints = self.config.checkpoint and self.strategy.trains_one_model
         self._bad_loss: BadLoss | None = None
-        self._loop = StepLoop(engine, self._stop_at, gauged)
+        self._loop = StepLoop(engine, self._stop_at, read_cores)
         self._loop.reached = progress.steps
         engine.learning_rate_factor = progress.plateau.factor
 
@@ -261,7 +263,8 @@ class Trainer:
         self._checkpoints.finish()
         step_log.close()
         memory = self.ranks.gather((self.engine.state.optimizer_bytes, _peak_memory_bytes()))
-        gauge = None if self._loop.gauge is None else gather_core_gauge(self.ranks, self._loop.gauge)
+        own = together(self._loop.gauges)
+        gauge = None if own is None else gather_core_gauge(self.ranks, own)
         times = self.ranks.gather((os.uname().nodename, self._loop.times.total, self._loop.times.work))
         if epoch_log is not None and memory is not None and times is not None:
             epoch_log.close()
