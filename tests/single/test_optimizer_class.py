@@ -248,18 +248,13 @@ def test_missing_and_sparse_gradients_come_as_they_are() -> None:
 def test_a_model_that_an_optimizer_combined_gradients_for_is_given_up_with_it() -> None:
     """Though Keras keeps the optimizer's class."""
 
-    class OfModel(Doubled):
-        """Holds a model."""
+    def used() -> tuple[weakref.ref[Doubled], type]:
+        held, which = Doubled(), optimizer("SGD")
+        combine_in_place(which, lambda: held)
+        trained(which, 1.0)
+        return weakref.ref(held), type(which)
 
-    def make() -> OfModel:
-        return held
-
-    held, which = OfModel(), optimizer("SGD")
-    gone = weakref.ref(held)
-    combine_in_place(which, make)
-    kind = type(which)
-    trained(which, 1.0)
-    del which, held, make
+    gone, kind = used()
     gc.collect()
     assert gone() is None
     with pytest.raises(UserError, match="the model is gone for which this optimizer \\(SGD\\) combined gradients"):
