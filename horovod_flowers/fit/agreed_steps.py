@@ -1,5 +1,6 @@
 """The functions that Keras calls for each step of fit and evaluate: on batches that all ranks have."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,8 @@ class AgreedSteps:
         self._model, self._step, self._as_keras = model, step, as_keras
         self._fills, self._after = fills, after
         self._traced: dict[Any, Callable[[Any], Any]] = {}
-        self._last: tuple[Any, bool, Callable[[Any], Any]] | None = None
+        self._last: tuple[weakref.ref[Any], bool, Callable[[Any], Any]] | None = None
+        """Batches, which are the user's data and end with their call; whether it fills; the function for them."""
 
     def __call__(self, iterator: Any) -> Any:
         """Compute up to `steps_per_execution` steps; logs of the last. Raises StopIteration where the data end."""
@@ -39,8 +41,8 @@ class AgreedSteps:
         batches = iterator.take(int(self._model.steps_per_execution))
         rows = iterator.rows_of_batches[-len(batches) :]
         fills = self._fills(min(rows) < iterator.batches.ranks.size)
-        if self._last is None or self._last[0] is not iterator.batches or self._last[1] != fills:
-            self._last = (iterator.batches, fills, self._function(iterator.batches.batch_spec, fills))
+        if self._last is None or self._last[0]() is not iterator.batches or self._last[1] != fills:
+            self._last = (weakref.ref(iterator.batches), fills, self._function(iterator.batches.batch_spec, fills))
         compute = self._last[2]
         for batch in batches:
             logs = compute(batch)

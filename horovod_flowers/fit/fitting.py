@@ -5,7 +5,7 @@ those of over_ranks, and output that of rank 0.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -89,7 +89,11 @@ def fitting(
         batch_size = given["validation_batch_size"] or batch_size
         testing = GlobalBatches(*parts, ranks=ranks, batch_size=batch_size, steps=given["validation_steps"])
     verbose = _verbose(given.pop("verbose"), ranks)
-    with over_ranks(given.pop("callbacks"), ranks, training=training, testing=testing) as callbacks:
+    with (
+        closing(training),
+        closing(testing) if testing is not None else nullcontext(),
+        over_ranks(given.pop("callbacks"), ranks, training=training, testing=testing) as callbacks,
+    ):
         given |= {"x": training, "validation_data": testing, "callbacks": [*first, *callbacks], "verbose": verbose}
         yield given, training, testing
 
@@ -102,7 +106,7 @@ def evaluating(given: Arguments, first: list[Any], ranks: Ranks) -> Iterator[tup
     x, y, sample_weight = given.pop("x"), given.pop("y"), given.pop("sample_weight")
     batches = GlobalBatches(x, y, sample_weight, ranks=ranks, batch_size=given.pop("batch_size"), steps=given["steps"])
     verbose = _verbose(given.pop("verbose"), ranks)
-    with over_ranks(given.pop("callbacks"), ranks, testing=batches) as callbacks:
+    with closing(batches), over_ranks(given.pop("callbacks"), ranks, testing=batches) as callbacks:
         yield given | {"x": batches, "callbacks": [*first, *callbacks], "verbose": verbose}, batches
 
 
@@ -115,7 +119,7 @@ def predicting(given: Arguments, first: list[Any], ranks: Ranks) -> Iterator[tup
         given.pop("x"), ranks=ranks, batch_size=given.pop("batch_size"), steps=given["steps"], with_share=False
     )
     verbose = _verbose(given.pop("verbose"), ranks)
-    with over_ranks(given.pop("callbacks"), ranks, predicting=batches) as callbacks:
+    with closing(batches), over_ranks(given.pop("callbacks"), ranks, predicting=batches) as callbacks:
         yield given | {"x": batches, "callbacks": [*first, *callbacks], "verbose": verbose}, batches
 
 

@@ -178,6 +178,12 @@ class GlobalBatches(DataAdapter):
         self.current = iterator
         return iter(self._dataset)
 
+    def close(self) -> None:
+        """Stop reading, at the end of the call. What was read ahead is lost."""
+        for iterator in (self.current, self._begun):
+            if iterator is not None:
+                iterator.close()
+
     def on_epoch_begin(self) -> None:
         """Told to the user's data."""
         if self._ordered is not None and self.steps is None:
@@ -231,6 +237,10 @@ class BatchIterator:
 
     def __iter__(self) -> "BatchIterator":
         return self
+
+    def close(self) -> None:
+        """Give up what reads: threads of tf.data, or the user's generator."""
+        self._elements, self.held, self._ended = None, None, True
 
     def __next__(self) -> Any:
         """The next batch. Raises StopIteration on all ranks where the data have ended."""

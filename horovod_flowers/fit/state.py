@@ -135,6 +135,7 @@ class State:
         finally:
             self._calls -= 1
             if not self._calls:
+                self._pass = None
                 HEARTBEAT.leave(SCRIPT)
 
     def begin_call(self, batches: GlobalBatches, testing: GlobalBatches | None = None) -> None:

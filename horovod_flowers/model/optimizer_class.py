@@ -15,6 +15,7 @@ ranks find the same. Where one is put around an optimizer that combines (as `com
 it takes over the combining.
 """
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -59,7 +60,8 @@ def combine_in_place(optimizer: Any, make: Callable[[], Combining], methods: typ
     Raises UserError where it has one already, or is no optimizer of Keras 3.
     """
     check_can_combine(optimizer)
-    optimizer.__class__ = _combining_class(type(optimizer), make, methods)
+    vars(optimizer)["_given_make"] = make  # not tracked by Keras, as in _keep
+    optimizer.__class__ = _combining_class(type(optimizer), _held_by(optimizer, make), methods)
 
 
 def combining_copy(optimizer: OptimizerT, make: Callable[[], Combining], methods: type = object) -> OptimizerT:
@@ -98,7 +100,7 @@ def check_can_combine(optimizer: Any) -> None:
 def remove_combining(optimizer: Any) -> None:
     """Give an optimizer the class back that it had before; one without a Combining stays as it is."""
     if isinstance(optimizer, _CombiningOptimizer):
-        for name in ("_kept_combining", "_handed_over"):
+        for name in ("_kept_combining", "_handed_over", "_given_make"):
             vars(optimizer).pop(name, None)
         remove_combining(getattr(optimizer, "inner_optimizer", None))
         optimizer.__class__ = optimizer._own_class
@@ -158,6 +160,19 @@ def _keep(optimizer: Any, combining: Combining) -> None:
             inner.__class__ = _combining_class(type(inner), type(optimizer)._make, type(optimizer)._methods)
         vars(inner)["_handed_over"] = True
         _keep(inner, combining)
+
+
+def _held_by(optimizer: Any, make: Callable[[], Combining]) -> Callable[[], Combining]:
+    """`make`, for the optimizer's class: Keras' registry keeps the class for ever, and it must not keep a model."""
+    holder, name = weakref.ref(make), type(optimizer).__name__
+
+    def call() -> Combining:
+        held = holder()
+        if held is None:
+            raise UserError(f"the model is gone for which this optimizer ({name}) combined gradients: make a new one")
+        return held()
+
+    return call
 
 
 def _combining_class(own: type, make: Callable[[], Combining], methods: type) -> type:

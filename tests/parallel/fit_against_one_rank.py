@@ -1,8 +1,10 @@
-"""A program for N ranks: trains each case of `fit_cases` and writes, on rank 0, its weights and losses.
+"""A program for N ranks: trains each case of `fit_cases` and writes, on rank 0, its weights and losses; and how many
+of the models and of their data are still held when nobody needs them.
 
 mpirun -np N python -m tests.parallel.fit_against_one_rank OUTPUT.npz [PART OF A NAME]
 """
 
+import gc
 import sys
 
 import horovod_flowers
@@ -15,6 +17,7 @@ def main() -> None:
     import keras
     import numpy as np
 
+    from horovod_flowers.fit.global_batches import GlobalBatches
     from tests.parallel.fit_cases import BATCH, CASES
 
     part = sys.argv[2] if len(sys.argv) > 2 else ""
@@ -30,6 +33,10 @@ def main() -> None:
                 found[f"{key} | weight {number}"] = np.asarray(weight, np.float64)
             for metric, values in history.history.items():
                 found[f"{key} | {metric}"] = np.asarray(values)
+    keras.backend.clear_session()
+    del model, history
+    gc.collect()
+    found["held"] = np.asarray(sum(isinstance(each, keras.Model | GlobalBatches) for each in gc.get_objects()))
     if ranks.is_root:
         np.savez(sys.argv[1], **found)
 

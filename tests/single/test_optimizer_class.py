@@ -1,5 +1,7 @@
 """An optimizer whose updates begin with something else is in all other ways the one that the user chose."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,19 @@ def test_missing_and_sparse_gradients_come_as_they_are() -> None:
         own.apply([rows, None])
     assert seen == [(rows, weights[0]), (None, weights[1])]
     np.testing.assert_allclose(np.array(weights[0]) - before, [[-2] * 4, [0] * 4, [0] * 4], atol=1e-6)
+
+
+def test_a_model_that_an_optimizer_combined_gradients_for_is_given_up_with_it() -> None:
+    """Though Keras keeps the optimizer's class."""
+
+    def used() -> tuple[weakref.ref[Doubled], type]:
+        held, which = Doubled(), optimizer("SGD")
+        combine_in_place(which, lambda: held)
+        trained(which, 1.0)
+        return weakref.ref(held), type(which)
+
+    gone, kind = used()
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(UserError, match="the model is gone for which this optimizer \\(SGD\\) combined gradients"):
+        trained(kind(), 1.0)

@@ -84,23 +84,31 @@ def has_own_moments(layer: Any) -> bool:
     return (getattr(kind, "call", None), getattr(kind, "_moments", None)) != as_keras or not keeps_call(layer)
 
 
+_WITH_MOMENTS: dict[type, type] = {}
+"""One class for each kind of layer: Keras' registry keeps classes for ever, so they must not know a model."""
+
+
 def replace_moments(layer: Any, moments: Callable[[Any, Any, Sequence[int]], tuple[Any, Any]]) -> None:
     """Have a batch normalisation take its statistics from a function of inputs, mask (or None) and the axes to reduce:
     mean and variance of each channel."""
-
-    def own(self: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        return moments(inputs, mask, self._reduction_axes)
-
     before = type(layer)
-    names = {"__module__": before.__module__, "__qualname__": before.__qualname__}
-    kind = type(before.__name__, (before,), {"_moments": own, "_with_own_moments": before, **names})
-    written_as(kind, before)
-    layer.__class__ = kind
+    if before not in _WITH_MOMENTS:
+
+        def own(self: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+            return vars(self)["_moments_from"](inputs, mask, self._reduction_axes)
+
+        names = {"__module__": before.__module__, "__qualname__": before.__qualname__}
+        kind = type(before.__name__, (before,), {"_moments": own, "_with_own_moments": before, **names})
+        written_as(kind, before)
+        _WITH_MOMENTS[before] = kind
+    vars(layer)["_moments_from"] = moments  # past Keras, which tracks what is set as an attribute
+    layer.__class__ = _WITH_MOMENTS[before]
 
 
 def restore_moments(layer: Any) -> None:
     """Let a batch normalisation take its statistics itself again."""
     layer.__class__ = getattr(type(layer), "_with_own_moments", type(layer))
+    vars(layer).pop("_moments_from", None)
 
 
 @contextmanager
