@@ -9,9 +9,9 @@ from rich.table import Table
 from scipy import stats
 
 from horovod_flowers.bench.contenders import Measurement
-from horovod_flowers.report.analysis.cost_model import fit_linear_cost
 from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.runtime.console import Terminal, say
+from horovod_flowers.scaling_model.linear_cost import fit_linear_cost
 
 TABLE_WIDTH = 120  # in a log
 FEWEST_FOR_INTERVAL = 6

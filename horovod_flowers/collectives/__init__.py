@@ -3,5 +3,5 @@
 timing.py  the timed loops
 config.py  the options of the microbenchmark
 
-The command is microbenchmark.py, the record runlog/collectives.py, the model report/analysis/cost_model.py.
+The command is microbenchmark.py, the record runlog/collectives.py, the model scaling_model/calibration.py.
 """

@@ -196,7 +196,7 @@ def set_horovod_options(config: HorovodConfig, size: int | None) -> None:
     Which tensors Horovod fuses into one call depends on which of them are ready when it looks. MPI sums up an element
     in an order that depends on the size of the call and on the place of the element in it, so that from three ranks
     on two runs would differ in their last bits. Without fusion calls have the contents that a strategy gives them
-    (strategy/packing.py).
+    (strategy/call_contents.py).
     """
     if config.fusion_threshold_mb is not None:
         os.environ["HOROVOD_FUSION_THRESHOLD"] = str(round(config.fusion_threshold_mb * 2**20))

@@ -20,6 +20,7 @@ from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.runlog.collectives import Collectives, read_collectives
 from horovod_flowers.runlog.reading.folders import LeftOut, printable, runs_in
 from horovod_flowers.runlog.records import Environment, Result
+from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile
 from horovod_flowers.runlog.study_attempts import failures
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folders = [Path(folder) for folder in config.folders]
         runs, left_out = read_runs(folders)
         collectives, unreadable = read_measurements(folders)
-        content = gather(config, runs, collectives, [*left_out, *unreadable], failed_points(folders))
+        profiles, unread = read_profiles(folders)
+        left_out += [*unreadable, *unread]
+        content = gather(config, runs, collectives, left_out, failed_points(folders), profiles)
         output = writable_folder(Path(config.output), "choose another folder with --output")
         # Templates and pictures take a second that a usage error need not.
         from horovod_flowers.report.pages.terminal import print_content
@@ -90,6 +93,17 @@ def read_measurements(folders: Sequence[Path]) -> tuple[list[Collectives], list[
             if record.core_gauge is not None and record.core_gauge.problem is not None:
                 raise UserError(f"emulated, and no measurement: {record.core_gauge.problem}")
             records.append(record)
+        except (OSError, UserError) as error:
+            left_out.append((printable(path.name), printable(str(error))))
+    return records, left_out
+
+
+def read_profiles(folders: Sequence[Path]) -> tuple[list[StepProfile], list[tuple[str, str]]]:
+    """Measured steps of one rank that studies keep beside their runs, and the files that cannot be read."""
+    records, left_out = [], []
+    for path in (path for folder in folders for path in sorted((folder / ".step_profiles").glob("*.json"))):
+        try:
+            records.append(read_step_profile(path))
         except (OSError, UserError) as error:
             left_out.append((printable(path.name), printable(str(error))))
     return records, left_out

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.report.analysis.bounds import Bounds, bounds_of
+from horovod_flowers.report.analysis.call_costs import Kind, calibrations_of
 from horovod_flowers.report.analysis.claims import (
     BeforeAfter,
     Comparison,
@@ -22,10 +23,14 @@ from horovod_flowers.report.analysis.points import Point, Series, points_of, ser
 from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
 from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, rank_times_of, shown_in_detail
 from horovod_flowers.report.analysis.run_summary import RunSummary
+from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, studies_of
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.runlog.collectives import Collectives
+from horovod_flowers.runlog.step_profile import StepProfile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import own_command
+from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.hold_out import HeldOut
 
 MOST_EVALUATIONS = 3
 
@@ -66,6 +71,10 @@ class Content:
     verdicts: list[Verdict]
     provenance: Provenance
     collectives: list[Collectives]
+    call_models: dict[Kind, Calibration]
+    """Fitted to them, by their kind."""
+    held_out: list[tuple[ScalingStudy, list[HeldOut]]]
+    """Each number of ranks predicted from the smaller ones, of each work with three numbers of ranks or more."""
     left_out: list[tuple[str, str]]
     failed: list[tuple[str, str]]
 
@@ -91,6 +100,7 @@ def gather(
     collectives: Sequence[Collectives],
     left_out: Sequence[tuple[str, str]],
     failed: Sequence[tuple[str, str]],
+    profiles: Sequence[StepProfile] = (),
 ) -> Content:
     """Work out the report. Raises UserError where options ask for what the runs cannot answer."""
     comparison = compare(runs, config.compare, config.allow_differences) if config.compare is not None else None
@@ -99,7 +109,8 @@ def gather(
     evaluations, unreadable = evaluations_of(runs)
     ceilings = {point: ceiling_of(point, points) for point in points}
     efficiency_losses = {point: efficiency_losses_of(point, ceilings[point]) for point in points}
-    bounds = {point: bounds_of(point, ceilings[point], collectives) for point in points}
+    call_models = calibrations_of(collectives)
+    bounds = {point: bounds_of(point, ceilings[point], call_models) for point in points}
     drawn = shown_in_detail(series)
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
     proposals = [proposal_of(members, config.min_efficiency) for members in series if not members.is_ceiling]
@@ -122,9 +133,19 @@ def gather(
         verdicts=[judge(check, points) for check in config.checks],
         provenance=provenance_of(runs),
         collectives=list(collectives),
+        call_models=call_models,
+        held_out=held_out_of(points, collectives, profiles),
         left_out=[*left_out, *unreadable],
         failed=list(failed),
     )
+
+
+def held_out_of(
+    points: Sequence[Point], collectives: Sequence[Collectives], profiles: Sequence[StepProfile]
+) -> list[tuple[ScalingStudy, list[HeldOut]]]:
+    """What each study predicts of its own larger numbers of ranks."""
+    found = [(study, study.held_out()) for study in studies_of(points, collectives, profiles)]
+    return [(study, rows) for study, rows in found if rows]
 
 
 def evaluations_of(runs: Sequence[RunSummary]) -> tuple[list[Evaluation], list[tuple[str, str]]]:

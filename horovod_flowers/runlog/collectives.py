@@ -58,7 +58,7 @@ class Collectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of an emulated measurement: whether its times are one."""
 
     def calls(self, operation: Operation) -> tuple[list[int], list[float]]:
-        """Bytes and seconds of every timed call of an operation, as `cost_model.fit_collective` takes them."""
+        """Bytes and seconds of every timed call of an operation, in the order in which they were made."""
         rows = [row for row in self.measured if row.operation == operation]
         sizes = [row.bytes for row in rows for _ in row.seconds]
         return sizes, [seconds for row in rows for seconds in row.seconds]

@@ -8,10 +8,10 @@ weight_use.py            what a model does with its weights, and so which of the
 wide_dense.py            what becomes of a large Dense layer under each of them
 batch_statistics.py      batch normalisation over the images of all ranks
 layer_collectives.py     the collective calls of these layers
-packing.py               several tensors in one call, the same ones in every run
+call_contents.py         which tensors go into one call; packing.py: putting them together
 step_timer.py            timestamps inside a step
 layout.py                where the parts of a weight lie, so that checkpoints are the same under all
-communication_volume.py  calls and bytes of each, by formula
+communication_volume.py  bytes that each sends, by formula; step_calls.py: its calls, in the order of a step
 trial.py                 the fastest by measurement ('auto')
 
 Built on Horovod's raw collective calls: its DistributedOptimizer and DistributedGradientTape do not work under Keras 3

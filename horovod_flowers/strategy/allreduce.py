@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.batch_statistics import BatchStatistics
+from horovod_flowers.strategy.call_contents import calls_of
 from horovod_flowers.strategy.communication_volume import (
     FP32_BYTES,
     DenseShape,
@@ -18,7 +19,7 @@ from horovod_flowers.strategy.communication_volume import (
 )
 from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part
-from horovod_flowers.strategy.packing import calls_of, packed
+from horovod_flowers.strategy.packing import packed
 from horovod_flowers.strategy.step_timer import StepTimer
 from horovod_flowers.strategy.wide_dense import FactorDense, dense_shapes
 

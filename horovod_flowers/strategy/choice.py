@@ -11,12 +11,12 @@ from horovod_flowers.ranks.startup import fuses_tensors
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.allreduce import Allreduce, Independent, OneRank
 from horovod_flowers.strategy.batch_statistics import BatchStatistics
+from horovod_flowers.strategy.call_contents import MOST_BYTES, SMALLEST_DIVIDED
 from horovod_flowers.strategy.communication_volume import DenseShape, factors_send_less
 from horovod_flowers.strategy.interface import Strategy
 from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups
-from horovod_flowers.strategy.packing import MOST_BYTES
-from horovod_flowers.strategy.sharded import SMALLEST_DIVIDED, Sharded
+from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
 from horovod_flowers.strategy.weight_use import WeightUse, image_inputs
 from horovod_flowers.strategy.wide_dense import all_dense_layers, dense_layers, why_not_plain

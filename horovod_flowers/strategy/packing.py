@@ -1,37 +1,10 @@
-"""Several tensors in one collective call, the same ones in every step of every run.
-
-Horovod fuses what is ready at the same moment, which timing decides, and the order of a sum over three or more ranks
-depends on the size of the call and on the place in it. Calls of fixed contents have the same sums in every run. They
-are of some megabytes each, of the last layers first, so that these travel while earlier ones are still differentiated
-(as the buckets of Li et al. 2020, arXiv 2006.15704, section 3.2.3).
-"""
+"""Several tensors in one collective call: put together, and taken apart again. call_contents.py says which ones."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
 from horovod_flowers.strategy.layout import Slice
-
-MOST_BYTES = 2 * 2**20
-"""Of a call for several tensors; a larger one has a call of its own."""
-
-
-def calls_of(elements: Sequence[int], most_elements: int) -> list[list[int]]:
-    """Which of these tensors go into each call, by their positions: neighbours, from the last to the first.
-
-    most_elements: of a call of several; 0 gives each tensor a call of its own, in their own order.
-    """
-    if not most_elements:
-        return [[position] for position in range(len(elements))]
-    calls: list[list[int]] = []
-    room = 0
-    for position in reversed(range(len(elements))):
-        if not calls or elements[position] > room:
-            calls.append([])
-            room = most_elements
-        calls[-1].insert(0, position)
-        room -= elements[position]
-    return calls
 
 
 def packed(tensors: Sequence[tf.Tensor], call: Callable[[tf.Tensor], tf.Tensor]) -> list[tf.Tensor]:

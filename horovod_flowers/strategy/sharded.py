@@ -11,14 +11,12 @@ import tensorflow as tf
 
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.allreduce import OneRank
+from horovod_flowers.strategy.call_contents import SMALLEST_DIVIDED
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
 from horovod_flowers.strategy.packing import gathered, scattered
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
-
-SMALLEST_DIVIDED = 4096
-"""Elements of a weight below which dividing it would cost more in calls than it saves in memory (16 KB in fp32)."""
 
 NAMED_WEIGHTS = 4
 """Of those that stay whole, in the log."""

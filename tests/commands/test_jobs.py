@@ -14,10 +14,11 @@ from typing import Any, get_args
 
 import pytest
 
-from horovod_flowers.report.analysis.cost_model import fit_collective
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.records import Operation
 from horovod_flowers.runlog.study_attempts import PointFiles, read_record
+from horovod_flowers.scaling_model.calibration import calibrate
+from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
 from tests.conftest import (
     ANY_LINK,
     PROJECT,
@@ -125,13 +126,14 @@ def test_a_study_measures_collective_calls_and_does_not_do_so_again(workplace: W
     record = read_collectives(collectives_file(runs, name))
     assert (record.world_size, record.threads, record.hosts) == (2, 1, [os.uname().nodename])
     assert 1e8 < record.reduction_bytes_per_second < 1e12
+    model = calibrate([record]).model
     for operation in get_args(Operation):
-        sizes, seconds = record.calls(operation)
+        sizes, _ = record.calls(operation)
         assert Counter(sizes) == {1024 * 4**k: 7 for k in range(9)}
-        cost = fit_collective(operation, 2, sizes, seconds, 1 / record.reduction_bytes_per_second)
+        small, large = (model.alone(Call(operation, size, RankGroup(2)), 2) for size in (1024, 2**26))
         # From a microsecond a message, and 100 GB/s, to what a machine that is shared with others may take.
-        assert 1e-6 < cost.seconds(1024) < 1
-        assert 2**26 / 1e11 < cost.seconds(2**26) < 60
+        assert 1e-6 < small < 1
+        assert 2**26 / 1e11 < large < 60
     assert f"{name}\tfinished" in workplace.run(*words, "--list").stdout
     again = workplace.run(*words, "--no-preflight", "--oversubscribe", "--point", number)
     assert (again.status, "2 points, 0 to run" in again.stdout) == (0, True)

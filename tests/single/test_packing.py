@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from horovod_flowers.strategy.call_contents import calls_of
 from horovod_flowers.strategy.layout import equal_slices
-from horovod_flowers.strategy.packing import calls_of, gathered, packed, scattered
+from horovod_flowers.strategy.packing import gathered, packed, scattered
 
 
 def test_calls_hold_neighbours_from_the_last_to_the_first() -> None:

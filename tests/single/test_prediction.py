@@ -1,134 +1,182 @@
-"""Which photos, how they are decoded, and the tables of what they show."""
+"""Predictions from steps that a model of known parts made, and from what is left of them."""
 
-import json
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from horovod_flowers.data.decoding import photo_or_reason
-from horovod_flowers.inference.prediction.decoding import Decoded, decoded
-from horovod_flowers.inference.prediction.parts import classify, in_order, merge, part_of, unreadable_list
-from horovod_flowers.inference.prediction.photos import blocks, photos, shown, write_list
-from horovod_flowers.inference.prediction.tables import Row, format_of, table
-from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runlog.step_profile import ProfiledBatch, ProfiledDense, ProfiledWeight, StepProfile
+from horovod_flowers.scaling_model.call_model import CallModel
+from horovod_flowers.scaling_model.computing import PassesByRows, batch_at
+from horovod_flowers.scaling_model.division import CannotDivideError
+from horovod_flowers.scaling_model.hold_out import hold_out
+from horovod_flowers.scaling_model.measured_steps import MeasuredStep, Setting, Workload
+from horovod_flowers.scaling_model.network import parse_network
+from horovod_flowers.scaling_model.prediction import CallModels, Predictor
+from horovod_flowers.scaling_model.recommendation import recommend
 
-CLASSES = ("rose", 'a,"b')
-
-
-@pytest.fixture
-def folder(tmp_path: Path, write_photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    found = write_photos(red=3, blue=2)
-    monkeypatch.chdir(found)
-    return found
+SHAPES = {"conv": [3, 3, 16, 64], "dense/kernel": [20_000, 512], "dense/bias": [512], "out/kernel": [512, 5]}
 
 
-def test_files_folders_globs_and_lists_in_the_order_given(folder: Path) -> None:
-    (folder / "notes.txt").write_text("no photo")
-    (folder / "red" / "sub").mkdir()
-    (folder / "red" / "sub" / "deep.PNG").write_bytes(b"")
-    (folder / "[odd].jpg").write_bytes(b"")
-    (folder / "list").write_bytes(b"blue/a b.jpg\r\n\nmissing\xff.jpg\nlast")
-    red = sorted(f"red/{name}" for name in os.listdir("red") if name != "sub")
-    assert list(photos(["red"])) == [*red, "red/sub/deep.PNG"]
-    assert list(photos(["blue/*", "notes.txt", "[odd].jpg"])) == [
-        *sorted(map(str, Path().glob("blue/*"))),
-        "notes.txt",
-        "[odd].jpg",
+def batch(rows: int) -> ProfiledBatch:
+    """Forward 4 ms a row, backward 8, each with 10 ms besides; an update of 50 ms."""
+    forward, backward = 0.010 + 0.004 * rows, 0.010 + 0.008 * rows
+    there = [forward + backward * share for share in (1.0, 0.4, 0.15, 0.1)]
+    dense = ProfiledDense(
+        kernel=1, layer="dense", rows_per_image=1, input_ready_seconds=0.8 * forward,
+        output_ready_seconds=0.9 * forward, output_gradient_ready_seconds=forward + 0.12 * backward,
+        input_gradient_ready_seconds=forward + 0.25 * backward,
+    )  # fmt: skip
+    return ProfiledBatch(
+        rows=rows, step_seconds=[forward + backward + 0.05] * 9, forward_seconds=forward, gradient_ready_seconds=there,
+        gradients_seconds=forward + backward, update_seconds=0.05, dense=[dense],
+    )  # fmt: skip
+
+
+def profile(*rows: int) -> StepProfile:
+    weights = [
+        ProfiledWeight(path=path, shape=shape, elements=int(np.prod(shape)), dense=path == "dense/kernel")
+        for path, shape in SHAPES.items()
     ]
-    assert list(photos(["**/deep*"])) == ["red/sub/deep.PNG"]
-    assert list(photos(["@list"])) == ["blue/a b.jpg", "missing\udcff.jpg", "last"]
+    return StepProfile(
+        schema=1, model="m", options={}, classes=5, precision="fp32", threads=1, clips_by_norm=False, synchronised=[],
+        weights=weights, non_trainable_elements=0, batches=[batch(each) for each in rows], timestamp_seconds=0.0,
+        host="h", cpu_model=None, gpu=None, versions={}, started_utc="", command=[],
+    )  # fmt: skip
 
 
-def test_links_that_lead_in_a_circle_end(folder: Path) -> None:
-    (folder / "red" / "circle").symlink_to(folder)
-    (folder / "self.jpg").symlink_to("self.jpg")
-    found = list(photos(["."]))
-    assert len(found) == 6
-    assert photo_or_reason(Path("self.jpg"), 8) == "Too many levels of symbolic links"
+MODEL = CallModel.of(parse_network("2Gbit,20us"))
+CALLS = CallModels(MODEL, MODEL, MODEL)
+STRONG = Workload("strong", 64)
+ALONE = MeasuredStep(None, 1, 0.838, 0.788, 0.05, 0.0)
+SETTINGS = [Setting("allreduce"), Setting("sharded"), Setting("tensor"), Setting("mesh", 2)]
 
 
-@pytest.mark.parametrize("word", ["none.jpg", "*.png", "empty", "@none", "@blank"])
-def test_a_word_without_photos_is_a_mistake(folder: Path, word: str) -> None:
-    (folder / "empty").mkdir()
-    (folder / "blank").write_text("\n\n")
-    with pytest.raises(UserError, match="give"):
-        list(photos([word]))
+def predictor(**more: object) -> Predictor:
+    return replace(Predictor(STRONG, [ALONE], CALLS, profile(64, 32, 16, 8, 4)), **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-def test_ranks_get_all_photos_in_turn_and_parts_give_them_back_in_order(tmp_path: Path, ranks: int) -> None:
-    names = [f"odd\n\u00fc{number}\udcff" for number in range(23)]
-    assert write_list(tmp_path / "list", iter(names)) == 23
-    for rank in range(ranks):
-        given = (
-            Decoded(block, np.zeros((4, 2, 2, 3), np.uint8), [None] * len(block))
-            for block in blocks(tmp_path / "list", 4, rank, ranks)
-        )
-        list(classify(given, lambda images: np.full((len(images), 2), 0.5, np.float32), part_of(tmp_path, rank)))
-    assert [name for name, _, _ in in_order(tmp_path, ranks, 4)] == names
+def as_measured(truth: Predictor, setting: Setting, ranks: int, slower: float = 1.0) -> MeasuredStep:
+    """What `truth` predicts, as runs would show it; its communication exposed so many times as long."""
+    found = truth.predict(setting, ranks)
+    update = 0.01
+    return MeasuredStep(
+        setting, ranks, found.compute_seconds + found.exposed_seconds * slower, found.compute_seconds - update, update,
+        0.0, (), truth.volume(setting, ranks),
+    )  # fmt: skip
 
 
-def test_unreadable_photos_say_why_and_leave_the_others_alone(folder: Path) -> None:
-    (folder / "pipe.jpg").unlink(missing_ok=True)
-    os.mkfifo("pipe.jpg")
-    (folder / "text.jpg").write_text("text")
-    good = next(photos(["red"]))
-    names = ["pipe.jpg", good, "none.jpg", "text.jpg", "red"]
-    (block,) = decoded(iter([names]), 8, 16, threads=3)
-    reasons = [
-        "not a file",
-        None,
-        "No such file or directory",
-        "no JPEG, PNG, WebP, BMP, TIFF or GIF image",
-        "not a file",
+def test_estimates_lie_between_all_hidden_and_nothing_hidden() -> None:
+    found = predictor()
+    for setting in SETTINGS:
+        for ranks in (4, 16, 64):
+            one = found.predict(setting, ranks)
+            assert one.all_hidden_seconds - 1e-9 <= one.step_seconds <= one.nothing_hidden_seconds + 1e-9
+            assert one.low_seconds < one.step_seconds < one.high_seconds
+            assert one.images_per_second * one.step_seconds == pytest.approx(64)
+
+
+def test_a_step_on_one_node_of_an_infinite_network_is_computing_alone() -> None:
+    fast = CallModel.of(parse_network("1000000Tbit,0ns"))
+    fast = replace(fast, cycle_seconds=0.0)
+    one = predictor(calls=CallModels(fast, fast, fast)).predict(Setting("tensor"), 8)
+    share = 1 - 20_000 * 512 * (7 / 8) / sum(np.prod(shape) for shape in SHAPES.values())
+    assert one.step_seconds == pytest.approx(0.020 + 0.012 * 8 + 0.05 * share)
+
+
+def test_what_runs_exposed_more_is_carried_on_in_proportion_to_communication() -> None:
+    truth = predictor()
+    for setting in SETTINGS:
+        counts = [ranks for ranks in (2, 4) if (setting.group or 1) < ranks]
+        runs = [ALONE, *(as_measured(truth, setting, ranks, slower=1.3) for ranks in counts)]
+        plain, corrected = truth.predict(setting, 8), predictor(measured=runs).predict(setting, 8)
+        assert corrected.exposed_seconds > plain.exposed_seconds
+        expected = plain.compute_seconds + 1.3 * plain.exposed_seconds
+        assert corrected.step_seconds == pytest.approx(expected, rel=0.15)
+
+
+def test_without_a_profile_runs_alone_tell_with_a_wider_interval() -> None:
+    truth = predictor()
+    for setting in (Setting("allreduce", dense_gradients="reduced"), *SETTINGS[1:]):
+        runs = [ALONE, *(as_measured(truth, setting, ranks) for ranks in (2, 4) if (setting.group or 1) < ranks)]
+        known = predictor(measured=runs).predict(setting, 16)
+        blind = predictor(measured=runs, profile=None).predict(setting, 16)
+        assert blind.step_seconds == pytest.approx(known.step_seconds, rel=0.1)
+        assert blind.low_seconds < known.step_seconds < blind.high_seconds
+
+
+def test_each_number_of_ranks_is_predicted_from_the_smaller_ones() -> None:
+    truth = predictor()
+    runs = [ALONE, *(as_measured(truth, SETTINGS[0], ranks) for ranks in (2, 4, 8))]
+    found = hold_out(predictor(measured=runs), lambda _: CALLS)
+    assert [(each.ranks, each.from_ranks) for each in found] == [(2, (1,)), (4, (1, 2)), (8, (1, 2, 4))]
+    assert all(each.error == pytest.approx(0, abs=0.01) and each.inside for each in found)
+    assert hold_out(predictor(measured=runs[:2]), lambda _: CALLS) == []
+    blind = hold_out(predictor(measured=runs, profile=None), lambda _: None)
+    assert blind[0].predicted is None
+    assert "neither calls nor a network are known" in blind[0].reason
+    assert [each.predicted is not None for each in blind] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("setting", "ranks", "reason"),
+    [
+        (Setting("mesh", 4), 6, "groups of 4 do not divide 6 ranks"),
+        (Setting("mesh", 8), 8, "groups of 8 do not divide 8 ranks into several"),
+        (Setting("tensor"), 128, "a batch of 64 has no image for each of 128 ranks"),
+    ],
+)
+def test_what_does_not_exist_is_told(setting: Setting, ranks: int, reason: str) -> None:
+    with pytest.raises(CannotDivideError, match=reason):
+        predictor().predict(setting, ranks)
+
+
+def test_layers_that_are_too_small_or_too_few_are_told() -> None:
+    weak = predictor(work=Workload("weak", 64))
+    with pytest.raises(CannotDivideError, match="dense has 20000 inputs, too few to divide over 32768 ranks"):
+        weak.predict(Setting("tensor"), 32_768)
+    with pytest.raises(CannotDivideError, match="no Dense layer of 99,000,000 weights or more to divide"):
+        predictor(work=replace(STRONG, shard_above=99_000_000)).predict(Setting("tensor"), 4)
+    assert Setting("tensor") not in predictor(work=replace(STRONG, shard_above=99_000_000)).settings([64])
+    assert Setting("mesh", 32) in predictor().settings([64])
+
+
+def test_a_thousand_ranks_and_all_strategies() -> None:
+    found = predictor(work=Workload("weak", 16))
+    settings = found.settings([1024])
+    assert len(settings) == 12  # allreduce, sharded, tensor, and meshes of 2 to 512
+    ones = [
+        found.predict(setting, ranks) for setting in settings for ranks in (64, 1024) if (setting.group or 1) < ranks
     ]
-    assert block.problems == reasons
-    assert block.images.shape == (8, 16, 16, 3)
-    assert [bool(image.any()) for image in block.images] == [False, True, *[False] * 6]
+    advice = recommend(ones, 0.838 / 64, 0.5)
+    assert set(advice.best) == {64, 1024}
+    assert all(one.step_seconds >= advice.best[one.ranks].step_seconds for one in ones)
+    assert "ranks" in advice.sentence
 
 
-def rows() -> Iterator[Row]:
-    for number in range(3):
-        yield Row(f'p,"{number}\n.jpg', CLASSES[number % 2], 0.61239, (0.61239, 0.38761))
+def test_the_recommendation_names_where_a_strategy_ends_and_where_waiting_begins() -> None:
+    truth = predictor(work=Workload("weak", 16))
+    tensor, mesh = (truth.predict(Setting("tensor"), 16), truth.predict(Setting("mesh", 8), 128))
+    ones = [
+        replace(tensor, step_seconds=1.0, ranks=8), replace(tensor, step_seconds=1.1, ranks=16),
+        replace(mesh, step_seconds=1.2, ranks=128, images=16 * 128), replace(mesh, step_seconds=9.0, ranks=512),
+    ]  # fmt: skip
+    advice = recommend([replace(one, images=16 * one.ranks) for one in ones], 1 / 16, 0.75)
+    assert advice.sentence == (
+        "tensor up to 16 ranks, (mesh, G=8) beyond; beyond 128 ranks you pay for waiting (efficiency below 0.75)"
+    )
 
 
-def test_every_table_holds_the_same(tmp_path: Path) -> None:
-    for ending in ("csv", "jsonl", "parquet"):
-        with table(tmp_path / f"t.{ending}", ending, CLASSES) as found:
-            for row in rows():
-                found.write(row)
-    text = (tmp_path / "t.csv").read_text()
-    assert text.startswith('photo,class,probability,p_rose,"p_a,""b"\n"p,""0\n.jpg",rose,0.6124,0.6124,0.3876\n')
-    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert [line["photo"] for line in lines] == [row.photo for row in rows()]
-    assert lines[1] == {
-        "photo": 'p,"1\n.jpg',
-        "class": 'a,"b',
-        "probability": 0.6124,
-        "probabilities": {"rose": 0.6124, 'a,"b': 0.3876},
-    }
-    parquet = pq.read_table(tmp_path / "t.parquet").to_pylist()
-    assert [line["photo"] for line in parquet] == [row.photo for row in rows()]
-    assert parquet[0]['p_a,"b'] == pytest.approx(0.3876)
-    with pytest.raises(UserError, match=r"allowed endings are \.csv"):
-        format_of(tmp_path / "t.xls")
+def test_batches_between_the_profiled_ones_lie_on_a_line() -> None:
+    found = batch_at(profile(8, 32), 16)
+    assert found.gradients_seconds == pytest.approx(batch(16).gradients_seconds)
+    assert found.gradient_ready_seconds == pytest.approx(batch(16).gradient_ready_seconds)
+    assert batch_at(profile(32), 16).gradients_seconds == pytest.approx(batch(32).gradients_seconds / 2)
+    smallest = batch_at(profile(16, 32), 1)
+    assert smallest.gradients_seconds == pytest.approx(batch(1).gradients_seconds)
 
 
-def test_an_earlier_table_stays_where_no_photo_can_be_read(tmp_path: Path) -> None:
-    output = tmp_path / "out.csv"
-    output.write_text("earlier")
-    unread = Decoded(["a", "b\udcff"], np.zeros((2, 2, 2, 3), np.uint8), ["broken", "gone"])
-    list(classify(iter([unread]), lambda images: pytest.fail("nothing to classify"), part_of(tmp_path, 0)))
-    assert merge(tmp_path, 1, 2, output, "csv", CLASSES) == (0, 2)
-    assert output.read_text() == "earlier"
-    assert unreadable_list(output).read_text() == "photo,reason\na,broken\nb\\udcff,gone\n"
-    assert shown("b\udcff") == "b\\udcff"
-    read = Decoded(["a"], np.zeros((2, 2, 2, 3), np.uint8), [None])
-    list(classify(iter([read]), lambda images: np.array([[0.2, 0.8]] * 2, np.float32), part_of(tmp_path, 0)))
-    assert merge(tmp_path, 1, 2, output, "csv", CLASSES) == (1, 0)
-    assert not unreadable_list(output).exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", part_of(tmp_path, 0).name]
+def test_seconds_by_rows_are_a_line() -> None:
+    fit = PassesByRows.fitted([64, 32, 16], [0.1 + 0.01 * rows for rows in (64, 32, 16)])
+    assert fit.seconds(8) == pytest.approx(0.18)
+    assert PassesByRows.fitted([32, 32], [1.0, 1.0]).seconds(16) == pytest.approx(0.5)

@@ -6,7 +6,8 @@ points.py             runs of one kind, their baseline, speed-up and parallel ef
 intervals.py          95 % intervals by bootstrap over runs
 laws.py               Karp-Flatt, Amdahl, Gustafson, Universal Scalability Law
 efficiency_losses.py  what each lost percent of efficiency went to
-bounds.py             ceiling and cost model beside the measurements; cost_model.py: latency and bandwidth, fitted
+bounds.py             ceiling and call models beside the measurements; call_costs.py: one for each kind of measured call
+scaling_inputs.py     what a prediction of scaling starts from (scaling_model/), and what it makes of larger ranks
 rank_times.py         slow ranks, percentiles, timelines
 learning.py           accuracy beside speed
 evaluation.py         evaluated runs; classification.py: accuracy, confusion, calibration

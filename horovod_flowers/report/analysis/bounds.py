@@ -1,19 +1,14 @@
 """Bounds beside the measurements: what the machine gives without communication, and what communication should cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from horovod_flowers.config.emulated_network import EmulatedNetwork
-from horovod_flowers.report.analysis.cost_model import CollectiveCost, fit_collective
+from horovod_flowers.report.analysis.call_costs import Kind, links_of
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
-from horovod_flowers.runlog.collectives import Collectives
-from horovod_flowers.runlog.records import Operation
-from horovod_flowers.runtime.errors import UserError
-
-OPERATIONS: tuple[Operation, ...] = ("allreduce", "reducescatter", "allgather", "alltoall")
+from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.division import sent_share
+from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
 
 
 @dataclass(frozen=True)
@@ -29,87 +24,63 @@ class Bounds:
     exposed: float | None
     """Speed-up if nothing of `communication_seconds` were hidden, behind passes as quick as those of the ceiling (or,
     where that was not run, ideal ones)."""
-    extrapolated_from: int | None
-    """Ranks of the measured collective calls, where they are not this point's."""
+    extrapolated_from: tuple[int, ...] | None
+    """Numbers of ranks of the measured calls, where this point's is none of them."""
 
 
-def fit_costs(records: Sequence[Collectives]) -> dict[tuple[int, str], CollectiveCost]:
-    """Cost models by number of ranks and operation, from all measurements of each together."""
-    costs: dict[tuple[int, str], CollectiveCost] = {}
-    for ranks in sorted({record.world_size for record in records}):
-        of_size = [record for record in records if record.world_size == ranks]
-        reduction = float(np.median([record.reduction_bytes_per_second for record in of_size]))
-        for operation in OPERATIONS:
-            calls = [record.calls(operation) for record in of_size]
-            sizes = [size for of_record, _ in calls for size in of_record]
-            seconds = [value for _, of_record in calls for value in of_record]
-            try:
-                costs[ranks, operation] = fit_collective(operation, ranks, sizes, seconds, 1 / reduction)
-            except UserError:
-                continue  # too few sizes of this operation
-    return costs
-
-
-def network_of(record: Collectives) -> EmulatedNetwork | None:
-    """The emulated one that calls were measured on; None where they were on the ranks' own."""
-    return None if record.emulated is None else record.emulated.network
-
-
-def real_ones(records: Sequence[Collectives]) -> list[Collectives]:
-    """The measurements of the ranks' own network."""
-    return [record for record in records if record.emulated is None]
-
-
-def of_the_same_kind(records: Sequence[Collectives], point: Point) -> list[Collectives]:
-    """The measurements made on this point's kind of CPU, with as many threads a rank; of an emulated one, on its
-    network."""
-    work = dict(point.work)
-    emulated = point.runs[0].environment.emulated
+def model_of(point: Point, models: Mapping[Kind, Calibration]) -> Calibration | None:
+    """The call model measured on this point's kind of CPU, with as many threads a rank, whose ranks shared cores where
+    the point's do; None where there is none, or several that differ in settings."""
+    work, emulated = dict(point.work), point.runs[0].environment.emulated
     if emulated is not None:  # ranks that sleep have whatever threads they stand for
-        network = emulated.network
-        return [record for record in records if network is not None and network_of(record) == network]
-    return [
-        record
-        for record in records
-        if record.emulated is None
-        and tuple(sorted({model or "" for model in record.cpu_models})) == work["cpu_model"]
-        and (record.threads,) == work["threads"]
-    ]
+        links = links_of(emulated.network)
+        found = [model for kind, model in models.items() if model.emulated and links and kind[-1] == links]
+    else:
+        alike = (work["cpu_model"], work["threads"], point.oversubscribed)
+        found = [
+            model
+            for (cpu_models, threads, crowded, _, _), model in models.items()
+            if not model.emulated and (cpu_models, (threads,), crowded) == alike
+        ]
+    return max(found, key=lambda model: model.calls, default=None)
 
 
-def bounds_of(point: Point, ceiling: Point | None, records: Sequence[Collectives]) -> Bounds | None:
+def bounds_of(point: Point, ceiling: Point | None, models: Mapping[Kind, Calibration]) -> Bounds | None:
     """A point's bounds; None where it has no baseline, or is it."""
     if point.baseline is None or point.ranks <= point.baseline.ranks:
         return None
     steps = sum(len(run.slowest_seconds) for run in point.runs)
     shown = sum(run.part_seconds["communication"] for run in point.runs) / steps
-    predicted, source = _predicted(point, records)
+    calibration = model_of(point, models)
+    predicted = None if calibration is None else _predicted(point, calibration)
     exposed = None
     if predicted is not None:
         images = float(point.totals[:, 0].sum()) / steps
         base = point.baseline.images_per_second.value / point.baseline.ranks
         alone = ceiling.images_per_second.value if ceiling is not None else base * point.ranks
         exposed = images / (images / alone + predicted) / base
+    measured = None if predicted is None or calibration is None else calibration.ranks
     return Bounds(
         ceiling=None if ceiling is None else ceiling.speed_up,
         communication_seconds=predicted,
         shown_seconds=shown,
         exposed=exposed,
-        extrapolated_from=source if source != point.ranks else None,
+        extrapolated_from=measured if measured is not None and point.ranks not in measured else None,
     )
 
 
-def _predicted(point: Point, records: Sequence[Collectives]) -> tuple[float | None, int | None]:
-    """Seconds of a step's calls, and the number of ranks whose measurements they come from."""
-    volumes = point.runs[0].environment.communication_volume
-    costs = fit_costs(of_the_same_kind(records, point))
-    sizes = sorted({ranks for ranks, _ in costs}, key=lambda ranks: (abs(ranks - point.ranks), ranks))
-    if volumes is None or not sizes:
-        return None, None
+def _predicted(point: Point, calibration: Calibration) -> float | None:
+    """Seconds of a step's calls, one after the other; None where they, or their kind, were not measured."""
+    environment = point.runs[0].environment
+    if environment.communication_volume is None:
+        return None
+    group = int(point.runs[0].config.get("model_parallel_size") or 1)
     total = 0.0
-    for call in volumes:
-        cost = costs.get((sizes[0], call.operation))
-        if cost is None:
-            return None, None
-        total += cost.step_seconds(call.calls, call.bytes_sent, call.ranks)
-    return total, sizes[0]
+    for entry in environment.communication_volume:
+        if entry.operation not in calibration.model.call_seconds_more:
+            return None
+        across = entry.ranks < point.ranks and entry.operation == "allreduce"
+        size = entry.bytes_sent / sent_share(entry.operation, entry.ranks) / entry.calls
+        call = Call(entry.operation, size, RankGroup(entry.ranks, group if across else 1))
+        total += entry.calls * calibration.model.alone(call, point.ranks)
+    return total

@@ -7,6 +7,7 @@ import numpy as np
 from horovod_flowers.runlog.reading.run import PARTS, DescribedRun, RecordedRun
 
 TIMELINE_STEPS = 3
+WORK_QUANTILES = 101
 MOST_APART_SECONDS = 100_000.0
 """Between the first and the last beginning of a step in a timeline, by clocks that can be believed."""
 STRAGGLER_SHARE = 0.05
@@ -47,6 +48,8 @@ class RunSummary(DescribedRun):
     """float64 [ranks]: median of each rank's own work, that is its steps without communication."""
     rank_work_mean_seconds: np.ndarray
     """float64 [ranks]: the same in the mean."""
+    work_quantile_seconds: np.ndarray
+    """float64 [WORK_QUANTILES]: of single ranks' own work in single steps, from the least to the most."""
     rank_last_share: np.ndarray
     """float64 [ranks]: share of the steps in which this rank's own work ended last."""
     timeline: Timeline
@@ -84,6 +87,7 @@ def summarise(run: RecordedRun) -> RunSummary:
         rank_step_seconds=np.median(run.step_ns, axis=0) / 1e9,
         rank_work_seconds=np.median(work, axis=0) / 1e9,
         rank_work_mean_seconds=work.mean(axis=0) / 1e9,
+        work_quantile_seconds=np.quantile(work, np.linspace(0, 1, WORK_QUANTILES)) / 1e9,
         rank_last_share=np.bincount(work.argmax(axis=1), minlength=run.ranks) / len(work),
         timeline=_timeline(run),
     )

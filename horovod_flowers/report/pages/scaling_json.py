@@ -2,17 +2,21 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from horovod_flowers.report.analysis.bounds import fit_costs, network_of, real_ones
 from horovod_flowers.report.analysis.claims import BeforeAfter, Comparison, Proposal, Side
 from horovod_flowers.report.analysis.evaluation import Evaluation
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.rank_times import RankTimes
+from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
 from horovod_flowers.report.content import Content
+from horovod_flowers.scaling_model.algorithms import SIZES
+from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.hold_out import HeldOut
 
-SCHEMA = 2
+SCHEMA = 3
 COLUMNS = (
     *("scaling", "batch", "precision", "strategy", "which", "ranks", "threads", "epochs", "runs"),
     *("median_step_seconds", "median_step_seconds_low", "median_step_seconds_high", "mean_step_seconds"),
@@ -128,17 +132,9 @@ def scaling_json(content: Content) -> dict[str, Any]:
         "laws_refused": [
             {"series": fits.series.label, "reason": reason} for fits in content.fits for reason in fits.refused
         ],
-        "collectives": [
-            {
-                "ranks": ranks,
-                "operation": operation,
-                "latency_seconds": cost.latency_seconds,
-                "seconds_per_byte": cost.seconds_per_byte,
-                "reduction_seconds_per_byte": cost.reduction_seconds_per_byte,
-            }
-            for (ranks, operation), cost in fit_costs(real_ones(content.collectives)).items()
-        ],
-        **_emulated_collectives(content),
+        "collectives": [_call_model(found) for found in content.call_models.values()],
+        # Only where three numbers of ranks were measured: it came later, and a report without is what it was.
+        **({"held_out": [_held_out(*found) for found in content.held_out]} if content.held_out else {}),
         "ranks": [_rank_times(times) for times in content.rank_times],
         "time_to_accuracy": [
             {
@@ -169,24 +165,46 @@ def scaling_json(content: Content) -> dict[str, Any]:
     }
 
 
-def _emulated_collectives(content: Content) -> dict[str, Any]:
-    """What calls cost on each emulated network, where some were measured."""
-    networks = {str(network): network for each in content.collectives if (network := network_of(each)) is not None}
-    found = [
-        {
-            "network": name,
-            "ranks": ranks,
-            "operation": operation,
-            "latency_seconds": cost.latency_seconds,
-            "seconds_per_byte": cost.seconds_per_byte,
-            "reduction_seconds_per_byte": cost.reduction_seconds_per_byte,
-        }
-        for name, network in networks.items()
-        for (ranks, operation), cost in fit_costs(
-            [each for each in content.collectives if network_of(each) == network]
-        ).items()
-    ]
-    return {"emulated_collectives": found} if found else {}
+def _call_model(found: Calibration) -> dict[str, Any]:
+    model = found.model
+    return {
+        "ranks": list(found.ranks),
+        "calls": found.calls,
+        "relative_error": found.relative_error,
+        "algorithms": model.choice.words,
+        "call_seconds": {operation: model.call_base_seconds(operation) for operation in model.call_seconds_more},
+        "call_seconds_per_doubling": model.coordination_seconds_per_doubling if len(found.ranks) > 1 else None,
+        **{
+            side: {"latency_seconds": cost.latency_seconds, "seconds_per_byte": cost.by_pattern}
+            for side, cost in (("between_nodes", model.between_nodes), ("in_node", model.in_node))
+            if getattr(found, side)
+        },
+        "message_bytes": list(SIZES),
+        "reduction_seconds_per_byte": model.added_seconds_per_byte,
+        "emulated": found.emulated,
+    }
+
+
+def _held_out(study: ScalingStudy, rows: Sequence[HeldOut]) -> dict[str, Any]:
+    return {
+        "work": study.label,
+        "emulated": study.emulated,
+        "rows": [
+            {
+                "strategy": found.setting.label,
+                "ranks": found.ranks,
+                "from_ranks": list(found.from_ranks),
+                "measured_seconds": found.measured_seconds,
+                "predicted_seconds": found.predicted and found.predicted.step_seconds,
+                "low_seconds": found.predicted and found.predicted.low_seconds,
+                "high_seconds": found.predicted and found.predicted.high_seconds,
+                "error": found.error,
+                "inside": found.inside,
+                "reason": found.reason or None,
+            }
+            for found in rows
+        ],
+    }
 
 
 def _evaluation(found: Evaluation) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from horovod_flowers.report.pages.wording import (
     OVERSUBSCRIBED,
     UNLIKE,
     counted,
+    held_out_sentence,
     marks,
     number,
     percent,
@@ -98,6 +99,9 @@ def sentences(content: Content) -> list[str]:
             )
     for point, sentence in content.bursts.items():
         lines.append(f"{counted(point.ranks, 'rank')} ({point.strategy}){_note(point)}: {sentence}")
+    for study, rows in content.held_out:
+        mark = " (emulated)" if study.emulated else ""
+        lines.append(f"{study.label}{mark}: {held_out_sentence(rows)}")
     for found in content.evaluations:
         lines.append(f"predictions of {found.title}: {evaluation_sentences(found.metrics)[0]}")
     lines += [proposal_paragraph(proposal) for proposal in content.proposals]

@@ -1,10 +1,13 @@
 """Numbers in words, the same in the terminal, the pages and the pictures."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from horovod_flowers.report.analysis.claims import Proposal
 from horovod_flowers.report.analysis.intervals import CONFIDENCE, FEWEST_RUNS, Estimate
 from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 
 MISSING = "–"
 OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, not a measure of speed"
@@ -54,6 +57,29 @@ def work_words(point: Point) -> str:
     """'strong, batch 64, bf16'."""
     batch = f"batch {point.batch}" if point.scaling == "strong" else f"{point.batch} a rank"
     return f"{point.scaling}, {batch}, {point.precision}"
+
+
+def seconds(value: float) -> str:
+    """Three digits of it."""
+    digits = 3 if value <= 0 else min(9, max(0, 2 - math.floor(math.log10(value))))
+    return f"{value:.{digits}f}"
+
+
+def signed_percent(share: float) -> str:
+    """'+3.9 %'."""
+    return f"{share * 100:+.1f} %"
+
+
+def held_out_sentence(rows: Sequence[HeldOut]) -> str:
+    """How well larger numbers of ranks were predicted from smaller ones."""
+    errors = sorted(abs(error) for error in errors_of(rows))
+    if not errors:
+        return "no number of ranks could be predicted from the smaller ones"
+    inside = sum(found.inside is True for found in rows)
+    return (
+        f"{len(errors)} of {counted(len(rows), 'step')} predicted from fewer ranks, median error "
+        f"{percent(statistics.median(errors))}, largest {percent(errors[-1])}, {inside} inside the interval"
+    )
 
 
 def counted(count: int, word: str) -> str:

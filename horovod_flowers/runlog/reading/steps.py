@@ -114,6 +114,12 @@ def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> 
     )
 
 
+def times_begun(folder: Path) -> int:
+    """How often a run was started or resumed: the headers of rank 0's steps."""
+    with open(RunFolder(folder).steps(0), "rb") as file:
+        return sum(line.startswith(b'{"kind":"header"') for line in file)
+
+
 def _kept(values: np.ndarray, timed: np.ndarray) -> np.ndarray:
     """The timed steps of values [ranks, ..., steps], moved to the front rank by rank: no second copy of all ranks."""
     count = int(timed.sum())

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import numpy as np
 
-from horovod_flowers.report.analysis.bounds import OPERATIONS, fit_costs, network_of, real_ones
+from horovod_flowers.report.analysis.call_costs import kind_of, network_of, real_ones
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
+from horovod_flowers.scaling_model.calibration import OPERATIONS
+from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
 
 
 def draw(content: Content) -> Iterator[Drawn]:
@@ -19,8 +21,8 @@ def draw(content: Content) -> Iterator[Drawn]:
     sizes = sorted({record.world_size for record in measured})
     if not sizes:
         return
+    models = content.call_models
     shown = sizes if len(sizes) <= 4 else [sizes[0], *sizes[-3:]]
-    costs = fit_costs(measured)
     figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown) + 1, 4), squeeze=False, sharey=True)
     for axes, ranks in zip(grid.flat, shown, strict=True):
         records = [record for record in measured if record.world_size == ranks]
@@ -33,10 +35,12 @@ def draw(content: Content) -> Iterator[Drawn]:
             ]
             if points:
                 axes.loglog(*zip(*points, strict=True), "o", color=colour, markersize=3, label=operation)
-            cost = costs.get((ranks, operation))
-            if cost is not None and points:
-                line = np.geomspace(min(size for size, _ in points), max(size for size, _ in points), 50)
-                axes.loglog(line, [cost.seconds(size) for size in line], color=colour, linewidth=1)
+            for found in {id(model): model for record in records if (model := models.get(kind_of(record)))}.values():
+                if points:
+                    line = np.geomspace(min(size for size, _ in points), max(size for size, _ in points), 50)
+                    calls = [Call(operation, size, RankGroup(ranks)) for size in line]
+                    seconds = [found.model.alone(call, ranks) for call in calls]
+                    axes.loglog(line, seconds, color=colour, linewidth=1)
         crowded = not emulated and any(record.oversubscribed for record in records)
         axes.set(title=f"{ranks}{'*' if crowded else ''} ranks", xlabel="bytes of each rank's input")
         axes.grid(alpha=0.3)

@@ -1,0 +1,207 @@
+"""What a prediction of scaling starts from, out of a report's points: the runs of one work with their baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from horovod_flowers.config.choices import StrategyName
+from horovod_flowers.config.script import is_script
+from horovod_flowers.report.analysis.call_costs import alike, calibrations_of, network_of
+from horovod_flowers.report.analysis.claims import cores_of
+from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.run_factors import work_of
+from horovod_flowers.report.analysis.run_summary import RunSummary
+from horovod_flowers.runlog.collectives import Collectives
+from horovod_flowers.runlog.step_profile import StepProfile
+from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.hold_out import HeldOut, hold_out
+from horovod_flowers.scaling_model.measured_steps import MeasuredStep, Scaling, Setting, Workload
+from horovod_flowers.scaling_model.prediction import CallModels, Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class ScalingStudy:
+    """Points of one work that share a baseline of one rank, and what was measured beside them."""
+
+    baseline: Point
+    points: tuple[Point, ...]
+    """On several ranks; of one kind, emulated or not, and with cores of their own."""
+    scaling: Scaling
+    records: tuple[Collectives, ...]
+    """Of measured calls on such ranks."""
+    profile: StepProfile | None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the runs slept for what others would compute."""
+        return any(is_emulated(run) for point in (self.baseline, *self.points) for run in point.runs)
+
+    @property
+    def label(self) -> str:
+        """Such as 'strong scaling, batch 64, fp32'."""
+        point = self.points[0] if self.points else self.baseline
+        batch = self.workload.batch
+        each = "" if self.scaling == "strong" else " a rank"
+        return f"{self.scaling} scaling, batch {batch}{each}, {point.precision}"
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of ranks that were measured."""
+        return sorted({self.baseline.ranks, *(point.ranks for point in self.points)})
+
+    @property
+    def run(self) -> RunSummary:
+        """One of the runs that show best how ranks are placed and divided."""
+        return max(self.points, key=lambda point: point.ranks, default=self.baseline).runs[0]
+
+    @property
+    def workload(self) -> Workload:
+        """What is computed, whatever the number of ranks."""
+        run = self.run
+        environment, config = run.environment, run.config
+        batch = environment.global_batch // (1 if self.scaling == "strong" else environment.world_size)
+        layers = config.get("shard_layers")
+        # The part of every rank of cores and GPUs, and the images of the whole training.
+        gpus = sum(rank.gpu is not None for rank in environment.ranks)
+        return Workload(
+            scaling=self.scaling,
+            batch=batch,
+            precision=environment.precision,
+            shard_above=int(config.get("shard_above", 1_000_000)),
+            shard_layers=tuple(name.strip() for name in layers.split(",")) if layers else None,
+            fuses_tensors=_fuses(config),
+            parameters=run.result.parameters,
+            images=float(np.median([sum(epoch.images for epoch in run.epochs) for run in self.baseline.runs])),
+            cores_per_rank=cores_of(run) / run.ranks,
+            gpus_per_rank=gpus / run.ranks,
+        )
+
+    def predictor(self, calls: CallModels | None, ranks_per_node: int | None = None) -> Predictor:
+        """Of steps of this work. calls: None where no network is known."""
+        steps = [measured_step(point) for point in (self.baseline, *self.points)]
+        per_node = self.run.environment.ranks[0].local_size if ranks_per_node is None else ranks_per_node
+        return Predictor(self.workload, steps, calls, self.profile, per_node)
+
+    def calibration(self, below: int | None = None) -> Calibration | None:
+        """The model of the measured calls, of those over fewer ranks than `below`; None where there are none."""
+        found = calibrations_of([record for record in self.records if below is None or record.world_size < below])
+        return max(found.values(), key=lambda model: model.calls, default=None)
+
+    def held_out(self) -> list[HeldOut]:
+        """Each number of ranks predicted from the smaller ones."""
+
+        def calls_below(ranks: int) -> CallModels | None:
+            found = self.calibration(ranks)
+            return None if found is None else call_models(found)
+
+        return hold_out(self.predictor(None), calls_below)
+
+
+def call_models(found: Calibration) -> CallModels:
+    """The three that a prediction takes."""
+    return CallModels(found.low, found.model, found.high)
+
+
+def is_emulated(run: RunSummary) -> bool:
+    """Whether what the run took is no measurement of this machine."""
+    return run.environment.emulated is not None
+
+
+def _fuses(config: Mapping[str, Any]) -> bool:
+    horovod = config.get("horovod") or {}
+    return horovod.get("fusion_threshold_mb") is not None
+
+
+def setting_of(run: RunSummary) -> Setting | None:
+    """How its ranks divided the work; None on one rank, and of a script's run, whose strategy is its own."""
+    strategy = run.environment.strategy
+    if run.ranks == 1 or strategy not in get_args(StrategyName):
+        return None
+    config = run.config
+    group = config.get("model_parallel_size") or run.environment.ranks[0].local_size
+    return Setting(
+        strategy,  # type: ignore[arg-type]
+        int(group) if strategy == "mesh" else None,
+        config.get("dense_gradients", "auto") if strategy in ("allreduce", "sharded") else "auto",
+        config.get("compression", "none") if strategy == "allreduce" else "none",
+    )
+
+
+def measured_step(point: Point) -> MeasuredStep:
+    """The medians of a point's runs. The parts are shares of the ranks' time, of its median step."""
+    run, shares = point.runs[0], point.part_shares
+    seconds = point.step_seconds.value
+    work = np.concatenate([each.work_quantile_seconds for each in point.runs])
+    return MeasuredStep(
+        setting=setting_of(run),
+        ranks=point.ranks,
+        step_seconds=seconds,
+        compute_seconds=shares["compute"] * seconds,
+        update_seconds=shares["update"] * seconds,
+        input_seconds=shares["input_wait"] * seconds,
+        work_seconds=tuple(work.tolist()),
+        volume=run.environment.communication_volume,
+        ranks_per_node=run.environment.ranks[0].local_size,
+    )
+
+
+def studies_of(
+    points: Sequence[Point], records: Sequence[Collectives], profiles: Sequence[StepProfile] = ()
+) -> list[ScalingStudy]:
+    """Points on several ranks by their baseline and kind of scaling. Left out: those whose ranks shared cores, unless
+    emulated, and those of scripts, whose calls are their own."""
+    groups: dict[tuple[int, str, bool], list[Point]] = {}
+    for point in points:
+        baseline = point.baseline
+        if baseline is None or baseline.ranks != 1 or point.ranks == 1 or is_script(point.runs[0].config):
+            continue
+        if usable(point):
+            groups.setdefault((id(baseline), point.scaling, is_emulated(point.runs[0])), []).append(point)
+    found = []
+    for members in groups.values():
+        assert members[0].baseline is not None
+        found.append(study_of(members, members[0].baseline, records, profiles))
+    return found
+
+
+def usable(point: Point) -> bool:
+    """Whether its times are a measure of speed: with cores of their own, or emulated and within the gauge."""
+    runs = point.runs
+    if any(is_emulated(run) for run in runs):
+        return all(run.result.core_gauge is None or run.result.core_gauge.problem is None for run in runs)
+    return not point.oversubscribed
+
+
+def study_of(
+    members: Sequence[Point], baseline: Point, records: Sequence[Collectives], profiles: Sequence[StepProfile]
+) -> ScalingStudy:
+    """Points on several ranks, none or more, with their baseline, and of these measurements what fits them."""
+    first = members[0] if members else baseline
+    scaling: Scaling = "strong" if first.scaling == "strong" else "weak"
+    fitting = tuple(record for record in records if of_the_same_kind(record, first))
+    profile = next((profile for profile in profiles if profile_fits(profile, first)), None)
+    return ScalingStudy(baseline, tuple(members), scaling, fitting, profile)
+
+
+def of_the_same_kind(record: Collectives, point: Point) -> bool:
+    """Whether calls were measured on this point's kind of CPU, threads a rank and network, with cores of their own."""
+    work, run = dict(point.work), point.runs[0]
+    emulated = run.environment.emulated
+    if (record.emulated is None) is not (emulated is None):
+        return False
+    if emulated is not None:  # ranks that sleep have whatever threads they stand for
+        judged = record.core_gauge is None or record.core_gauge.problem is None
+        return judged and emulated.network is not None and alike(network_of(record), emulated.network)
+    cpu_models = tuple(sorted({model or "" for model in record.cpu_models}))
+    return not record.oversubscribed and (cpu_models, (record.threads,)) == (work["cpu_model"], work["threads"])
+
+
+def profile_fits(profile: StepProfile, point: Point) -> bool:
+    """Whether a profile is of this point's work: every option that both know, model, precision and threads."""
+    work = {name: value for name, value in work_of(point.runs[0]) if name not in ("scaling", "global_batch")}
+    if profile.model != work.get("model") or profile.precision != work["precision"]:
+        return False
+    known = {name: value for name, value in profile.options.items() if name in work and name != "model.name"}
+    return all(str(work[name]) == str(value) for name, value in known.items())
