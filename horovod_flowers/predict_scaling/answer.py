@@ -1,0 +1,243 @@
+"""The predictions of a study, what they recommend, and what they lack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from horovod_flowers.config.choices import INDEPENDENT, STRATEGIES
+from horovod_flowers.predict_scaling.options import PredictionConfig
+from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, call_models
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.scaling_model.algorithms import MessageCost
+from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.call_model import CallModel
+from horovod_flowers.scaling_model.division import CannotDivideError
+from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
+from horovod_flowers.scaling_model.measured_steps import Setting
+from horovod_flowers.scaling_model.network import Link
+from horovod_flowers.scaling_model.prediction import CallModels, Predicted, Predictor
+from horovod_flowers.scaling_model.recommendation import Recommendation, recommend
+from horovod_flowers.scaling_model.simgrid.engine import SimulatedCalls
+from horovod_flowers.scaling_model.simgrid.replay import find_smpirun
+from horovod_flowers.scaling_model.simgrid.topology import topology_named
+from horovod_flowers.scaling_model.step_tasks import CallCosts
+
+LARGEST_BY_DEFAULT = 1024
+GOODPUT = 0.9
+"""Of a given rate, that messages get at least: headers of Ethernet, IP and TCP take 6 % of full packets of 1,500
+bytes (1,448 of 1,538), and more where packets are not full."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything that the command says."""
+
+    study: ScalingStudy
+    predictor: Predictor
+    predictions: tuple[Predicted, ...]
+    """By setting, then by ranks."""
+    left_out: tuple[tuple[Setting, int, str], ...]
+    """What does not exist, and why."""
+    recommendation: Recommendation
+    held_out: tuple[HeldOut, ...]
+    lacks: tuple[str, ...]
+    """What would narrow the intervals, in sentences."""
+    network: str
+    """In words."""
+    engine: str
+    calibration: Calibration | None
+
+    @property
+    def images_per_second_alone(self) -> float:
+        """Of one rank."""
+        return self.predictor.work.rows(1) / self.predictor.baseline.step_seconds
+
+    def speed_up(self, found: Predicted) -> tuple[float, float, float]:
+        """Over one rank: estimate, low and high end."""
+        alone = self.images_per_second_alone
+        seconds = (found.step_seconds, found.high_seconds, found.low_seconds)
+        value, low, high = (found.images / each / alone for each in seconds)
+        return value, low, high
+
+    def training_hours(self, found: Predicted) -> float | None:
+        """Of the whole training that the runs' epochs are."""
+        images = self.predictor.work.images
+        return None if not images else images / found.images_per_second / 3600
+
+    def nodes(self, ranks: int) -> int:
+        """That so many ranks fill."""
+        return ceil(ranks / self.predictor.ranks_per_node)
+
+
+def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
+    """Predict. Raises UserError where the study does not tell what is asked for."""
+    accumulate = study.run.config.get("accumulate", 1)
+    if accumulate not in (None, 1):
+        raise UserError(f"the runs add up gradients over {accumulate} steps, which is not predicted: run accumulate 1")
+    counts = _counts(config, study)
+    calibration = study.calibration()
+    per_node = config.ranks_per_node or study.run.environment.ranks[0].local_size
+    calls = _calls(config, study, calibration, per_node, max(counts))
+    predictor = study.predictor(calls, per_node)
+    if config.engine == "simgrid":
+        predictor = replace(predictor, engine=_simulated(config, calls))
+    settings = _settings(config, predictor, counts)
+    predictions, left_out = [], []
+    for setting in settings:
+        for ranks in counts:
+            try:
+                predictions.append(predictor.predict(setting, ranks))
+            except CannotDivideError as error:
+                left_out.append((setting, ranks, str(error)))
+    if not predictions:
+        _, _, reason = left_out[0]
+        raise UserError(f"nothing can be predicted: {reason}")
+    alone = predictor.baseline.step_seconds / predictor.work.rows(1)
+    held_out = study.held_out()
+    return Answer(
+        study=study,
+        predictor=predictor,
+        predictions=tuple(predictions),
+        left_out=tuple(left_out),
+        recommendation=recommend(predictions, alone, config.min_efficiency),
+        held_out=tuple(held_out),
+        lacks=tuple(_lacks(config, predictor, calibration, counts, held_out)),
+        network=_network_words(config, calibration),
+        engine=config.engine if config.engine == "formula" else f"SimGrid, topology {config.topology}",
+        calibration=calibration,
+    )
+
+
+def _counts(config: PredictionConfig, study: ScalingStudy) -> list[int]:
+    most = max(study.counts)
+    if config.counts is None:
+        counts = [most * 2**power for power in range(1, 31) if most * 2**power <= LARGEST_BY_DEFAULT]
+        return counts or [2 * most]
+    for ranks in config.counts:
+        if ranks < most:
+            raise UserError(
+                f"ranks names {ranks}, and up to {most} were measured: the report tells what these take; give {most} "
+                "or more"
+            )
+    if config.counts == [1]:
+        raise UserError("ranks names 1 alone, which is what was measured: give more")
+    return [ranks for ranks in config.counts if ranks > 1]
+
+
+def _calls(
+    config: PredictionConfig, study: ScalingStudy, calibration: Calibration | None, per_node: int, most: int
+) -> CallModels | None:
+    """What calls cost: on a network that is given, or as they were measured; None where only steps tell."""
+    between, inner = config.networks
+    if between is not None:
+        return _given(between.between_nodes, None if inner is None else inner.between_nodes, calibration, per_node)
+    if calibration is None and not study.points:
+        raise UserError(
+            "neither a network nor calls are known: give --network, such as 100Gbit,2us, or run a study with "
+            "collectives: true"
+        )
+    crossed = calibration.between_nodes if calibration is not None else _nodes(study) > 1
+    if most > per_node and not crossed:
+        what = "calls were measured" if calibration is not None else "ranks ran"
+        raise UserError(
+            f"{what} within one node only, and {most} ranks at {per_node} a node need {ceil(most / per_node)}: give "
+            "--network, such as 100Gbit,2us, or --ranks-per-node"
+        )
+    if calibration is None:
+        return None
+    found = call_models(calibration)
+    return CallModels(*(replace(each, ranks_per_node=per_node) for each in (found.low, found.probable, found.high)))
+
+
+def _given(between: Link, inner: Link | None, calibration: Calibration | None, per_node: int) -> CallModels:
+    """A given network under Horovod's own costs, where these were measured."""
+    base = CallModel.of_link(between) if calibration is None else calibration.model
+    measured_inside = calibration is not None and calibration.in_node
+    inside = MessageCost.of(inner or between) if inner is not None or not measured_inside else base.in_node
+    probable = replace(base, between_nodes=MessageCost.of(between), in_node=inside, ranks_per_node=per_node)
+    slow = MessageCost.of(Link(between.latency_seconds, between.bytes_per_second * GOODPUT))
+    return CallModels(probable, probable, replace(probable, between_nodes=slow))
+
+
+def _nodes(study: ScalingStudy) -> int:
+    return max(len(point.runs[0].environment.hosts) for point in study.points)
+
+
+def _simulated(config: PredictionConfig, calls: CallModels | None) -> CallCosts:
+    find_smpirun()
+    if calls is None:
+        raise UserError("engine is simgrid, and no network is known: give --network, such as 100Gbit,2us")
+    return SimulatedCalls(calls.probable, topology_named(config.topology))
+
+
+def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[int]) -> list[Setting]:
+    known = predictor.settings(counts)
+    if config.strategies is None:
+        return known
+    wanted = []
+    for word in (word.strip() for word in config.strategies.split(",")):
+        if word == INDEPENDENT:
+            raise UserError("strategies names 'none', whose ranks do not communicate: there is nothing to predict")
+        if word not in STRATEGIES:
+            allowed = ", ".join(name for name in STRATEGIES if name != INDEPENDENT)
+            raise UserError(f"strategies names {word!r}: allowed are {allowed}, separated by commas")
+        of_word = [setting for setting in known if setting.strategy == word]
+        wanted += of_word or [Setting(word)]
+    return list(dict.fromkeys(wanted))
+
+
+def _lacks(
+    config: PredictionConfig,
+    predictor: Predictor,
+    calibration: Calibration | None,
+    counts: Sequence[int],
+    held_out: Sequence[HeldOut],
+) -> list[str]:
+    """What is assumed because nobody measured it."""
+    found = []
+    profile = predictor.profile
+    if profile is None:
+        found.append(
+            "no step profile: gradients are taken to be ready evenly over the backward pass, and only strategies that "
+            "were run can be predicted (measure one with python -m horovod_flowers.step_profile)"
+        )
+    else:
+        rows = [predictor.work.rows(ranks) for ranks in counts]
+        known = [batch.rows for batch in profile.batches]
+        if min(rows) < min(known):
+            found.append(
+                f"the step profile has batches of {', '.join(map(str, sorted(known)))} images, and a rank will have "
+                f"{min(rows)}: computing is extrapolated (profile that batch too)"
+            )
+        if profile.synchronised:
+            found.append(
+                f"the calls of {len(profile.synchronised)} synchronised layer(s) of batch normalisation are left out"
+            )
+    if config.network is not None:
+        found.append("the network is given, not measured: contention with other jobs is not in it")
+    elif calibration is not None:
+        found += calibration.lacks
+    else:
+        found.append("no collective calls were measured: communication is fitted to what whole steps showed")
+    if not predictor.several:
+        found.append("no runs on several ranks: nothing corrects the model's own estimate of what is hidden")
+    if not errors_of(held_out):
+        found.append(
+            "fewer than three numbers of ranks were measured, so that no prediction could be checked against a run"
+        )
+    return found
+
+
+def _network_words(config: PredictionConfig, calibration: Calibration | None) -> str:
+    if config.network is not None:
+        inside = "" if config.in_node is None else f", within a node {config.in_node}"
+        return f"{config.network}{inside}, given"
+    if calibration is None:
+        return "as whole steps showed it"
+    link = calibration.model.network.between_nodes if calibration.between_nodes else calibration.model.network.in_node
+    assert link is not None
+    where = "" if calibration.between_nodes else " within a node"
+    return (
+        f"fitted to {calibration.calls:,} calls over {', '.join(map(str, calibration.ranks))} ranks{where}: "
+        f"{link.bytes_per_second * 8 / 1e9:.3g} Gbit/s, {link.latency_seconds * 1e6:.3g} us"
+    )

@@ -1,0 +1,85 @@
+"""What the command takes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from horovod_flowers.config.options import check_limits, option, rank_counts
+from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.scaling_model.network import Network, parse_network
+from horovod_flowers.scaling_model.simgrid.topology import SPELLING
+
+FORMATS = ("json", "csv", "picture")
+MOST_RANKS = 1_000_000
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """Options of the command."""
+
+    runs_dir: str = option("runs", "folders of runs, or single runs, separated by commas")
+    ranks: str | None = option(
+        None,
+        "numbers of ranks to predict, separated by commas (default: twice as many as were measured, then doubling, up "
+        "to 1,024)",
+    )
+    network: str | None = option(
+        None,
+        "between nodes: rate and latency such as 100Gbit,2us, or a kind such as 25gbe or hdr-infiniband (default: "
+        "fitted to the collective calls that a study measured)",
+    )
+    in_node: str | None = option(None, "within a node, as --network (default: fitted; else as between nodes)")
+    ranks_per_node: int | None = option(None, "ranks of a node (default: as in the runs)", at_least=1, at_most=4096)
+    scaling: Literal["auto", "strong", "weak"] = option(
+        "auto", "strong: the global batch stays; weak: that of a rank does; auto: as in the runs"
+    )
+    strategies: str | None = option(
+        None, "strategies to predict, separated by commas (default: all that the model can be divided by)"
+    )
+    profile: str | None = option(
+        None, "file of a step profile (default: the one beside the runs, .step_profiles/*.json, that is of their work)"
+    )
+    engine: Literal["formula", "simgrid"] = option(
+        "formula", "what tells the seconds of calls: formulas, or a simulation by SimGrid, which has to be installed"
+    )
+    topology: str = option("star", f"of the network, for SimGrid: {SPELLING}")
+    min_efficiency: float = option(
+        0.75, "parallel efficiency below which more ranks mean paying for waiting", above=0, at_most=2
+    )
+    from_emulated: bool = option(False, "start from emulated runs, too; everything is marked as emulated")
+    output: str = option("prediction", "folder to write into")
+    format: str = option(",".join(FORMATS), "what to write, separated by commas: json, csv, picture (SVG and PNG)")
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        for count in self.counts or ():
+            if count > MOST_RANKS:
+                raise UserError(f"ranks names {count}: at most {MOST_RANKS:,} can be predicted")
+        for word in self.formats:
+            if word not in FORMATS:
+                raise UserError(f"format names {word!r}: allowed are {', '.join(FORMATS)}, separated by commas")
+        _ = self.networks
+        if self.in_node is not None and self.network is None:
+            raise UserError("in_node is given without network: give both, or leave both to the measured calls")
+        if self.topology != "star" and self.engine != "simgrid":
+            raise UserError(f"topology is {self.topology!r}, which the formulas do not know: add --engine simgrid")
+
+    @property
+    def counts(self) -> list[int] | None:
+        """The numbers of ranks, in order; None where they are left to the runs."""
+        return None if self.ranks is None else sorted(set(rank_counts(self.ranks)))
+
+    @property
+    def formats(self) -> list[str]:
+        """What to write."""
+        return [word.strip() for word in self.format.split(",")]
+
+    @property
+    def folders(self) -> list[str]:
+        """Where runs are looked for."""
+        return [word for word in self.runs_dir.split(",") if word]
+
+    @property
+    def networks(self) -> tuple[Network | None, Network | None]:
+        """Between nodes, and within one. Raises UserError for what is no network."""
+        words = (self.network, self.in_node)
+        return tuple(None if word is None else parse_network(word) for word in words)  # type: ignore[return-value]

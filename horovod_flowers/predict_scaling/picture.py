@@ -1,0 +1,73 @@
+"""The picture of a prediction: speed-up and efficiency by ranks with their intervals, and what was measured."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
+
+from horovod_flowers.predict_scaling.answer import Answer
+from horovod_flowers.report.pages.pictures.legend import legend_below
+from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn, Picture, rendered
+from horovod_flowers.scaling_model.measured_steps import Setting
+
+MOST_TICKS = 10
+
+
+def picture_of(found: Answer) -> Picture:
+    """Drawn in the report's style."""
+    (picture,) = rendered(_draw(found) for _ in range(1))
+    return picture
+
+
+def _shown(found: Answer) -> list[Setting]:
+    """As many settings as there are colours: the fastest anywhere first, then the others in their order."""
+    best = [one.setting for one in found.recommendation.best.values()]
+    every = [*best, *(one.setting for one in found.predictions)]
+    return list(dict.fromkeys(every))[: len(SERIES_COLOURS)]
+
+
+def _draw(found: Answer) -> Drawn:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8))
+    for setting, colour in zip(_shown(found), SERIES_COLOURS, strict=False):
+        ones = sorted((one for one in found.predictions if one.setting == setting), key=lambda one: one.ranks)
+        ranks = [one.ranks for one in ones]
+        ends = [found.speed_up(one) for one in ones]
+        for axes, scale in ((left, [1.0] * len(ones)), (right, [float(count) for count in ranks])):
+            value, low, high = ([end[k] / each for end, each in zip(ends, scale, strict=True)] for k in range(3))
+            axes.plot(ranks, value, "--o", color=colour, markersize=4, mfc="white", label=setting.label, zorder=3)
+            axes.fill_between(ranks, low, high, color=colour, alpha=0.15, linewidth=0)
+        _measured(found, setting, colour, left, right)
+    most = max(one.ranks for one in found.predictions)
+    left.plot([1, most], [1, most], linestyle=":", color="#666666", label="ideal", zorder=1)
+    right.axhline(1, linestyle=":", color="#666666", zorder=1)
+    right.axhline(found.recommendation.least_efficiency, linestyle="-.", color="#bbbbbb", zorder=1)
+    left.plot([], [], "o", color="#444444", label="measured")
+    ticks = sorted({one.ranks for one in found.predictions} | set(found.study.counts))
+    while len(ticks) > MOST_TICKS:
+        ticks = ticks[::2]
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("ranks")
+        axes.grid(alpha=0.3)
+    left.set_yscale("log", base=2)
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    kind = "predicted from emulated runs" if found.study.emulated else "predicted"
+    left.set(ylabel="speed-up", title=f"Speed-up, {kind}")
+    right.set(ylabel="parallel efficiency", title=f"Parallel efficiency, {kind}")
+    right.set_ylim(0, max(1.08, right.get_ylim()[1]))
+    figure.suptitle(f"{found.study.label}; network {found.network}", fontsize=10)
+    legend_below(figure, *left.get_legend_handles_labels(), columns=3)
+    return "prediction", "predicted", f"Predicted speed-up and efficiency: {found.recommendation.sentence}", figure
+
+
+def _measured(found: Answer, setting: Setting, colour: str, left: Any, right: Any) -> None:
+    """Runs of this setting, and of one rank."""
+    alone = found.images_per_second_alone
+    known = [step for step in found.predictor.measured if step.setting == setting or step.ranks == 1]
+    work = found.predictor.work
+    ranks = [step.ranks for step in known]
+    speed = [work.images_of_step(step.ranks) / step.step_seconds / alone for step in known]
+    left.plot(ranks, speed, "o", color=colour, markersize=5, zorder=4)
+    right.plot(ranks, [each / count for each, count in zip(speed, ranks, strict=True)], "o", color=colour, zorder=4)
