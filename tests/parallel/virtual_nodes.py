@@ -64,7 +64,7 @@ def main() -> None:
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     job = JobEnvironment.from_environment(os.environ)
     network = emulated_network()
-    reading = CoreReading()
+    reading = CoreReading(precedence=False)
     own = {
         "host": os.uname().nodename,
         "node": [node.rank, node.size],
