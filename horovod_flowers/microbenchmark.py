@@ -65,7 +65,7 @@ def measure(config: MicrobenchmarkConfig, ranks: Ranks, cores: Cores, threads: i
     emulated = emulation()
     network = None if emulated is None else emulated.network
     shrink = 1.0 if network is None else network.shrink  # the record says what the messages stand for
-    reading = None if emulated is None else CoreReading()
+    reading = None if emulated is None else CoreReading(precedence=True)
     measured = [
         MeasuredCalls(
             operation=name, bytes=round(size * shrink), seconds=time_calls(name, size, ranks, config.repetitions)

@@ -3,6 +3,7 @@
 run.py           the options of a training run, checked before MPI starts; presets/ has named sets of their values
 script.py        those of a run of somebody's own script
 optimizer.py     those of the optimizer and its learning rate; data.py: those of the images
+emulate.py       those of runs that sleep; emulated_network.py: the virtual nodes that they may be on
 losses.py        Keras' losses by name; keras_arguments.py: what its optimizers take
 choices.py       the values that options, records and reports share
 options.py       how an option is declared

@@ -90,6 +90,8 @@ def variables_of_job(environment: Mapping[str, str]) -> dict[str, str]:
     """Of the processes in there: they are in no allocation, whose nodes mpirun would take; others know them by us."""
     pid, begun, numbers = own_process()
     kept = {name: value for name, value in environment.items() if not name.startswith(OF_SCHEDULERS)}
+    if os.geteuid() != 0:  # root in there is nobody else than this user, of whom mpirun asks nothing
+        kept |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {"HOROVOD_CYCLE_TIME": CYCLE_MILLISECONDS, **kept, STANDS_FOR_VARIABLE: f"{pid} {begun} {numbers}"}
 
 

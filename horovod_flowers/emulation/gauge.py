@@ -23,7 +23,7 @@ class RankGauge:
 
     elapsed_seconds: float
     waited_seconds: float
-    """All threads together, for those that were there at the end."""
+    """For a core: of the thread that waited longest."""
     cpu_seconds: float
     cpus: frozenset[int]
     """That the rank may run on."""
@@ -69,7 +69,8 @@ class CoreReading:
     def until_now(self) -> RankGauge:
         """What has come to it since."""
         elapsed, cpu = time.monotonic() - self._started, _cpu_seconds() - self._cpu
-        waited = sum(now - self._waited.get(thread, 0) for thread, now in _waited_by_thread().items())
+        # TensorFlow wakes many threads for one piece of work: they wait beside each other, not one after the other.
+        waited = max(now - self._waited.get(thread, 0) for thread, now in _waited_by_thread().items())
         if self._has_precedence:
             _schedule(os.SCHED_OTHER, os.sched_param(0))
         cpus = frozenset(os.sched_getaffinity(0))

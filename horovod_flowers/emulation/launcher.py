@@ -10,6 +10,7 @@ from horovod_flowers.emulation.remote_start import AGENT, SHARED_MEMORY
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs
 from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
+from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
 from horovod_flowers.runtime.errors import UserError
 
 SETTINGS = {
@@ -42,6 +43,11 @@ class VirtualNodes(Mpirun):
                 f"{ranks} ranks do not fit on the network of {self.network.nodes} nodes with room for "
                 f"{self.network.ranks_per_node} each: raise nodes or ranks_per_node, or start fewer ranks"
             )
+
+    def transport_words(self, program: str, nodes: int, environment: Mapping[str, str]) -> list[str]:
+        """As between real nodes whose links are no faster than TCP."""
+        given = environment.get(SWITCH, "auto").strip() or "auto"
+        return tcp_words(program, nodes, {**environment, SWITCH: "1" if given == "auto" else given}, self.options)
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """The emulation's command, behind which mpirun's stands."""

@@ -27,7 +27,7 @@ ETHERNET_BYTES = 14
 _SWITCH = "switch"
 BURST_SECONDS = 0.0002
 """Of the link's rate that may pass at once after a pause; a packet at least, since a larger one would never pass."""
-QUEUED_SECONDS = 0.003
+QUEUED_SECONDS = 0.001
 """Of the link's rate that TCP hands on in one piece: what one connection has in its own node's queue is in the way of
 the others' small messages, as is the rest of such a piece on the wire."""
 LARGEST_PIECE_BYTES = 65_536

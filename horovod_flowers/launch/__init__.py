@@ -1,6 +1,7 @@
 """How ranks are started, and what the launcher tells each of them.
 
 launchers.py        mpirun, horovodrun, srun: the one place that spells their commands
+open_mpi_tcp.py     a setting of Open MPI for TCP between nodes, where it is right
 job_environment.py  rank and world size, from the launcher's environment variables
 job.py              a launcher with all that it starts, run from outside and ended for certain
 signals.py          signals that are answered one after the other meanwhile

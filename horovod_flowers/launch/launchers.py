@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from horovod_flowers.launch.job_environment import slurm_layout
+from horovod_flowers.launch.open_mpi_tcp import tcp_words
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import core_of
 
@@ -138,7 +139,9 @@ class Mpirun(Launcher):
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """Hosts where they are not Slurm's; variables, which it does not take to other nodes by itself."""
-        words = [find_program(self.name), "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
+        program = find_program(self.name)
+        words = [program, "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
+        words += self.transport_words(program, len(self.filled(ranks)), environment)
         if self.oversubscribe:
             words.append("--oversubscribe")
         if self.slots.known_by in ("hosts", "pbs"):
@@ -146,6 +149,10 @@ class Mpirun(Launcher):
         if self.slots.known_by != "this machine":
             words += [word for name in forwarded(environment) for word in ("-x", name)]
         return words
+
+    def transport_words(self, program: str, nodes: int, environment: Mapping[str, str]) -> list[str]:
+        """Settings of what carries messages between so many nodes."""
+        return tcp_words(program, nodes, environment, self.options)
 
 
 @registered

@@ -26,6 +26,9 @@ class Neighbours:
     """Half of a small message's way there and back."""
     bytes_per_second: float
     """Of a message of a megabyte."""
+    both_ways: float = 1.0
+    """Seconds in which each sends the other such a message at the same time, over those of one message alone: 1 where
+    the link carries both directions at a time, 2 where they take turns."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,22 @@ def _neighbours(ranks: Ranks) -> tuple[Neighbours, ...]:
             pair = leaders[place], leaders[place + 1]
             if ranks.rank in pair:
                 latency, seconds = (_ping(ranks, pair, size) for size in (1, PING_BYTES))
+                both_ways = _exchange(ranks, pair, PING_BYTES) / seconds
                 if ranks.rank == pair[0]:
-                    found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, PING_BYTES / seconds))
+                    found.append(Neighbours(hosts[pair[0]], hosts[pair[1]], latency, PING_BYTES / seconds, both_ways))
     gathered = ranks.communicator.allgather(found)
     return tuple(neighbours for of_rank in gathered for neighbours in of_rank)
+
+
+def _exchange(ranks: Ranks, pair: tuple[int, int], size: int) -> float:
+    """The fewest seconds in which each of the two has sent its message and has the other's."""
+    sent, received, seconds = np.zeros(size, np.uint8), np.zeros(size, np.uint8), []
+    other = pair[1] if ranks.rank == pair[0] else pair[0]
+    for _ in range(PINGS + 1):
+        started = time.monotonic()
+        ranks.communicator.exchange_arrays(sent, received, other)
+        seconds.append(time.monotonic() - started)
+    return min(seconds[1:])
 
 
 def _ping(ranks: Ranks, pair: tuple[int, int], size: int) -> float:

@@ -13,6 +13,8 @@ LEAST_MEMORY_BYTES = 1.5 * 2**30
 MOST_CLOCK_SECONDS = 2.0
 FRACTION_OF_OTHERS = 1 / 3
 """A link that carries less than this share of what the median one does is slow."""
+TAKES_TURNS = 1.6
+"""Times a message, that an exchange of two takes: from here on it is rather one after the other than both at once."""
 NAMED = 4
 
 
@@ -194,6 +196,7 @@ def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iter
                     f"{neighbours.bytes_per_second / 1e9:.3g} GB/s, the median one {usual / 1e9:.3g}",
                     f"leave out the node that both slow links share (sbatch --exclude), or {check}",
                 )
+    yield from _turns(ranks, link)
     if any(rank.cores.oversubscribed for rank in ranks):
         return  # ranks that take turns on a core measure the turns
     if link.bytes_per_second < limits.least_bytes_per_second:
@@ -207,6 +210,20 @@ def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iter
             f"slow link: a small allreduce takes {link.latency_seconds * 1e3:.3g} ms, more than the "
             f"{limits.most_latency_seconds * 1e3:.3g} accepted",
             f"{check}; --most-latency-ms sets what is accepted",
+        )
+
+
+def _turns(ranks: Sequence[RankFacts], link: Link) -> Iterator[Finding]:
+    """Both directions of a link in turn, as Open MPI 4 uses TCP where it is not told otherwise (open_mpi_tcp.py)."""
+    if not link.neighbours or not any(name.startswith("TCP") for rank in ranks for name in rank.interfaces):
+        return
+    slowdown = statistics.median(neighbours.both_ways for neighbours in link.neighbours)
+    if slowdown > TAKES_TURNS:
+        yield Finding(
+            f"two nodes that send to each other over TCP take turns: an exchange takes {slowdown:.1f} times as long as "
+            "a message; FLOWERS_TCP_SETTINGS=1 (with srun: OMPI_MCA_btl_tcp_flags=send) has Open MPI 4 send both ways "
+            "at a time",
+            None,
         )
 
 

@@ -9,6 +9,7 @@ from horovod_flowers.preflight.link import Link
 from horovod_flowers.preflight.problems import Finding
 from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts
 from horovod_flowers.ranks.affinity import spans
+from horovod_flowers.runlog.environment import mpi_settings
 from horovod_flowers.runtime.console import Terminal, on_terminal
 
 TABLE_WIDTH = 120  # in a log
@@ -50,6 +51,8 @@ def facts(
     """The lines above the table."""
     first, nodes = ranks[0], len({rank.host for rank in ranks})
     yield f"{len(ranks)} rank(s) on {nodes} node(s), started by {launcher}; {mpi_library or 'no MPI: one process'}"
+    if settings := mpi_settings():
+        yield f"Open MPI is told: {', '.join(f'{name} {value}' for name, value in settings.items())}"
     yield f"Horovod {first.versions.get('horovod', 'missing')} with {', '.join(features) or 'nothing'}"
     tensorflow = first.versions.get("tensorflow-cpu") or first.versions.get("tensorflow", "missing")
     named = ", ".join(first.cpu_features) or "none of those that matter"

@@ -115,6 +115,10 @@ class Communicator(Protocol):
         """Overwrite an array with the one that another rank sends."""
         ...
 
+    def exchange_arrays(self, sent: np.ndarray, received: np.ndarray, other: int) -> None:
+        """An array to one other rank while it sends one here, which overwrites `received`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Ranks:

@@ -113,6 +113,10 @@ class GlooCommunicator:
         """Refused (UserError)."""
         self._refuse("messages from one rank to another")
 
+    def exchange_arrays(self, sent: np.ndarray, received: np.ndarray, other: int) -> None:
+        """Refused (UserError)."""
+        self._refuse("messages from one rank to another")
+
     def _refuse(self, what: str) -> NoReturn:
         raise UserError(f"an elastic job, whose ranks are connected by Gloo, has no {what}: start it with mpirun")
 

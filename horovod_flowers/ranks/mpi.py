@@ -115,3 +115,7 @@ class MpiCommunicator:
     def receive_array(self, values: np.ndarray, source: int) -> None:
         """Overwrite an array with the one that another rank sends."""
         self._communicator.Recv(values, source=source)
+
+    def exchange_arrays(self, sent: np.ndarray, received: np.ndarray, other: int) -> None:
+        """An array to one other rank while it sends one here, which overwrites `received`."""
+        self._communicator.Sendrecv(sent, dest=other, recvbuf=received, source=other)

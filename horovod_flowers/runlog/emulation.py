@@ -45,7 +45,7 @@ class CoreGauge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     elapsed_seconds: list[Seconds]
     waited_seconds: list[Seconds]
-    """For a core, all threads of the rank together (Linux' run delay)."""
+    """For a core (Linux' run delay): of the rank's threads the one that waited longest."""
     cpu_seconds: list[Seconds]
     cores: Positive
     """Logical CPUs that the ranks could use, all together."""

@@ -36,6 +36,7 @@ from horovod_flowers.runtime.machine import utc_now
 from horovod_flowers.study.file import read_study
 from horovod_flowers.study.point import Point
 from horovod_flowers.study.points import in_order, points_of
+from horovod_flowers.study.profiles import measure_profiles, missing_profiles
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At a job that is waited for."""
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             writable_folder(runs_dir, "choose another folder with --runs-dir")
             if config.emulate:
                 check_can_emulate()
+                measure_profiles(missing)
             if preflight:
                 look_first(missing, launchers)
             run_points(missing, launchers, runs_dir)
@@ -196,6 +198,8 @@ def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
 
 def print_commands(points: Sequence[Point], launchers: Launchers, preflight: bool) -> None:
     """What would be run, each as a line for a shell."""
+    for profile in missing_profiles(points):
+        print(shlex.join(profile.command()))
     if points and preflight:
         print(shlex.join(preflight_command(points, launchers.of(points[0]))))
     for point in points:

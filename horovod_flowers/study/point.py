@@ -19,6 +19,7 @@ from horovod_flowers.runlog.emulation import Emulation
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
 
 TIMED_CALLS = 7
@@ -128,8 +129,12 @@ class TrainingPoint(OwnPoint):
         return _problem(folder) is None
 
     def prepare(self, runs_dir: Path) -> None:
-        """Let a run be begun anew whose times are no measurement."""
+        """Let a run be begun anew whose times are no measurement, or whose emulated job was killed."""
         folder = RunFolder(runs_dir / self.name)
+        if self.network is not None:
+            # Virtual nodes do not see the processes out here: there, whoever held it and is gone would seem alive.
+            with RunHold("horovod_flowers.study") as hold:
+                hold.take_if_free(folder.path)
         if folder.result.exists() and _problem(folder) is not None:
             folder.result.unlink()  # an emulated run has no checkpoint that it could go on from
 

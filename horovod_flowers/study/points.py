@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from horovod_flowers.config.run import RunConfig, with_overrides
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.file import StudyFile
 from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
+from horovod_flowers.study.profiles import profile_file
 from horovod_flowers.study.script import script_points
 
 MOST_POINTS = 10_000
@@ -61,6 +63,8 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             name = f"{study.name}-{ranks}ranks-{how}-{precision}-seed{seed}-run{number}"
             own: dict[str, Any] = {"strategy": strategy, "precision": precision, "seed": seed}
             own |= {"name": name, "runs_dir": runs_dir, "resume_or_start": True}
+            if study.network is not None and "emulate.profile" not in options:
+                own["emulate.profile"] = str(profile_file(runs_dir, study.name, precision))
             config = _checked(path, [*flags({**options, **own}), *more_options], ranks)
             if given is None:  # of a compiled model what the file gives counts, even where an option has it anyway
                 given = given_options(RunConfig, [*flags(options), *more_options])
@@ -100,7 +104,7 @@ def _refuse_overridden(study: StudyFile, own: Mapping[str, Any], config: RunConf
     """Raise UserError for an option behind -- by which points would be the same that are to differ, or get lost."""
     varied = {"strategy": study.strategies, "precision": study.precisions, "seed": study.seeds}
     for name, value in own.items():
-        if getattr(config, name) != value and len(varied.get(name, (0, 0))) > 1:
+        if attrgetter(name)(config) != value and len(varied.get(name, (0, 0))) > 1:
             raise UserError(
                 f"{flag_of(name)} is given behind --, and the study sets it for each point: leave it out, or change "
                 "the job file"

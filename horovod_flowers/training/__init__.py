@@ -8,6 +8,7 @@ initial_weights.py weights from a run, a checkpoint, an export or a file
 engine.py          model, optimizer, strategy, batches: what computes; step.py: one training step, timed from inside
 trainer.py         the epochs: evaluation, records, checkpoints, stopping; step_loop.py: the steps of one epoch
 step_profile.py    measures a step on one rank: when each gradient is there
+emulation.py       what an emulated run sleeps for; emulated_engine.py: the engine of such a run
 step_times.py      what steps took, for the last lines of a run
 penalties.py       what a model adds to its loss: the same over all ranks as on one
 optimizer.py       Keras' optimizers, Adam and SGD in one pass over memory, clipping

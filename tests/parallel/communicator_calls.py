@@ -68,6 +68,9 @@ def check_groups_and_messages(world: Communicator) -> None:
     elif rank == 1:
         assert world.receive(source=0) == "hello"
         world.send_array(np.full(3, 7, np.uint8), to=0)
+    if rank < 2:
+        world.exchange_arrays(np.full(3, rank, np.uint8), received, other=1 - rank)
+        assert received.tolist() == [1 - rank] * 3
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from horovod_flowers.launch import open_mpi_tcp
 from horovod_flowers.launch.launchers import (
     LAUNCHERS,
     SLURM,
@@ -16,6 +17,7 @@ from horovod_flowers.launch.launchers import (
     choose_launcher,
     find_slots,
 )
+from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
 from horovod_flowers.runtime.errors import UserError
 from tests.conftest import run_command
 
@@ -29,15 +31,56 @@ def spelled(program: str, ranks: int, slots: Slots = HOSTS, oversubscribe: bool 
 
 
 def test_mpirun_takes_hosts_and_variables_along() -> None:
-    assert spelled("mpirun", 4, PATH="/p", NCCL_DEBUG="INFO", HOME="/h") == (
-        "mpirun -np 4 --bind-to none --map-by slot -H n1:2,n2:2,n3:2 -x NCCL_DEBUG -x PATH x"
+    assert spelled("mpirun", 4, PATH="/p", NCCL_DEBUG="INFO", HOME="/h", FLOWERS_TCP_SETTINGS="0") == (
+        "mpirun -np 4 --bind-to none --map-by slot -H n1:2,n2:2,n3:2 -x FLOWERS_TCP_SETTINGS -x NCCL_DEBUG -x PATH x"
     )
 
 
 def test_mpirun_reads_slurm_itself() -> None:
     slots = Slots(HOSTS.nodes, "slurm")
-    assert spelled("mpirun", 4, slots) == "mpirun -np 4 --bind-to none --map-by slot x"
-    assert spelled("mpirun", 7, slots, oversubscribe=True).split()[7] == "--oversubscribe"
+    told = spelled("mpirun", 4, slots, FLOWERS_TCP_SETTINGS="0")
+    assert told == "mpirun -np 4 --bind-to none --map-by slot -x FLOWERS_TCP_SETTINGS x"
+    assert "--oversubscribe" in spelled("mpirun", 7, slots, oversubscribe=True).split()
+
+
+FULL_DUPLEX = "--mca btl_tcp_flags send"
+
+
+def test_tcp_between_nodes_is_told_to_send_both_ways() -> None:
+    assert FULL_DUPLEX in spelled("mpirun", 4, FLOWERS_TCP_SETTINGS="1")
+    assert FULL_DUPLEX not in spelled("mpirun", 2, FLOWERS_TCP_SETTINGS="1")  # on one node
+    assert FULL_DUPLEX not in spelled("mpirun", 4, Slots((("here", 4),), "this machine"), FLOWERS_TCP_SETTINGS="1")
+    assert FULL_DUPLEX not in spelled("mpirun", 4, FLOWERS_TCP_SETTINGS="1", OMPI_MCA_btl_tcp_flags="send,put")
+    assert tcp_words("mpirun", 2, {SWITCH: "1"}, ["--mca", "btl_tcp_flags", "put"]) == []
+    with pytest.raises(UserError, match="FLOWERS_TCP_SETTINGS is 'yes': give auto, 0"):
+        spelled("mpirun", 4, FLOWERS_TCP_SETTINGS="yes")
+
+
+@pytest.mark.parametrize(("version", "told"), [("4.1.8", ["--mca", "btl_tcp_flags", "send"]), ("5.0.5", [])])
+def test_only_the_version_that_was_measured_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, told: list[str]
+) -> None:
+    monkeypatch.setattr(open_mpi_tcp, "is_fast", lambda: False)
+    program = tmp_path / "mpirun"
+    program.write_text(f"#!/bin/sh\necho 'mpirun (Open MPI) {version}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert tcp_words(str(program), 2, {}) == told
+
+
+def test_what_is_faster_than_tcp_is_left_alone(tmp_path: Path) -> None:
+    infiniband, interfaces = tmp_path / "infiniband", tmp_path / "net"
+    for name, speed in {"lo": "", "eth0": "1000\n", "veth1": "-1\n"}.items():
+        (interfaces / name).mkdir(parents=True)
+        (interfaces / name / "speed").write_text(speed, encoding="ascii")
+    assert not open_mpi_tcp.is_fast(infiniband, interfaces)
+    (interfaces / "eth0" / "speed").write_text("25000\n", encoding="ascii")
+    assert open_mpi_tcp.is_fast(infiniband, interfaces)
+    (interfaces / "eth0" / "speed").write_text("10000\n", encoding="ascii")
+    assert not open_mpi_tcp.is_fast(infiniband, interfaces)
+    infiniband.mkdir()
+    assert not open_mpi_tcp.is_fast(infiniband, interfaces)
+    (infiniband / "mlx5_0").mkdir()
+    assert open_mpi_tcp.is_fast(infiniband, interfaces)
 
 
 def test_horovodrun_gets_the_nodes_that_the_ranks_fill() -> None:

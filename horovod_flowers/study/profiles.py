@@ -1,0 +1,83 @@
+"""What emulated points sleep for: steps that are measured on one rank before the first of them, once a study."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from horovod_flowers.config.emulate import EmulateConfig
+from horovod_flowers.config.run import RunConfig
+from horovod_flowers.launch.job import run_job
+from horovod_flowers.runlog.step_profile import read_step_profile
+from horovod_flowers.runtime.console import say
+from horovod_flowers.runtime.errors import Stopped
+from horovod_flowers.study.point import Point, TrainingPoint, option_words
+
+
+def profile_file(runs_dir: str, study: str, precision: str) -> Path:
+    """Where a study keeps what its emulated points of a precision sleep for."""
+    return Path(runs_dir) / ".step_profiles" / f"{study}-{precision}.json"
+
+
+@dataclass(frozen=True)
+class MissingProfile:
+    """A measurement that has to be made."""
+
+    file: Path
+    rows: tuple[int, ...]
+    """Images of a step on a rank, of each batch."""
+    config: RunConfig
+    """Of one of the points."""
+
+    def command(self) -> list[str]:
+        """What makes it, on one rank and outside of the network."""
+        default = RunConfig()
+        plain = replace(
+            self.config,
+            name=None,
+            resume_or_start=False,
+            strategy=default.strategy,
+            seed=default.seed,
+            global_batch=None,
+            per_rank_batch=None,
+            emulate=EmulateConfig(),
+            checkpoint=default.checkpoint,
+            validate=default.validate,
+            bind=default.bind,
+        )
+        words = ["--output", str(self.file), "--rows", ",".join(map(str, self.rows)), *option_words(plain)]
+        return [sys.executable, "-m", "horovod_flowers.step_profile", *words]
+
+
+def missing_profiles(points: Sequence[Point]) -> Iterator[MissingProfile]:
+    """What the points need and is not there, or lacks one of their batches.
+
+    Raises UserError where a file is damaged.
+    """
+    needed = dict[Path, set[int]]()
+    config_of = dict[Path, RunConfig]()
+    for point in points:
+        if isinstance(point, TrainingPoint) and point.config.emulate.profile is not None:
+            file = Path(point.config.emulate.profile)
+            needed.setdefault(file, set()).add(point.config.global_batch_for(point.ranks) // point.ranks)
+            config_of.setdefault(file, point.config)
+    for file, rows in needed.items():
+        there = {batch.rows for batch in read_step_profile(file).batches} if file.exists() else set()
+        if not rows <= there:
+            yield MissingProfile(file, tuple(sorted(rows | there, reverse=True)), config_of[file])
+
+
+def measure_profiles(points: Sequence[Point]) -> None:
+    """Measure what is missing.
+
+    Raises Stopped where a signal asked for it, SystemExit with the status of a measurement that failed.
+    """
+    for missing in list(missing_profiles(points)):
+        say(f"study: measuring a step of {', '.join(map(str, missing.rows))} images on one rank, into {missing.file}")
+        missing.file.parent.mkdir(parents=True, exist_ok=True)
+        ending = run_job(missing.command())
+        if ending.asked_to_stop:
+            raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
+        if ending.status != 0:
+            say("study: the step could not be measured, which emulated points sleep for")
+            raise SystemExit(ending.exit_status)
