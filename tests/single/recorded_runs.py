@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.json_lines import LineLog, write_json
 from horovod_flowers.runlog.records import (
     SCHEMA,
@@ -41,6 +42,9 @@ def write_run(
     commit: str | None = None,
     traffic: list[CommunicationVolume] | None = None,
     validation: Sequence[float] = (),
+    horovod_settings: dict[str, str] | None = None,
+    emulated: Emulation | None = None,
+    core_gauge: CoreGauge | None = None,
 ) -> RunFolder:
     """A finished run.
 
@@ -82,7 +86,7 @@ def write_run(
         versions={},
         mpi_library=None,
         horovod_features=[],
-        horovod_settings={},
+        horovod_settings=horovod_settings or {},
         strategy=config.strategy if ranks > 1 else "one rank",
         strategy_notes=[],
         trials=[],
@@ -90,6 +94,7 @@ def write_run(
         yield_when_idle=True,
         commit=commit,
         communication_volume=traffic,
+        emulated=emulated,
         started_utc="2026-01-01T00:00:00+00:00",
         command=[],
     )
@@ -148,6 +153,7 @@ def write_run(
         data_digest=digest,
         training_images=100,
         validation_images=10,
+        core_gauge=core_gauge,
         stopped_early=epochs_done < config.epochs,
     )
     write_json(folder.result, result)

@@ -22,6 +22,7 @@ from horovod_flowers.report.analysis.run_factors import (
     strategy_of,
     unlike,
     values_of,
+    without_horovod,
     work_apart,
     work_of,
 )
@@ -215,6 +216,9 @@ def _check_baseline(pattern: str, chosen: Sequence[Sequence[RunSummary]]) -> Non
 def _against(runs: tuple[RunSummary, ...], bases: Mapping[tuple[Work, object], Point], speed: object) -> Point:
     point = Point(work_of(runs[0]), strategy_of(runs[0]), runs[0].ranks, runs, unlike=tuple(unlike(runs)))
     baseline = bases.get((point.work, speed))
+    if baseline is None and isinstance(speed, tuple):
+        alone = bases.get((point.work, without_horovod(speed)))
+        baseline = alone if alone is not None and alone.ranks == 1 else None
     if baseline is not None:
         apart = () if baseline.runs == runs else differences(runs, baseline.runs)
         return replace(point, baseline=baseline, unlike=tuple(dict.fromkeys((*point.unlike, *apart))))

@@ -26,7 +26,8 @@ _DEFAULTS: dict[type, dict[str, Any]] = {kind: flat_options(asdict(kind())) for 
 
 # What may change the seconds of a step though the work is the same, beside the number of ranks, the strategy and the
 # options that say so of themselves.
-_SPEED = ("commit", "launcher", "MPI library", "HOROVOD_", "version of ")
+_HOROVOD = "HOROVOD_"
+_SPEED = ("commit", "launcher", "MPI library", _HOROVOD, "version of ")
 
 
 @cache
@@ -194,16 +195,23 @@ def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     """The factors that may change a step's seconds, to tell runs apart by."""
     options = names_with(Effect.SPEED)
     factors = run_factors_of(run).items()
-    return tuple(sorted((name, value) for name, value in factors if name in options or name.startswith(_SPEED)))
+    key = tuple(sorted((name, value) for name, value in factors if name in options or name.startswith(_SPEED)))
+    return without_horovod(key) if run.ranks == 1 else key
+
+
+def without_horovod(key: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """What of a speed key counts on one rank, which does not start Horovod: its settings are those of more ranks."""
+    return tuple((name, value) for name, value in key if not name.startswith(_HOROVOD))
 
 
 def differences(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> list[str]:
     """What may change a step's seconds and is not equal in two groups of runs, beside ranks and strategy, in words."""
     first, second = speed_factors(values_of(one)), speed_factors(values_of(other))
+    alone = {1} in ({run.ranks for run in one}, {run.ranks for run in other})
     return [
         f"{name}: {_listed(first.get(name, set()))} against {_listed(second.get(name, set()))}"
         for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
+        if first.get(name) != second.get(name) and not (alone and name.startswith(_HOROVOD))
     ]
 
 
