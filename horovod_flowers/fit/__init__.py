@@ -12,6 +12,7 @@ reductions.py      losses of which the mean over ranks is that of the global bat
 sparse_gradients.py  gradients of embeddings, of which ranks gather the rows
 step.py            one training step: gradients combined wherever the optimizer is applied
 own_step.py        a train_step, or a loss, of the user's own, tried out
+dense_gradients.py whether a step can take gradients of all ranks from its large Dense layers
 division.py        weights and optimizer state divided over ranks within fit, and whole again outside of it
 fitting.py         what fit, evaluate and predict are called with; agreed_steps.py: steps on batches that all ranks have
 global_batches.py  this rank's part of every global batch, of any data that Keras takes

@@ -51,18 +51,19 @@ class AgreedSteps:
 
     def _function(self, spec: Any, fills: bool) -> Callable[[Any], Any]:
         if self._model.run_eagerly:
-            return lambda batch: self._step(_without_optionals(batch))
+            return lambda batch: self._step(without_optionals(batch))
         key = (fills, str(spec))
         if key not in self._traced:
             options = {"jit_compile": self._model.jit_compile, "autograph": False}
             leaves = tf.nest.flatten(spec)
             if any(isinstance(leaf, tf.OptionalSpec) for leaf in leaves):  # None to the model: no signature can say so
                 function = tf.function(self._step, reduce_retracing=True, **options)
-                self._traced[key] = lambda batch: function(_without_optionals(batch))
+                self._traced[key] = lambda batch: function(without_optionals(batch))
             else:
                 self._traced[key] = tf.function(self._step, input_signature=[spec], **options)
         return self._traced[key]
 
 
-def _without_optionals(batch: Any) -> Any:
+def without_optionals(batch: Any) -> Any:
+    """A batch as a model takes it: None for what tf.data has as an Optional without a value."""
     return keras.tree.map_structure(lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, batch)

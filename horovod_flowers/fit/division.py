@@ -43,19 +43,25 @@ def check_can_divide(optimizer: Any, strategy: str) -> None:
 class Division:
     """Of one model with its optimizer."""
 
-    def __init__(self, model: Any, strategy: OneRank, dense: Sequence[tuple[Any, Any]], trained: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        strategy: OneRank,
+        dense: Sequence[tuple[Any, Any]],
+        trained: Sequence[Any],
+        step: SharedStep,
+    ) -> None:
         """Of a model that the strategy is attached to; `dense`: its Dense layers with the kernels that they had before,
         `trained`: the weights that it had."""
-        self._model, self._strategy, self._trained = model, strategy, list(trained)
+        self._model, self._strategy, self._trained, self._step = model, strategy, list(trained), step
         self._layers = [(layer, whole, type(layer)) for layer, whole in dense if layer.kernel is not whole]
         self._rows = {id(layer): layer.kernel for layer, _, _ in self._layers}
         self._names = {id(layer): strategy.exchange.call_name("whole_kernel") for layer, _, _ in self._layers}  # type: ignore[union-attr]
-        for layer, _, _ in self._layers:
-            regularizer = layer.kernel.regularizer
-            if regularizer is not None:
+        for rows in [*self._rows.values(), *(layer.kernel for layer in step.layers)]:
+            if rows.regularizer is not None:
                 exchange = strategy.exchange
                 assert exchange is not None
-                layer.kernel.regularizer = _OverParts(regularizer, exchange, exchange.call_name("penalty"))
+                rows.regularizer = _OverParts(rows.regularizer, exchange, exchange.call_name("penalty"))
         self.divided = True
         self._optimizer: Any = None
         self._slots: list[tuple[Any, Part]] = []
@@ -205,7 +211,8 @@ class Division:
         if self._of.use_ema:
             self.divide()
             self._optimizer.finalize_variable_values(self._strategy.optimizer_variables)
-            self._strategy.gather_weights()
+            with self._step.taken_over():
+                self._strategy.gather_weights()
             self.bring_whole()
 
     def end(self) -> None:

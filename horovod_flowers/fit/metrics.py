@@ -38,23 +38,38 @@ def summed_over_ranks(metrics: Sequence[Any], ranks: Ranks) -> Iterator[None]:
     metrics: the same on every rank, which all call this at the same time.
     Raises UserError where a user's own metric keeps no state that could be added up.
     """
-    variables = _unique([variable for metric in metrics for variable in metric.variables])
-    if ranks.size == 1 or not variables:
+    states = _States(metrics)
+    if ranks.size == 1 or not states.added.size:
         yield
         return
-    own = [np.array(variable) for variable in variables]
-    starts = _start_values(metrics, variables)
-    flat = np.concatenate(
-        [(value - start).astype(np.float64).ravel() for value, start in zip(own, starts, strict=True)]
-    )
-    sums = np.split(ranks.allreduce_sum(flat), np.cumsum([value.size for value in own])[:-1])
-    try:
-        for variable, value, start, total in zip(variables, own, starts, sums, strict=True):
-            variable.assign((start + total.reshape(value.shape)).astype(value.dtype))
+    with states.holding(ranks.allreduce_sum(states.added)):
         yield
-    finally:
-        for variable, value in zip(variables, own, strict=True):
-            variable.assign(value)
+
+
+class _States:
+    """What metrics have added up on this rank since their start."""
+
+    def __init__(self, metrics: Sequence[Any]) -> None:
+        self._variables = _unique([variable for metric in metrics for variable in metric.variables])
+        self._own = [np.array(variable) for variable in self._variables]
+        self._starts = _start_values(metrics, self._variables)
+        pairs = zip(self._own, self._starts, strict=True)
+        flat = [(value - start).astype(np.float64).ravel() for value, start in pairs]
+        self.added = np.concatenate([np.zeros(0), *flat])
+        """float64 [values of all states]."""
+
+    @contextmanager
+    def holding(self, sums: np.ndarray) -> Iterator[None]:
+        """The states are the starts and these sums in the block, and this rank's again after it."""
+        parts = np.split(sums, np.cumsum([value.size for value in self._own])[:-1])
+        everything = list(zip(self._variables, self._own, self._starts, strict=True))
+        try:
+            for (variable, value, start), total in zip(everything, parts, strict=False):  # no states: one empty part
+                variable.assign((start + total.reshape(value.shape)).astype(value.dtype))
+            yield
+        finally:
+            for variable, value, _ in everything:
+                variable.assign(value)
 
 
 def _unique(variables: Sequence[Any]) -> list[Any]:
@@ -89,9 +104,7 @@ def logs_over_ranks(model: Any, logs: dict[str, Any], share: float, ranks: Ranks
     the user's returns, is the mean over ranks by their share of the batch: that of the global batch, where it is a mean
     over rows. A value may be a dictionary, as the result of compiled metrics is.
     """
-    with summed_over_ranks(model.metrics, ranks):
-        everywhere = _results(model.metrics)
-    own = _results(model.metrics)
+    own, states = _results(model.metrics), _States(model.metrics)
     values = _numbers(logs)
     others = [
         share > 0 and not (path[-1] in own and np.allclose(value, own[path[-1]], rtol=1e-5, equal_nan=True))
@@ -99,7 +112,10 @@ def logs_over_ranks(model: Any, logs: dict[str, Any], share: float, ranks: Ranks
     ]
     weighted = [np.where(share > 0, value * share / ranks.size, 0.0) for value in values.values()]
     flat = np.concatenate([np.array(others, np.float64), *(value.ravel() for value in weighted)])
-    sums = ranks.allreduce_sum(flat)
+    # One call for all: after each step every rank waits for the slowest here.
+    of_states, sums = np.split(ranks.allreduce_sum(np.concatenate([states.added, flat])), [states.added.size])
+    with states.holding(of_states):
+        everywhere = _results(model.metrics)
     means = np.split(sums[len(others) :], np.cumsum([value.size for value in weighted])[:-1])
     found: dict[str, Any] = {}
     for (path, value), other, mean in zip(values.items(), sums, means, strict=False):

@@ -21,6 +21,7 @@ from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.fused_optimizers import fused_form
 from horovod_flowers.model.optimizer_class import combine_in_place
+from horovod_flowers.model.pooled_activation import relu_behind_pooling
 from horovod_flowers.recording.of_fit import (
     MarkedUpdate,
     precision_of,
@@ -205,6 +206,13 @@ class _DistributedModel:
         kept = _kept(self) if state.may_fill else []
         with state.stepping(data.share), state.step.counting(data.share), put_back(data.share, kept):
             return super().test_step(data.data)  # type: ignore[misc]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        state = vars(self).get("_over_ranks")
+        if state is None or not state.in_training or tf.executing_eagerly():
+            return super().__call__(*arguments, **options)  # type: ignore[misc]
+        with relu_behind_pooling(self):  # in the graph of a step; whoever looks at the layers sees them as they are
+            return super().__call__(*arguments, **options)  # type: ignore[misc]
 
     @property
     def losses(self) -> list[Any]:

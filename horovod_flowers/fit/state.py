@@ -3,10 +3,11 @@
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from horovod_flowers.fit.agreement import (
     check_same_model,
     check_same_weights,
 )
+from horovod_flowers.fit.dense_gradients import why_not_in_step
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
 from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
 from horovod_flowers.fit.metrics import MetricsOverRanks, logs_over_ranks
@@ -45,7 +47,7 @@ from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.choice import strategy_for
 from horovod_flowers.strategy.trial import TIMED_STEPS, WARMUP_STEPS, candidates, fastest
-from horovod_flowers.strategy.wide_dense import all_dense_layers
+from horovod_flowers.strategy.wide_dense import FactorDense, GatheredDense, TakenOver, all_dense_layers
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,27 @@ class Options:
     """Names of the Dense layers that tensor and mesh divide, with commas between them; None: all large ones."""
     model_parallel_size: int | None = None
     """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
+    dense_gradients: Literal["auto", "reduced", "factors"] = "auto"
+    """How gradients of large Dense layers are combined (allreduce, sharded): 'reduced', as they are; 'factors', their
+    inputs and output gradients are gathered and multiplied on arrival; 'auto', whichever sends fewer bytes."""
     compression: Literal["none", "fp16"] = "none"
     """Number format in which gradients travel (allreduce)."""
 
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                if value not in get_args(kind):
+                    raise UserError(f"{name} is {value!r}: one of {', '.join(get_args(kind))}")
+            elif not isinstance(value, kind) or isinstance(value, bool):
+                words = {int: "a whole number", str: "a string"}
+                allowed = [words[each] for each in words if isinstance(each(), kind)]
+                raise UserError(f"{name} is {value!r}: give {' or '.join(allowed)}, or leave it out")
+
     def of_run(self, strategy: str) -> RunConfig:
         """As the options of the train command. Raises UserError where the strategy cannot use one of them."""
-        reduced = {"dense_gradients": "reduced"} if strategy in ("allreduce", "sharded", "auto") else {}
         try:
-            return RunConfig(strategy=strategy, **reduced, **asdict(self))  # type: ignore[arg-type]
+            return RunConfig(strategy=strategy, **asdict(self))  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(as_arguments(str(error))) from error
 
@@ -81,6 +96,8 @@ class State:
         self.trials: list[Trial] = []
         """Of strategies, where 'auto' has chosen this one."""
         self._rows = 0
+        self._reasons: dict[int, str | None] = {}
+        """Why a step of this model cannot take gradients of all ranks from a Dense layer, by the layer's identity."""
         self.moved_alike: list[Any] = []
         """What training moves without gradients whatever the rows of a batch are, such as seeds."""
         self.may_fill = False
@@ -102,6 +119,11 @@ class State:
     def within_a_call(self) -> bool:
         """Whether this is in the middle of a call that all ranks make, such as fit."""
         return self._calls > 0
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a training step is traced, or computed eagerly."""
+        return self.step is not None and self.step.share is not None
 
     @property
     def one_model(self) -> bool:
@@ -214,7 +236,8 @@ class State:
 
     def _take_over(self, batches: GlobalBatches) -> None:
         """Strategy, losses, penalties and optimizer of a built model, the same on every rank. Every rank calls it."""
-        self._rows = int(batches.rows)
+        self._rows = int(self.plain.allreduce_max(batches.rows))  # ranks have to choose alike by it
+        self._reasons = {}
         kinds = self._find_kinds(batches.first.data, self.ranks.size if self.one_model else 1)
         moved_alike = self.moved_alike
         chosen = self.name
@@ -233,7 +256,10 @@ class State:
         specs = keras.tree.map_structure(lambda each: tf.TensorSpec((self._rows, *each.shape[1:]), each.dtype), x)
         if name in ("sharded", *DIVIDING):
             check_can_divide(model.optimizer, name)
-        strategy = self.strategy = strategy_for(name, config, ranks, "fp32", model, specs, self._rows)
+        why_not = partial(self._why_not_in_step, first)
+        strategy = self.strategy = strategy_for(
+            name, config, ranks, "fp32", model, specs, self._rows, why_not_in_step=why_not
+        )
         trained = list(model.trainable_variables)
         dense = [(layer, layer.kernel) for layer in all_dense_layers(model)]
         remove_combining(model.optimizer)
@@ -241,15 +267,27 @@ class State:
         if strategy.statistics is not None:  # of all ranks' rows
             of_all = [each for layer in strategy.statistics.layers for each in layer.non_trainable_variables]
             self.moved_alike = [*self.moved_alike, *of_all]
-        step = self.step = SharedStep(size, strategy, trained, *kinds)
+        layers = [TakenOver(layer, whole) for layer, whole in dense if isinstance(layer, FactorDense | GatheredDense)]
+        step = self.step = SharedStep(size, strategy, trained, layers, *kinds)
         if any(part.slices is not None for part in strategy.parts):
-            division = self.division = Division(model, strategy, dense, trained)
+            division = self.division = Division(model, strategy, dense, trained, step)
             division.make_optimizer()
             division.bring_whole()
             combine_in_place(model.optimizer, lambda: OverDividedRanks(step, division))
         else:
             combine_in_place(model.optimizer, lambda: OverRanks(step), fused_form(model.optimizer))
         model.train_function = model.test_function = None
+
+    def _why_not_in_step(self, first: RankBatch, layers: Sequence[Any]) -> Mapping[int, str]:
+        """As `strategy.choice.WhyNotInStep`, the same on every rank. Every rank calls it."""
+        unknown = [layer for layer in layers if id(layer) not in self._reasons]
+        if unknown:
+            own = why_not_in_step(self.model, first.data, unknown)
+            everybodys = self.plain.allgather([own.get(id(layer)) for layer in unknown])
+            for layer, reasons in zip(unknown, zip(*everybodys, strict=True), strict=True):
+                self._reasons[id(layer)] = next((each for each in reasons if each is not None), None)
+        found = {id(layer): self._reasons[id(layer)] for layer in layers}
+        return {key: reason for key, reason in found.items() if reason is not None}
 
     def _leave(self) -> None:
         """Take the work back from a strategy. Every rank calls it."""

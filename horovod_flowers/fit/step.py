@@ -1,7 +1,7 @@
 """One training step of a rank: gradients combined wherever the optimizer is applied."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -14,6 +14,7 @@ from horovod_flowers.model.optimizer_class import Combining, Gradients, Update
 from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.interface import Strategy
+from horovod_flowers.strategy.wide_dense import TakenOver
 
 
 class RankBatch(NamedTuple):
@@ -33,15 +34,16 @@ class SharedStep:
         size: int,
         strategy: Strategy,
         trained: Sequence[Any],
+        layers: Sequence[TakenOver],
         reductions: Reductions,
         penalties: SharedPenalties,
     ) -> None:
         """size: ranks that train one model. trained: the model's Keras variables in the order of the strategy's
-        `model_variables`."""
-        self.size, self.strategy = size, strategy
+        `model_variables`. layers: that the strategy has taken over for the time of a step."""
+        self.size, self.strategy, self.layers = size, strategy, layers
         self.reductions, self.penalties = reductions, penalties
-        self._place = {_key(variable): number for number, variable in enumerate(strategy.model_variables)}
-        self._place |= {_key(variable): number for number, variable in enumerate(trained)}
+        self._place = {key_of(variable): number for number, variable in enumerate(strategy.model_variables)}
+        self._place |= {key_of(variable): number for number, variable in enumerate(trained)}
         self.updates = 0
         """How often an optimizer was applied in the step being traced."""
         self.share: tf.Tensor | None = None
@@ -51,16 +53,27 @@ class SharedStep:
         """While a training step is traced, or computed eagerly."""
         self.updates, self.share = 0, share
         self.strategy.timer.recording = STEP_MARKS.on
-        exchange = self.strategy.exchange
+        strategy, exchange = self.strategy, self.strategy.exchange
         if exchange is not None:
             exchange.share, exchange.rows_vary = share, True
-        try:
-            with self.strategy.calling_the_model(share), self.counting(share):
-                yield
-        finally:
-            self.share = None
-            if exchange is not None:
-                exchange.share = None
+            exchange.begin_step()
+        with ExitStack() as undo:
+            undo.enter_context(self.taken_over())
+            try:
+                with strategy.calling_the_model(share), self.counting(share):
+                    yield
+            finally:
+                self.share = None
+                if exchange is not None:
+                    exchange.share = None
+
+    @contextmanager
+    def taken_over(self) -> Iterator[None]:
+        """The model has the layers that the strategy has taken over; outside of this it has its own."""
+        with ExitStack() as undo:
+            for layer in self.layers:
+                undo.enter_context(layer.again())
+            yield
 
     @contextmanager
     def counting(self, share: tf.Tensor) -> Iterator[None]:
@@ -121,7 +134,7 @@ class SharedStep:
 
     def place_of(self, variable: Any) -> int:
         """Of a trained weight, among the strategy's."""
-        place = self._place.get(_key(variable))
+        place = self._place.get(key_of(variable))
         if place is None:
             raise UserError(
                 f"the optimizer was applied to {getattr(variable, 'path', variable.name)}, which is no trainable "
@@ -135,8 +148,8 @@ def _with_values(gradient: tf.IndexedSlices, values: tf.Tensor) -> tf.IndexedSli
     return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
-def _key(variable: Any) -> str:
-    """The same of a Keras variable and of the tf.Variable in it."""
+def key_of(variable: Any) -> str:
+    """The identity of a variable, the same of a Keras variable and of the tf.Variable in it."""
     value = variable.value if hasattr(variable, "value") and not callable(variable.value) else variable
     return str(value._unique_id)
 

@@ -5,6 +5,8 @@ the gradient goes to the same place. Keras models say Conv2D(activation="relu") 
 other order, ReLU and its gradient pass over the pooled activations only.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -28,17 +30,40 @@ class PoolingThenReLU(keras.layers.MaxPooling2D):
 
 
 def move_relu_behind_pooling(model: Any) -> list[str]:
-    """Change, in place, each convolution with ReLU whose output goes to a max pooling and nowhere else; their names.
+    """Change, in place, each convolution with ReLU whose output goes to a max pooling and nowhere else; their names."""
+    pairs = _convolutions_before_pooling(model)
+    for convolution, pooling in pairs:
+        convolution.activation = keras.activations.linear
+        pooling.__class__ = PoolingThenReLU
+    return [convolution.name for convolution, _ in pairs]
 
-    Sequential and functional models, nested ones too. A layer stays as it is if its outputs may be looked at elsewhere:
-    if it has an activity regularizer, or lies in a model or layer with a `call` of its own, of which nobody knows what
-    it calls.
+
+@contextmanager
+def relu_behind_pooling(model: Any) -> Iterator[None]:
+    """The same while the model is called, and as it was again afterwards."""
+    pairs = _convolutions_before_pooling(model)
+    for convolution, pooling in pairs:
+        convolution.activation = keras.activations.linear
+        pooling.__class__ = PoolingThenReLU
+    try:
+        yield
+    finally:
+        for convolution, pooling in pairs:
+            convolution.activation = keras.activations.relu
+            pooling.__class__ = keras.layers.MaxPooling2D
+
+
+def _convolutions_before_pooling(model: Any) -> list[tuple[Any, Any]]:
+    """Of Sequential and functional models, nested ones too.
+
+    Without those whose outputs may be looked at elsewhere: with an activity regularizer, or in a model or layer with a
+    `call` of its own, of which nobody knows what it calls.
     """
     layers = all_layers(model)
     results = keras.tree.flatten([getattr(inner, "outputs", None) or [] for inner in layers])
     outputs = {id(tensor) for tensor in results}
     hidden = {id(inner) for layer in layers if not follows_its_graph(layer) for inner in layers_in(layer)}
-    moved = []
+    found = []
     for layer in layers:
         if type(layer) is not keras.layers.Conv2D or layer.activation is not keras.activations.relu:
             continue
@@ -51,7 +76,5 @@ def move_relu_behind_pooling(model: Any) -> list[str]:
         if {id(layer), id(pooling)} & hidden or not (keeps_call(layer) and keeps_call(pooling)):
             continue
         if layer.activity_regularizer is None:
-            layer.activation = keras.activations.linear
-            pooling.__class__ = PoolingThenReLU
-            moved.append(layer.name)
-    return moved
+            found.append((layer, pooling))
+    return found

@@ -1,7 +1,7 @@
 """A strategy by name, for a built model."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
 from horovod_flowers.config.run import RunConfig
@@ -20,6 +20,15 @@ from horovod_flowers.strategy.sharded import Sharded
 from horovod_flowers.strategy.tensor_parallel import TensorParallel
 from horovod_flowers.strategy.weight_use import WeightUse, image_inputs
 from horovod_flowers.strategy.wide_dense import all_dense_layers, dense_layers, why_not_plain
+
+WhyNotInStep: TypeAlias = Callable[[Sequence[Any]], Mapping[int, str]]
+"""Some Dense layers -> why the training step cannot take gradients of all ranks from them: by their identities, for
+those of which it cannot, in a few words."""
+
+
+def in_any_step(layers: Sequence[Any]) -> Mapping[int, str]:
+    """As WhyNotInStep, of a step that differentiates its loss and updates weights, and does nothing else."""
+    return {}
 
 
 def make_strategy(
@@ -42,6 +51,7 @@ def strategy_for(
     inputs: Any,
     rows: int,
     shrink: float = 1.0,
+    why_not_in_step: WhyNotInStep = in_any_step,
 ) -> OneRank:
     """The strategy of that name, ready to adopt this model.
 
@@ -55,7 +65,7 @@ def strategy_for(
     refuse_float8(model)
     if ranks.size == 1:
         return OneRank(Groups())
-    strategy = _divided_strategy(name, config, ranks, precision, model, inputs, rows, shrink)
+    strategy = _divided_strategy(name, config, ranks, precision, model, inputs, rows, shrink, why_not_in_step)
     if strategy.trains_one_model:
         strategy.statistics = BatchStatistics(model, ranks.size, ranks.rank, strategy.timer)
         strategy.notes += strategy.statistics.notes
@@ -73,6 +83,7 @@ def _divided_strategy(
     inputs: Any,
     rows: int,
     shrink: float,
+    why_not_in_step: WhyNotInStep,
 ) -> OneRank:
     def use_of_weights() -> WeightUse:
         return WeightUse(model, inputs, dense_layers(model))
@@ -84,14 +95,18 @@ def _divided_strategy(
     bf16 = precision == "bf16"
     if name == "sharded":
         exchange, use = Exchange(ranks.size, ranks.rank, bf16), use_of_weights()
-        factored = factored_layers(config, ranks, exchange, model, rows, True, lambda: use)
+        factored, notes = factored_layers(config, ranks, exchange, model, rows, True, lambda: use, why_not_in_step)
         least = SMALLEST_DIVIDED / shrink
-        return Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored, least)
+        sharded = Sharded(Groups.of(ranks, ranks.size), exchange, use.why_whole, factored, least)
+        sharded.notes += notes
+        return sharded
     if group == 1:
         exchange = Exchange(ranks.size, ranks.rank, bf16)
-        factored = factored_layers(config, ranks, exchange, model, rows, False, use_of_weights)
+        factored, notes = factored_layers(config, ranks, exchange, model, rows, False, use_of_weights, why_not_in_step)
         groups, compression = Groups.of(ranks, ranks.size), config.compression
-        return Allreduce(groups, exchange, factored=factored, compression=compression)
+        allreduce = Allreduce(groups, exchange, factored=factored, compression=compression)
+        allreduce.notes += notes
+        return allreduce
     exchange = Exchange(group, ranks.rank % group, bf16, ranks.members_set if group < ranks.size else None)
     return TensorParallel(name, Groups.of(ranks, group), exchange, layers, ranks.size // group, ranks.copies_set)
 
@@ -145,10 +160,12 @@ def factored_layers(
     rows: int,
     rows_only: bool,
     use_of_weights: Callable[[], WeightUse],
-) -> list[Any]:
-    """The Dense layers whose gradients travel as factors. `use_of_weights` is asked where there is one that may."""
+    why_not_in_step: WhyNotInStep,
+) -> tuple[list[Any], list[str]]:
+    """The Dense layers whose gradients travel as factors, and for the log why those of others do not that would send
+    less. `use_of_weights` and `why_not_in_step` are asked where there is one that may."""
     if config.dense_gradients == "reduced" or config.compression != "none" or config.accumulate > 1:
-        return []
+        return [], []
     large = [layer for layer in dense_layers(model) if _weights(layer) >= config.shard_above]
     large = [layer for layer in large if layer.kernel.shape[0] >= ranks.size]
     if config.dense_gradients == "auto":
@@ -159,15 +176,22 @@ def factored_layers(
             if _used_on_vectors(layer)
             and factors_send_less(DenseShape(*layer.kernel.shape), rows, ranks.size, width, rows_only)
         ]
+    reasons: dict[int, str] = {}
     if large:
         use = use_of_weights()
-        large = [layer for layer in large if use.why_not_taken_over(layer) is None]
+        found = {id(layer): use.why_not_taken_over(layer) for layer in large}
+        reasons = {key: reason for key, reason in found.items() if reason is not None}
+    if left := [layer for layer in large if id(layer) not in reasons]:
+        reasons |= why_not_in_step(left)
+    told = [f"{layer.name} ({reasons[id(layer)]})" for layer in large if id(layer) in reasons]
+    large = [layer for layer in large if id(layer) not in reasons]
     if config.dense_gradients == "factors" and not large:
+        others = f" (unlike {', '.join(told)})" if told else ""
         raise UserError(
             f"dense_gradients is 'factors' but the model has no Dense layer of at least {config.shard_above:,} weights "
-            "that can be taken over: leave out --dense-gradients, or lower --shard-above"
+            f"that can be taken over{others}: leave out --dense-gradients, or lower --shard-above"
         )
-    return large
+    return large, [f"gradient reduced, not by factors: {', '.join(told)}"] if told else []
 
 
 def _weights(layer: Any) -> int:

@@ -23,6 +23,7 @@ class Exchange:
         if process_set is not None:
             self._options["process_set"] = process_set
         self._calls = 0
+        self._calls_before_steps: int | None = None
         self.rows_vary = False
         """Whether ranks may have unequal numbers of rows in a step."""
         self.share: tf.Tensor | None = None
@@ -107,6 +108,13 @@ class Exchange:
 
     def _narrowed(self, bits: tf.Tensor) -> tf.Tensor:
         return tf.bitcast(bits, tf.bfloat16) if self._bf16 else bits
+
+    def begin_step(self) -> None:
+        """Name the calls of a step as those of every other: a rank may trace a step more often than another, for other
+        numbers of rows."""
+        if self._calls_before_steps is None:
+            self._calls_before_steps = self._calls
+        self._calls = self._calls_before_steps
 
     def call_name(self, what: str) -> str:
         """A name that no other call has, the same on every rank."""

@@ -17,14 +17,16 @@ works: Sequential, functional or subclassed.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, nodes_into, replace_kernel
+from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, nodes_into, replace_kernel, swap_kernel
+from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.communication_volume import DenseShape
 from horovod_flowers.strategy.layer_collectives import Exchange
 from horovod_flowers.strategy.layout import Slice
@@ -80,7 +82,7 @@ class WideDense(keras.layers.Dense):
                 d_inputs = tf.matmul(own_g, weights, transpose_b=True)
                 with tf.control_dependencies([d_inputs]):  # the layers before this one wait for it
                     d_updated = _outer(all_a, all_g, exchange.size)
-                return tf.cast(d_inputs, tf.float32), d_updated
+                return differentiated_once(tf.cast(d_inputs, tf.float32)), d_updated
 
             return tf.cast(tf.matmul(a, weights), tf.float32), gradient
 
@@ -89,6 +91,26 @@ class WideDense(keras.layers.Dense):
     def keep_rows(self, rows: Slice) -> None:
         """Keep these rows of the kernel only."""
         replace_kernel(self, np.asarray(self.kernel)[rows.start : rows.start + rows.size])
+
+
+@tf.custom_gradient
+def differentiated_once(gradients: tf.Tensor) -> Any:
+    """Gradients of a layer's inputs. Differentiated again, they would give those of this rank's rows for its kernel's.
+
+    Raises SecondDerivativeError where that is asked for.
+    """
+
+    def gradient(*_: tf.Tensor) -> tf.Tensor:
+        raise SecondDerivativeError(
+            "the gradient of a gradient is asked for, through a Dense layer whose own gradient travels as factors: use "
+            "dense_gradients='reduced'"
+        )
+
+    return tf.identity(gradients), gradient
+
+
+class SecondDerivativeError(UserError):
+    """A step differentiates what it has differentiated before."""
 
 
 class FactorDense(WideDense):
@@ -100,7 +122,8 @@ class FactorDense(WideDense):
 
 
 class GatheredDense(WideDense):
-    """This rank's rows of the kernel to update, and a copy of all rows to compute with."""
+    """This rank's rows of the kernel to update, and all rows, which are only read: the variable that the kernel was, or
+    a copy of it in the format of factors."""
 
     _rows: Sequence[Slice]
     _copy: tf.Variable
@@ -111,7 +134,10 @@ class GatheredDense(WideDense):
         """Take over a built keras.layers.Dense of which rank r is to update rows[r]."""
         cls.take_over(layer, exchange, timer)
         layer._rows, layer._gathering = tuple(rows), exchange.call_name("kernel")
-        layer._copy = tf.Variable(exchange.narrow(layer.kernel.value), trainable=False, name=f"{layer.name}_copy")
+        whole = layer.kernel.value
+        if whole.dtype != exchange.dtype:
+            whole = tf.Variable(exchange.narrow(whole), trainable=False, name=f"{layer.name}_copy")
+        layer._copy = whole
         layer.keep_rows(rows[exchange.rank])
 
     def gather_kernel(self) -> None:
@@ -125,6 +151,36 @@ class GatheredDense(WideDense):
             return self._exchange.columns_to_owners(a, self._rows, name)
 
         return self._product_by_factors(inputs, tf.convert_to_tensor(self._copy), own_inputs)
+
+
+class TakenOver:
+    """A layer that is taken over while a step is computed, and a keras.layers.Dense with its own kernel else."""
+
+    def __init__(self, layer: Any, whole: Any) -> None:
+        """Give it back. layer: taken over, and before with the kernel `whole`."""
+        self._layer, self._whole, self._kind, self.kernel = layer, whole, type(layer), layer.kernel
+        names = [name for kind in (WideDense, self._kind) for name in kind.__annotations__]
+        self._kept = {name: vars(layer)[name] for name in names}
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._layer.__class__ = keras.layers.Dense
+        for name in self._kept:
+            del vars(self._layer)[name]
+        if self.kernel is not self._whole:
+            swap_kernel(self._layer, self._whole)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Taken over for a while."""
+        if self.kernel is not self._whole:
+            swap_kernel(self._layer, self.kernel)
+        vars(self._layer).update(self._kept)
+        self._layer.__class__ = self._kind
+        try:
+            yield
+        finally:
+            self._give_back()
 
 
 class RowParallelDense(WideDense):

@@ -45,6 +45,10 @@ def images() -> dict[str, Any]:
     return rows() | {"x": noise(ROWS, 6, 6, 2)}
 
 
+def weighted_images() -> dict[str, Any]:
+    return images() | {"sample_weight": weighted_rows()["sample_weight"]}
+
+
 def sentences() -> dict[str, Any]:
     words = np.random.default_rng(3).integers(1, 11, (ROWS, 7))
     lengths = np.random.default_rng(4).integers(1, 8, ROWS)
@@ -307,9 +311,39 @@ class WideOwnStep(OwnStep):
         self.hidden = layers.Dense(900, activation="tanh")
 
 
+class WideTwice(WideOwnStep):
+    """Adds up the gradients of two calls, and a penalty of its own on the head."""
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            one, other = self(x, training=True), self(0.5 * x, training=True)
+            loss = self.compute_loss(y=y, y_pred=one) + tf.reduce_mean(tf.square(one - other))
+            loss += 0.01 * tf.nn.l2_loss(self.head.kernel)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+def pooled() -> Any:
+    """Convolutions with ReLU before max pooling, and a large Dense layer with a regularizer."""
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            *(layers.Conv2D(4, 3, activation="relu", padding="same"), layers.MaxPooling2D()),
+            layers.Flatten(),
+            layers.Dense(150, activation="relu", kernel_regularizer="l2"),
+            head(),
+        ]
+    )
+    model.compile(optimizers.Adam(0.01), sparse_loss(), metrics=["accuracy"])
+    return model
+
+
 DIVIDED = ("sharded", "tensor")
+WHOLE = ("allreduce", "sharded")
 ALL = ("allreduce", *DIVIDED)
 SMALL = {"shard_above": 4000}
+FACTORS = {**SMALL, "dense_gradients": "factors"}
 SCHEDULE = optimizers.schedules.ExponentialDecay(0.05, 3, 0.5)
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
@@ -374,6 +408,15 @@ CASES: dict[str, Case] = {
     "penalties": Case(penalised, rows),
     "several steps per execution": Case(lambda: sequential(steps_per_execution=2, run_eagerly=False), rows),
     "a divided layer, train_step of its own": Case(lambda: subclassed(WideOwnStep), rows, ("tensor",), SMALL),
+    "factors, train_step of its own": Case(lambda: subclassed(WideOwnStep), rows, WHOLE, FACTORS),
+    "factors, two calls in a step": Case(lambda: subclassed(WideTwice, run_eagerly=True), rows, WHOLE, FACTORS),
+    "factors, ReLU before pooling": Case(pooled, weighted_images, WHOLE, FACTORS),
+    "factors, loss scaling": Case(
+        lambda: wide(optimizers.LossScaleOptimizer(optimizers.SGD(0.001), initial_scale=128.0), run_eagerly=True),
+        weighted_rows,
+        ("allreduce",),
+        FACTORS,
+    ),
     **{name: Case(_of(make), rows) for name, make in OPTIMIZERS.items()},
     "divided, in a graph": Case(_wide_of(optimizers.SGD), rows, (*ALL, "auto"), SMALL),
     **{f"divided, {name}": Case(_wide_of(make, run_eagerly=True), rows, ALL, SMALL) for name, make in OF_PARTS.items()},

@@ -51,6 +51,17 @@ def main() -> None:
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             return super().compute_loss(*arguments, **options) * tf.cast(tf.shape(options["y"])[0], tf.float32)
 
+    class Clips(cases.WideOwnStep):
+        """A train_step that shortens the gradients of a rank."""
+
+        def train_step(self, data: Any) -> Any:
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+            gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, self.trainable_variables), 0.1)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
     def distributed(model: Any, strategy: str = "allreduce", **options: Any) -> Any:
         return ranks.distribute(model, strategy, **options)  # type: ignore[arg-type]
 
@@ -106,6 +117,12 @@ def main() -> None:
             cases.sequential(hidden=layers.Dense(8, activity_regularizer=orthogonal))
         ),
         "Adafactor of parts": lambda: fitted(cases.wide(optimizers.Adafactor()), "sharded", **large),
+        "factors of a step that changes them": lambda: fitted(
+            cases.subclassed(Clips), dense_gradients="factors", shard_above=4000
+        ),
+        "factors of a divided layer": lambda: distributed(cases.wide(), "tensor", dense_gradients="factors"),
+        "factors of another name": lambda: distributed(cases.sequential(), dense_gradients="factor"),
+        "a number in words": lambda: distributed(cases.wide(), "tensor", shard_above="4000"),
         "nothing to divide": lambda: fitted(cases.sequential(), "tensor", **large),
         "weights that are changed otherwise": lambda: fitted(cases.subclassed(Own)),
         "a loss of its own that adds rows up": lambda: fitted(cases.subclassed(AddsUp)),

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
+from horovod_flowers.model.pooled_activation import move_relu_behind_pooling, relu_behind_pooling
 from horovod_flowers.model.registry import build_model
 
 
@@ -30,6 +30,14 @@ def test_outputs_and_gradients_stay_the_same() -> None:
     assert np.array_equal(before[0], after[0])
     for one, other in zip(before[1:], after[1:], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(one).max())
+
+
+def test_a_call_with_relu_behind_pooling_leaves_the_model_as_it_was() -> None:
+    model = build_model("flower_cnn", 32, 5)
+    before = [(type(layer), getattr(layer, "activation", None)) for layer in model.layers]
+    with relu_behind_pooling(model):
+        assert [type(layer).__name__ for layer in model.layers].count("PoolingThenReLU") == 3
+    assert [(type(layer), getattr(layer, "activation", None)) for layer in model.layers] == before
 
 
 def test_only_what_nobody_else_looks_at_is_moved() -> None:
