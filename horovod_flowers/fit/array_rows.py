@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.autograph.experimental import do_not_convert
 
 from horovod_flowers.fit.row_shares import rows_to_compute
 from horovod_flowers.model.keras_internals import rows_at
@@ -30,24 +31,26 @@ class ArrayRows:
         """Of a global batch, the last one included."""
         return min(self._batch, (self._rows - 1) % self._batch + 1)
 
-    def first(self) -> Any:
-        """The first element of the arrays as they are, whatever order they are trained in."""
-        return next(iter(self._read(tf.data.Dataset.from_tensors(tf.range(self._rows, dtype=tf.int64)))))
+    def first(self) -> tuple[Any, Any]:
+        """Data and share of the first batch of the arrays as they are, whatever order they are trained in."""
+        rows = tf.constant(min(self._rows, self._batch), tf.int64)
+        first, count, share = rows_to_compute(rows, self._ranks.rank, self._ranks.size)
+        return rows_at(next(iter(self._whole)), tf.range(first, first + count)), share
 
     def dataset(self) -> tf.data.Dataset:
-        """Elements (data, share, rows of the global batch), in a new order each time it is iterated over."""
+        """Elements (data, share, rows of the global batch, no checksums), in a new order each time it is iterated over.
 
+        Nothing in its functions branches on a tensor, and AutoGraph takes longer than all else of their tracing.
+        """
+        rows, size = tf.constant(self._rows, tf.int64), self._ranks.size
+
+        @do_not_convert
         def order(_: Any) -> Any:
             if not self._shuffle:
                 return tf.range(self._rows, dtype=tf.int64)
             return tf.ensure_shape(tf.numpy_function(self._next_order, [], tf.int64), [self._rows])
 
-        return self._read(tf.data.Dataset.range(1).map(order)).prefetch(tf.data.AUTOTUNE)
-
-    def _read(self, orders: tf.data.Dataset) -> tf.data.Dataset:
-        """orders: of all rows, int64 [rows]."""
-        rows, size = tf.constant(self._rows, tf.int64), self._ranks.size
-
+        @do_not_convert
         def batches(order: Any) -> tf.data.Dataset:
             def own(step: Any) -> tuple[Any, Any, Any]:
                 begin = step * self._batch
@@ -57,15 +60,16 @@ class ArrayRows:
 
             return tf.data.Dataset.range(math.ceil(self._rows / self._batch)).map(own)
 
-        def read(index: tuple[Any, Any, Any], tensors: Any) -> tuple[Any, Any, Any]:
+        @do_not_convert
+        def read(index: tuple[Any, Any, Any], tensors: Any) -> tuple[Any, Any, Any, Any]:
             own, share, in_batch = index
-            return rows_at(tensors, own), share, in_batch
+            return rows_at(tensors, own), share, in_batch, tf.zeros([0, 2], tf.int64)
 
-        dataset = tf.data.Dataset.zip((orders.flat_map(batches), self._whole))
+        dataset = tf.data.Dataset.zip((tf.data.Dataset.range(1).map(order).flat_map(batches), self._whole))
         dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False  # as Keras: they would copy the arrays
-        return dataset.with_options(options)
+        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
     def _next_order(self) -> np.ndarray:
         """Of the rows, in the epoch that begins."""

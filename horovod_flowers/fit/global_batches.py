@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.autograph.experimental import do_not_convert
 
 from horovod_flowers.fit.array_rows import ArrayRows
 from horovod_flowers.fit.ordered_batches import FirstBatch, OrderedBatches, draw_seed, has_epochs
@@ -87,8 +88,7 @@ class GlobalBatches(DataAdapter):
         if self.ranks.size > 1:
             refuse_other_data(parts_of_arrays(tensors, rows), self.ranks, "the arrays")
         self._arrays = ArrayRows(tensors, rows, batch, shuffle, seed, self.ranks)
-        none = tf.zeros([0, 2], tf.int64)
-        return self._arrays.dataset().map(lambda data, share, in_batch: (data, share, in_batch, none))
+        return self._arrays.dataset()
 
     def _divided(self, adapter: DataAdapter, ahead: bool) -> tf.data.Dataset:
         """Elements (data, share, rows of the global batch, checksums of a pass' first batch).
@@ -100,6 +100,7 @@ class GlobalBatches(DataAdapter):
         refuse_without_rows(given.element_spec)
         rank, size = self.ranks.rank, self.ranks.size
 
+        @do_not_convert
         def own(index: Any, data: Any) -> tuple[Any, Any, Any, Any]:
             rows = rows_in(data)
             first, count, share = rows_to_compute(rows, rank, size)
@@ -130,7 +131,7 @@ class GlobalBatches(DataAdapter):
         """A batch of this rank, before any step; it is not lost. Every rank asks for it. Raises UserError where there
         is none."""
         if self._first is None and self._arrays is not None:
-            self._first = RankBatch(*self._arrays.first()[:2])
+            self._first = RankBatch(*self._arrays.first())
         if self._first is None:
             self._begun = BatchIterator(self)
             self._begun.look_ahead(stop=False)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.autograph.experimental import do_not_convert
 
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.errors import UserError
@@ -84,6 +85,7 @@ def shard(dataset: tf.data.Dataset, ranks: Ranks, with_share: bool = False) -> t
         raise UserError(f"shard takes a tf.data.Dataset of global batches, and was given a {type(dataset).__name__}")
     refuse_without_rows(dataset.element_spec)
 
+    @do_not_convert
     def own(*element: Any) -> Any:
         data = element if len(element) > 1 else element[0]
         rows = rows_in(data)

@@ -15,9 +15,12 @@ from typing import Any
 
 from horovod_flowers.runtime.errors import UserError
 
-# Keras imports them, where they are installed, to offer plots and scikit-learn's interface: with what they bring a
-# quarter of the time, for nothing that training uses.
-UNUSED = ("matplotlib", "sklearn")
+NOTEBOOK_AND_TF1 = ("IPython", "scipy")
+"""Keras looks by IPython whether this is a notebook, and finds it where it is, since IPython was imported before then;
+TensorFlow asks scipy of models of its first version, which it still imports. A sixth of the time."""
+# Keras imports the others, where they are installed, to offer plots and scikit-learn's interface: with what they bring
+# a quarter of the time, for nothing that training uses.
+UNUSED = (*NOTEBOOK_AND_TF1, "matplotlib", "sklearn")
 
 BACKEND = "tensorflow"
 SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -62,7 +65,7 @@ def import_for_script() -> None:
     Raises UserError where Keras does not run on TensorFlow, and where this Python cannot import it.
     """
     check_python()
-    _import(())
+    _import(NOTEBOOK_AND_TF1)
     import keras
 
     if keras.config.backend() != BACKEND:

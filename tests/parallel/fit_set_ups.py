@@ -7,7 +7,9 @@ batches; writes by how much losses, metrics and weights differ.
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +49,22 @@ def main() -> None:
 
     found = []
     for number, name in enumerate(names):
-        done: tuple[dict[str, list[Any]], list[np.ndarray]] | None = None
+        done: tuple[dict[str, list[Any]], list[np.ndarray], Any] | None = None
         owner = number % ranks.size  # the ranks share out the work that no two of them do together
         if ranks.rank == owner:
             set_up = fresh(name)
-            done = fit(set_up), set_up.model.get_weights()
+            done = fit(set_up), set_up.model.get_weights(), set_up.strategies
         elif ranks.rank == (owner + 1) % ranks.size and (set_up := fresh(name)).grows_rounding:
-            done = fit(replace(set_up, x=set_up.x[::-1], y=set_up.y[::-1])), []
+            done = fit(replace(set_up, x=set_up.x[::-1], y=set_up.y[::-1])), [], ()
         everything = ranks.plain.allgather(done)
         alone, turned_round = everything[owner], everything[(owner + 1) % ranks.size]
-        for strategy in fresh(name).strategies:
+        for strategy in alone[2]:
             set_up = fresh(name)
             ranks.distribute(set_up.model, strategy=strategy, **set_up.distribute)
             together = fit(set_up)
             weights = set_up.model.get_weights()
             if not set_up.is_large:
-                weights = saved_and_loaded(set_up, fresh(name), ranks.rank)
+                weights = saved_and_loaded(set_up, partial(fresh, name), ranks.rank)
             same = all(repr(other) == repr(together) for other in ranks.plain.allgather(together))
             record = {"name": name, "strategy": strategy, "same_on_all_ranks": same}
             record["fused"] = isinstance(set_up.model.optimizer, FusedAdam | FusedSGD)
@@ -75,13 +77,14 @@ def main() -> None:
         Path(sys.argv[1]).write_text(json.dumps(found, default=lambda value: np.asarray(value).tolist()))
 
 
-def saved_and_loaded(set_up: Any, other: Any, rank: int) -> list[np.ndarray]:
+def saved_and_loaded(set_up: Any, fresh: Callable[[], Any], rank: int) -> list[np.ndarray]:
     """The weights that a distributed model writes, as an ordinary one reads them on rank 0. Every rank calls it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "saved.weights.h5"
         set_up.model.save_weights(path)
         if rank:
             return set_up.model.get_weights()
+        other = fresh()
         if not other.model.built:
             other.model(other.x[:1])
         other.model.load_weights(path)
