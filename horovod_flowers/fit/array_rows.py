@@ -34,6 +34,10 @@ class ArrayRows:
         """The first element of the arrays as they are, whatever order they are trained in."""
         return next(iter(self._read(tf.data.Dataset.from_tensors(tf.range(self._rows, dtype=tf.int64)))))
 
+    def go_on(self, epoch: int, seed: int) -> None:
+        """Have the next order be that of this epoch, from 0, of a shuffle with this seed."""
+        self._seed, self._epochs_begun = seed, epoch
+
     def dataset(self) -> tf.data.Dataset:
         """Elements (data, share, rows of the global batch), in a new order each time it is iterated over."""
 

@@ -54,7 +54,8 @@ class GlobalBatches(DataAdapter):
         self._ordered: OrderedBatches | None = None
         self._arrays: ArrayRows | None = None
         self._first: RankBatch | None = None
-        seed = ranks.broadcast(draw_seed()) if shuffle else 0
+        self.seed = seed = ranks.broadcast(draw_seed()) if shuffle else 0
+        """Of the orders in which the data come, where they are shuffled here."""
         given, is_py_dataset = x, isinstance(x, keras.utils.PyDataset)
         if is_py_dataset:
             self._refuse_lost_track(x)
@@ -171,6 +172,14 @@ class GlobalBatches(DataAdapter):
         begun, self._begun = self._begun, None
         return begun or BatchIterator(self)
 
+    def go_on(self, epoch: int, seed: int) -> None:
+        """Have the orders of a shuffle with this seed begin with that of this epoch, from 0; before the first pass."""
+        self.seed = seed
+        if self.steps is None:  # else a pass is no epoch
+            for order in (self._arrays, self._ordered):
+                if order is not None:
+                    order.go_on(epoch, seed)
+
     def begin_pass(self, iterator: "BatchIterator") -> Iterator[Any]:
         """The elements of one pass over the data."""
         if self._ordered is not None and self.steps is not None:
@@ -263,10 +272,11 @@ class BatchIterator:
                 break
         return taken
 
-    def look_ahead(self, stop: bool, read: bool = True) -> bool:
-        """Read the next batch and agree on it; whether any rank wants to stop.
+    def look_ahead(self, stop: bool, read: bool = True, asked: bool = False) -> tuple[bool, bool]:
+        """Read the next batch and agree on it; whether any rank wants to stop, and whether any was asked to.
 
-        stop: whether this rank does; read: False where no batch follows, so that nothing is read in vain.
+        stop, asked: whether this rank does, and was; read: False where no batch follows, so that nothing is read in
+        vain.
         Raises AgreedError, on every rank, where some ranks' data have ended and others' have not, or cannot be read.
         """
         read = read and self.held is None and not self._ended
@@ -286,8 +296,8 @@ class BatchIterator:
             if failure is not None:
                 raise failure
             self._ended = self._ended or ended
-            return stop
-        counts = self._ranks.allreduce_sum(np.array([ended, failure is not None, stop], np.int64))
+            return stop, asked
+        counts = self._ranks.allreduce_sum(np.array([ended, failure is not None, stop, asked], np.int64))
         if counts[1]:
             self._raise(failure, int(counts[1]))
         if 0 < counts[0] < self._ranks.size:
@@ -298,7 +308,7 @@ class BatchIterator:
         if read and not ended and len(self.held[3]) and not self.batches.changing:
             parts = parts_of_batch(self.held[0], self.held[3].numpy())
             self.batches.changing = refuse_other_data(parts, self._ranks, "the first batch", changing=True)
-        return bool(counts[2])
+        return bool(counts[2]), bool(counts[3])
 
     def _raise(self, failure: Exception | None, failed: int) -> None:
         if failure is not None and failed == self._ranks.size:

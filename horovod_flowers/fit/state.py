@@ -3,7 +3,7 @@
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -60,12 +60,24 @@ class Options:
     """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
     compression: Literal["none", "fp16"] = "none"
     """Number format in which gradients travel (allreduce)."""
+    equal_seeds: str | Sequence[str] = ()
+    """Names of layers, with * and ?, whose random numbers are the same on every rank; those of others differ."""
+
+    @property
+    def names_of_equal_seeds(self) -> list[str]:
+        """As they are compared with names of layers. Raises UserError where they are none."""
+        names = [self.equal_seeds] if isinstance(self.equal_seeds, str) else list(self.equal_seeds)
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"equal_seeds is {self.equal_seeds!r}: give names of layers, such as ('mask', 'noise_*')")
+        return names
 
     def of_run(self, strategy: str) -> RunConfig:
         """As the options of the train command. Raises UserError where the strategy cannot use one of them."""
         reduced = {"dense_gradients": "reduced"} if strategy in ("allreduce", "sharded", "auto") else {}
+        given: dict[str, Any] = asdict(self)
+        del given["equal_seeds"]
         try:
-            return RunConfig(strategy=strategy, **reduced, **asdict(self))  # type: ignore[arg-type]
+            return RunConfig(strategy=strategy, **reduced, **given)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(as_arguments(str(error))) from error
 
@@ -207,7 +219,8 @@ class State:
         if not self.one_model:
             return
         division = self.division
-        begin_alike(self.model, self.plain, with_state=division is None)
+        equal = self.options.names_of_equal_seeds
+        begin_alike(self.model, self.plain, with_state=division is None, equal_seeds=equal)
         if division is not None and not division.holds_state:
             division.hand_out_state()
             division.holds_state = True
@@ -314,7 +327,10 @@ class State:
                 return []
             if y is None:
                 return []
+            held = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
             outputs = _called(model, x)
+            for variable, value in held:  # layers may draw random numbers outside of training, too
+                variable.assign(value)
             model.compute_loss(x, y, outputs, None)  # builds the losses
             return kinds_of_losses(model, y, outputs, size)
 
