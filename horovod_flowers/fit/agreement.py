@@ -150,6 +150,17 @@ def broadcast_values(variables: Sequence[Any], ranks: Ranks) -> None:
             variable.assign(octets.view(value.dtype).reshape(np.shape(np.array(variable))))
 
 
+def end_alike(model: Any, ranks: Ranks) -> None:
+    """Give every rank the weights of rank 0 where they differ: a callback of one rank may have set them at the end of a
+    fit, such as EarlyStopping(restore_best_weights=True). Every rank calls it.
+    """
+    crc = 0
+    for weight in model.weights:
+        crc = zlib.crc32(np.array(weight, order="C").tobytes(), crc)
+    if len(set(ranks.allgather(crc))) > 1:
+        broadcast_values(model.weights, ranks)
+
+
 def average_where_different(model: Any, ranks: Ranks) -> None:
     """Average over the ranks what training moves without gradients, such as the statistics of batch normalisation.
 

@@ -16,7 +16,15 @@ import tensorflow as tf
 from horovod_flowers.fit.array_rows import ArrayRows
 from horovod_flowers.fit.ordered_batches import FirstBatch, OrderedBatches, draw_seed, has_epochs
 from horovod_flowers.fit.row_shares import part_of, refuse_without_rows, rows_in, rows_to_compute
-from horovod_flowers.fit.same_data import checksums, parts_of_arrays, parts_of_batch, refuse_other_data
+from horovod_flowers.fit.same_data import (
+    are_equal,
+    checksums,
+    fingerprint,
+    part_names,
+    parts_of_arrays,
+    parts_of_batch,
+    refuse_other_data,
+)
 from horovod_flowers.fit.step import RankBatch
 from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, read_on_demand, tensors_of
 from horovod_flowers.ranks.communicator import Ranks
@@ -92,7 +100,7 @@ class GlobalBatches(DataAdapter):
         return self._arrays.dataset().map(lambda data, share, in_batch: (data, share, in_batch, none))
 
     def _divided(self, adapter: DataAdapter, ahead: bool) -> tf.data.Dataset:
-        """Elements (data, share, rows of the global batch, checksums of a pass' first batch).
+        """Elements (data, share, rows of the global batch, checksums).
 
         ahead: read before they are asked for. Not of a PyDataset that its user changes in the middle of a pass, at the
         end of an epoch: how far it is read by then would differ between ranks.
@@ -106,7 +114,7 @@ class GlobalBatches(DataAdapter):
             first, count, share = rows_to_compute(rows, rank, size)
             seen = tf.zeros([0, 2], tf.int64)
             if size > 1:
-                seen = tf.cond(index == 0, lambda: _any_length(checksums(data)), lambda: _any_length(seen))
+                seen = checksums(index, data)
             return part_of(data, first, count), share, rows, seen
 
         # `enumerate` before `map`, so that elements that are tuples stay one argument.
@@ -224,10 +232,6 @@ class GlobalBatches(DataAdapter):
         return self._inner.partial_batch_size
 
 
-def _any_length(seen: Any) -> Any:
-    return tf.reshape(seen, tf.stack([tf.shape(seen)[0], 2]))
-
-
 class BatchIterator:
     """One pass over the data: batches, each of which all ranks have when one of them gets it."""
 
@@ -297,18 +301,32 @@ class BatchIterator:
                 raise failure
             self._ended = self._ended or ended
             return stop, asked
-        counts = self._ranks.allreduce_sum(np.array([ended, failure is not None, stop, asked], np.int64))
+        mark = 0 if not read or ended or failure is not None else self._fingerprint()
+        told = [ended, failure is not None, stop, asked, mark, mark * mark]
+        counts = [int(each) for each in self._ranks.allreduce_sum(np.array(told, np.int64))]
         if counts[1]:
-            self._raise(failure, int(counts[1]))
+            self._raise(failure, counts[1])
         if 0 < counts[0] < self._ranks.size:
             self._refuse_unequal_ends(ended)
         if 0 < counts[2] < self._ranks.size:
             self._say_who_stops(stop)
         self._ended = self._ended or ended
-        if read and not ended and len(self.held[3]) and not self.batches.changing:
-            parts = parts_of_batch(self.held[0], self.held[3].numpy())
-            self.batches.changing = refuse_other_data(parts, self._ranks, "the first batch", changing=True)
+        if read and not ended and not are_equal(self._ranks.size, *counts[4:]):
+            self._look_at_difference()
         return bool(counts[2]), bool(counts[3])
+
+    def _fingerprint(self) -> int:
+        """Of the batch that is held, as this rank has read it."""
+        return fingerprint(part_names(self.held[0]), self.held[3].numpy(), labels_alone=self.batches.changing)
+
+    def _look_at_difference(self) -> None:
+        """Ranks have read other batches: raise AgreedError, but where they draw random changes of the same samples."""
+        number = len(self.rows_of_batches)
+        what = "the first batch" if number == 0 else f"batch {number + 1} of the data"
+        parts = parts_of_batch(self.held[0], self.held[3].numpy())
+        if self.batches.changing:
+            parts = [part for part in parts if part.name[:1] != "x"]
+        self.batches.changing = refuse_other_data(parts, self._ranks, what, changing=True) or self.batches.changing
 
     def _raise(self, failure: Exception | None, failed: int) -> None:
         if failure is not None and failed == self._ranks.size:

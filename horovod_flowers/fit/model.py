@@ -121,7 +121,7 @@ class _DistributedModel:
                 history = super().fit(**arguments)  # type: ignore[misc]
             finally:
                 keras_internals.begin_at_epoch(self, None)  # else a later fit would begin there, too
-            state.bring_state()
+            state.end_fit()
             return history
 
     def evaluate(

@@ -21,6 +21,7 @@ from horovod_flowers.fit.agreement import (
     broadcast_values,
     check_same_model,
     check_same_weights,
+    end_alike,
 )
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
 from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
@@ -375,6 +376,12 @@ class State:
         if self.division is not None:
             self.division.divide()
         self._moved = True
+
+    def end_fit(self) -> None:
+        """After a fit: all ranks have the same whole weights, and rank 0 what it writes. Every rank calls it."""
+        self.bring_state()
+        if self.one_model:
+            end_alike(self.model, self.plain)
 
     def bring_state(self) -> None:
         """Bring what rank 0 writes to files there. Every rank calls it where weights are divided."""

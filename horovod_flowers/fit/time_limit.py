@@ -100,6 +100,8 @@ def stop_fits_of(model: Any, ranks: Ranks, request: StopRequest) -> None:
     """Have this model's own `fit` on one rank end when it is asked to, and go on at the step of its backup."""
     original = model.fit
     signature = inspect.signature(original)
+    if not signature.parameters.keys() >= {"callbacks", "epochs", "steps_per_epoch", "verbose"}:
+        return  # a fit of the user's own, with other arguments
 
     @functools.wraps(original)
     def fit(*arguments: Any, **named: Any) -> Any:

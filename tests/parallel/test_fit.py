@@ -45,7 +45,7 @@ def test_two_ranks_train_what_one_trains(trained: dict[int, dict[str, np.ndarray
     alone, together = trained[1], trained[2]
     assert alone.keys() == together.keys()
     cases = {name.rpartition(" | ")[0] for name in alone if name != "held"}
-    assert len(cases) >= 54
+    assert len(cases) >= 60
     differences = {}
     for name, expected in alone.items():
         tolerance = TOLERANCE_16_BITS if "bfloat16" in name else TOLERANCE
@@ -53,6 +53,18 @@ def test_two_ranks_train_what_one_trains(trained: dict[int, dict[str, np.ndarray
         if not difference <= tolerance * np.linalg.norm(expected):
             differences[name] = difference / np.linalg.norm(expected)
     assert differences == {}
+
+
+def test_a_mesh_of_four_ranks_trains_what_one_trains(trained: dict[int, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    """In two groups of two; a batch has nine rows, so that ranks have unequal parts."""
+    ended = run("fit_against_one_rank", tmp_path / "4.npz", "divided, by groups", folder=tmp_path, ranks=4)
+    assert ended.status == 0, ended.output
+    with np.load(tmp_path / "4.npz") as found:
+        names = [name for name in found if name != "held"]
+        assert len(names) == 8
+        for name in names:
+            together = found[name]
+            assert np.linalg.norm(together - trained[1][name]) <= TOLERANCE * np.linalg.norm(trained[1][name]), name
 
 
 def test_files_of_every_strategy_are_ordinary_ones_and_training_goes_on_from_them(tmp_path: Path) -> None:
