@@ -18,5 +18,6 @@ fitting.py         what fit, evaluate and predict are called with; agreed_steps.
 global_batches.py  this rank's part of every global batch, of any data that Keras takes
 row_shares.py      which rows of a batch are a rank's, and what they count for; array_rows.py: of arrays
 ordered_batches.py a PyDataset in one order for all ranks; same_data.py: whether the ranks were given the same data
+place.py           where a fit stands; backup.py: BackupAndRestore on ranks; time_limit.py: an end before the end
 metrics.py         metrics of all ranks' rows; callbacks.py: one decision for all ranks, files from rank 0
 """

@@ -1,5 +1,6 @@
 """That all ranks train one model: the same layers, weights, optimizer and loss, and the same values to begin with."""
 
+import fnmatch
 import json
 import os
 import zlib
@@ -10,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_states
+from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_owners, seed_states
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import AgreedError, JobError
+from horovod_flowers.runtime.errors import AgreedError, JobError, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 _OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
@@ -93,11 +94,13 @@ def _short(words: str) -> str:
     return words if len(words) <= _MOST_LETTERS else f"{words[: _MOST_LETTERS - 1]}…"
 
 
-def begin_alike(model: Any, ranks: Ranks, with_state: bool = True) -> None:
+def begin_alike(model: Any, ranks: Ranks, with_state: bool = True, equal_seeds: Sequence[str] = ()) -> None:
     """Give every rank what rank 0 holds of a built model and of its optimizer; seeds differ by the rank.
 
-    with_state: of the optimizer not only its counters. Every rank calls it.
+    with_state: of the optimizer not only its counters. equal_seeds: names of layers, with * and ?, that draw the same
+    random numbers on every rank. Every rank calls it. Raises UserError where a name is that of no random layer.
     """
+    differing = seeds_that_differ(model, equal_seeds)
     optimizer = model.optimizer
     variables = list(model.variables)
     if with_state:
@@ -108,9 +111,31 @@ def begin_alike(model: Any, ranks: Ranks, with_state: bool = True) -> None:
         counters = counters_of(optimizer)
         variables += [variable for variable in optimizer.variables if id(variable) in counters]
     broadcast_values(list({id(variable): variable for variable in variables}.values()), ranks)
-    for state in seed_states(model):
+    for state in differing:
         seed, count = np.asarray(state)
         state.assign(np.array([int(seed) + ranks.rank, count], np.asarray(state).dtype))
+
+
+def seeds_that_differ(model: Any, equal: Sequence[str]) -> list[Any]:
+    """States of the seed generators by which ranks draw other random numbers than each other.
+
+    equal: names of layers, with * and ?, for which they draw the same. Raises UserError where one is that of no layer
+    that draws any.
+    """
+    owners = seed_owners(model)
+    names = sorted({layer.name for _, layers in owners for layer in layers})
+    for pattern in equal:
+        if not fnmatch.filter(names, pattern):
+            drawing = ", ".join(names) or "none"
+            raise UserError(
+                f"equal_seeds names {pattern!r}, and no layer of that name draws random numbers by a seed generator of "
+                f"its own: those that do are {drawing}"
+            )
+    return [
+        state
+        for state, layers in owners
+        if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers for pattern in equal)
+    ]
 
 
 def broadcast_values(variables: Sequence[Any], ranks: Ranks) -> None:
@@ -123,6 +148,17 @@ def broadcast_values(variables: Sequence[Any], ranks: Ranks) -> None:
                 ranks.communicator.broadcast_array(octets)
         if ranks.rank:
             variable.assign(octets.view(value.dtype).reshape(np.shape(np.array(variable))))
+
+
+def end_alike(model: Any, ranks: Ranks) -> None:
+    """Give every rank the weights of rank 0 where they differ: a callback of one rank may have set them at the end of a
+    fit, such as EarlyStopping(restore_best_weights=True). Every rank calls it.
+    """
+    crc = 0
+    for weight in model.weights:
+        crc = zlib.crc32(np.array(weight, order="C").tobytes(), crc)
+    if len(set(ranks.allgather(crc))) > 1:
+        broadcast_values(model.weights, ranks)
 
 
 def average_where_different(model: Any, ranks: Ranks) -> None:

@@ -37,6 +37,10 @@ class ArrayRows:
         first, count, share = rows_to_compute(rows, self._ranks.rank, self._ranks.size)
         return rows_at(next(iter(self._whole)), tf.range(first, first + count)), share
 
+    def go_on(self, epoch: int, seed: int) -> None:
+        """Have the next order be that of this epoch, from 0, of a shuffle with this seed."""
+        self._seed, self._epochs_begun = seed, epoch
+
     def dataset(self) -> tf.data.Dataset:
         """Elements (data, share, rows of the global batch, no checksums), in a new order each time it is iterated over.
 

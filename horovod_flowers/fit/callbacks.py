@@ -5,7 +5,6 @@ somebody looks at them; the last agrees, after all others, on stopping. Those of
 rank 0; those that save the model run on all ranks, since all have to take part, and rank 0 writes.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,9 +18,10 @@ import numpy as np
 
 from horovod_flowers.fit.global_batches import GlobalBatches
 from horovod_flowers.fit.metrics import logs_over_ranks
-from horovod_flowers.model.keras_internals import backup_paths, begin_at_epoch, has_hook, is_whole, saving_class
+from horovod_flowers.fit.time_limit import TimeLimit
+from horovod_flowers.model.keras_internals import has_hook, saving_class
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import AgreedError, UserError, cause
+from horovod_flowers.runtime.errors import AgreedError
 
 WRITING_ONLY = (keras.callbacks.CSVLogger, keras.callbacks.RemoteMonitor, keras.callbacks.ProgbarLogger)
 """Of rank 0 alone. Exactly these: a subclass of a user's may decide something, too."""
@@ -53,10 +53,10 @@ class GlobalLogs(keras.callbacks.Callback):
 class Agreement(keras.callbacks.Callback):
     """After all others: what one rank has decided, all do."""
 
-    def __init__(self, ranks: Ranks, **batches: GlobalBatches | None) -> None:
-        """batches: those of 'training', 'testing' and 'predicting'."""
+    def __init__(self, ranks: Ranks, limit: TimeLimit | None, **batches: GlobalBatches | None) -> None:
+        """limit: of a fit. batches: those of 'training', 'testing' and 'predicting'."""
         super().__init__()
-        self._ranks, self._batches = ranks, batches
+        self._ranks, self._limit, self._batches = ranks, limit, batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Raises AgreedError where the learning rates of ranks differ."""
@@ -75,7 +75,13 @@ class Agreement(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop on all ranks where one does; go on only with a batch on every rank."""
-        self._agree("training", batch, "stop_training")
+        if self._agree("training", batch, "stop_training") and self._limit is not None:
+            self._limit.stop()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """A validation may take long: stop before it where the job was asked to."""
+        if self._limit is not None and self._ranks.allreduce_max(int(self._limit.asked)):
+            self._limit.stop()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """As in training."""
@@ -85,21 +91,28 @@ class Agreement(keras.callbacks.Callback):
         """As in training."""
         self._agree("predicting", batch, "stop_predicting")
 
-    def _agree(self, call: str, batch: int, flag: str) -> None:
+    def _agree(self, call: str, batch: int, flag: str) -> bool:
+        """Whether the job was asked to stop, and goes on otherwise."""
         batches = self._batches.get(call)
         if batches is None or batches.current is None:
-            return
+            return False
         steps = batches.steps or batches.num_batches
         more = steps is None or batch + 1 < steps
-        setattr(self.model, flag, batches.current.look_ahead(bool(getattr(self.model, flag)), read=more))
+        asked = self._limit is not None and self._limit.asked
+        stop, asked = batches.current.look_ahead(bool(getattr(self.model, flag)), read=more, asked=asked)
+        setattr(self.model, flag, stop)
+        return asked and not stop
 
 
 @contextmanager
-def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Iterator[list[Any]]:
+def over_ranks(
+    given: Any, ranks: Ranks, limit: TimeLimit | None = None, **batches: GlobalBatches | None
+) -> Iterator[list[Any]]:
     """The callbacks of one call, for every rank to run; the user's objects are as before after it.
 
-    given: as `fit`, `evaluate` and `predict` take them. batches: of 'training', 'testing', 'predicting'. Every rank
-    calls it. Raises AgreedError where some ranks have callbacks that save the model and others have not.
+    given: as `fit`, `evaluate` and `predict` take them. limit: of a fit. batches: of 'training', 'testing',
+    'predicting'. Every rank calls it. Raises AgreedError where some ranks have callbacks that save the model and others
+    have not.
     """
     callbacks = list(given.callbacks) if isinstance(given, keras.callbacks.CallbackList) else keras.tree.flatten(given)
     callbacks = [callback for callback in callbacks if callback is not None]
@@ -126,7 +139,11 @@ def over_ranks(given: Any, ranks: Ranks, **batches: GlobalBatches | None) -> Ite
             callbacks = [each for each in callbacks if not _only_writes(each)]
         for callback in callbacks:
             _take_over(callback, ranks, undo)
-        yield [*ours, *callbacks, Agreement(ranks, **batches)]
+        if limit is not None:
+            limit.place.training = batches.get("training")
+            limit.take(callbacks, undo)
+            ours = [limit.place, *ours]
+        yield [*ours, *callbacks, Agreement(ranks, limit, **batches)]
 
 
 def _kinds(callbacks: Sequence[Any], of: tuple[type, ...]) -> list[str]:
@@ -158,8 +175,6 @@ def _take_over(callback: Any, ranks: Ranks, undo: ExitStack) -> None:
     """Have a callback that writes files do so on rank 0 alone."""
     if isinstance(callback, keras.callbacks.ModelCheckpoint):
         _change_class(callback, _checkpoint_class(type(callback), ranks), undo)
-    elif isinstance(callback, keras.callbacks.BackupAndRestore):
-        _change_class(callback, _backup_class(type(callback), ranks), undo)
     elif ranks.rank and isinstance(callback, keras.callbacks.CSVLogger):
         _change(callback, "filename", os.devnull, undo)
     elif ranks.rank and isinstance(callback, keras.callbacks.TensorBoard):
@@ -192,58 +207,3 @@ def _checkpoint_class(own: type, ranks: Ranks) -> type:
             self.filepath = path
 
     return saving_class(own, save)
-
-
-def _backup_class(own: type, ranks: Ranks) -> type:
-    def save(self: Any, as_keras: Any) -> None:
-        if ranks.rank == 0:
-            as_keras()
-        else:
-            self.model.save_weights(backup_paths(self)[0], overwrite=True)  # takes part, and writes nothing
-
-    saving = saving_class(own, save)
-
-    class Restoring(saving):  # type: ignore[misc, valid-type]
-        def on_train_begin(self, logs: Any = None) -> None:
-            """What rank 0 finds is what all ranks begin with."""
-            found, error = None, None
-            if ranks.rank == 0:
-                try:
-                    found = _backup_found(self)
-                except (OSError, ValueError, KeyError) as failure:
-                    error = UserError(f"the backup in {self.backup_dir} cannot be read: {cause(failure)}")
-            ranks.raise_on_all(error)
-            weights, epoch = ranks.broadcast(found)
-            if weights:
-                optimizer = self.model.optimizer
-                if optimizer is not None and not optimizer.built:
-                    optimizer.build(self.model.trainable_variables)
-                self.model.load_weights(backup_paths(self)[0])  # rank 0 reads, and all have them
-            if epoch is not None:
-                begin_at_epoch(self.model, epoch)
-
-        def on_train_end(self, logs: Any = None) -> None:
-            """Rank 0 deletes the backup."""
-            if ranks.rank == 0:
-                super().on_train_end(logs)
-
-    Restoring.__name__, Restoring.__qualname__ = own.__name__, own.__qualname__
-    return Restoring
-
-
-def _backup_found(callback: Any) -> tuple[bool, int | None]:
-    """Whether there are weights to go on from, and the epoch. Puts the ones before in place of damaged ones."""
-    weights, known, before, known_before = backup_paths(callback)
-    if os.path.exists(weights) and not is_whole(weights):
-        if not os.path.exists(before):
-            raise OSError(f"{weights} is damaged")
-        shutil.copy(before, weights)
-        if os.path.exists(known_before):
-            shutil.copy(known_before, known)
-        elif os.path.exists(known):
-            os.remove(known)
-    epoch = None
-    if os.path.exists(known):
-        with open(known, encoding="utf-8") as file:
-            epoch = int(json.load(file)["epoch"])
-    return os.path.exists(weights), epoch

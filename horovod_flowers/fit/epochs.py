@@ -28,6 +28,13 @@ class Epochs(keras.callbacks.Callback):
         self._first = False
         HEARTBEAT.at("callbacks after epoch {}, step {}", self._epoch, batch)
 
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        HEARTBEAT.at("the validation after epoch {}, step {}", self._epoch, batch, long=batch == 0)
+        HEARTBEAT.wait_begins()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        HEARTBEAT.at("callbacks in the validation after epoch {}, step {}", self._epoch, batch)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._state.steps_end()
         HEARTBEAT.at("callbacks after epoch {}", self._epoch, long=True)

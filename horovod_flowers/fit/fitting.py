@@ -15,6 +15,7 @@ import tensorflow as tf
 from horovod_flowers.fit.callbacks import over_ranks
 from horovod_flowers.fit.global_batches import GlobalBatches
 from horovod_flowers.fit.row_shares import own_rows
+from horovod_flowers.fit.time_limit import TimeLimit
 from horovod_flowers.model.keras_internals import split_for_validation
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runtime.errors import AgreedError, UserError
@@ -60,11 +61,12 @@ def _short(text: str) -> str:
 
 @contextmanager
 def fitting(
-    given: Arguments, first: list[Any], ranks: Ranks
+    given: Arguments, first: list[Any], ranks: Ranks, limit: TimeLimit | None = None
 ) -> Iterator[tuple[Arguments, GlobalBatches, GlobalBatches | None]]:
     """Arguments of Keras' fit, the batches to train on, and those to validate with.
 
-    given: every argument of fit, by name. first: callbacks to run before all others. Every rank calls it.
+    given: every argument of fit, by name. first: callbacks to run before all others. limit: ends it before its end
+    where the job is asked to. Every rank calls it.
     """
     check_same_call("fit", given, ranks)
     given = dict(given)
@@ -92,7 +94,7 @@ def fitting(
     with (
         closing(training),
         closing(testing) if testing is not None else nullcontext(),
-        over_ranks(given.pop("callbacks"), ranks, training=training, testing=testing) as callbacks,
+        over_ranks(given.pop("callbacks"), ranks, limit, training=training, testing=testing) as callbacks,
     ):
         given |= {"x": training, "validation_data": testing, "callbacks": [*first, *callbacks], "verbose": verbose}
         yield given, training, testing

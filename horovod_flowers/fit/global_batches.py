@@ -17,7 +17,15 @@ from tensorflow.autograph.experimental import do_not_convert
 from horovod_flowers.fit.array_rows import ArrayRows
 from horovod_flowers.fit.ordered_batches import FirstBatch, OrderedBatches, draw_seed, has_epochs
 from horovod_flowers.fit.row_shares import part_of, refuse_without_rows, rows_in, rows_to_compute
-from horovod_flowers.fit.same_data import checksums, parts_of_arrays, parts_of_batch, refuse_other_data
+from horovod_flowers.fit.same_data import (
+    are_equal,
+    checksums,
+    fingerprint,
+    part_names,
+    parts_of_arrays,
+    parts_of_batch,
+    refuse_other_data,
+)
 from horovod_flowers.fit.step import RankBatch
 from horovod_flowers.model.keras_internals import DataAdapter, arrays_in, data_adapter, read_on_demand, tensors_of
 from horovod_flowers.ranks.communicator import Ranks
@@ -55,7 +63,8 @@ class GlobalBatches(DataAdapter):
         self._ordered: OrderedBatches | None = None
         self._arrays: ArrayRows | None = None
         self._first: RankBatch | None = None
-        seed = ranks.broadcast(draw_seed()) if shuffle else 0
+        self.seed = seed = ranks.broadcast(draw_seed()) if shuffle else 0
+        """Of the orders in which the data come, where they are shuffled here."""
         given, is_py_dataset = x, isinstance(x, keras.utils.PyDataset)
         if is_py_dataset:
             self._refuse_lost_track(x)
@@ -91,7 +100,7 @@ class GlobalBatches(DataAdapter):
         return self._arrays.dataset()
 
     def _divided(self, adapter: DataAdapter, ahead: bool) -> tf.data.Dataset:
-        """Elements (data, share, rows of the global batch, checksums of a pass' first batch).
+        """Elements (data, share, rows of the global batch, checksums).
 
         ahead: read before they are asked for. Not of a PyDataset that its user changes in the middle of a pass, at the
         end of an epoch: how far it is read by then would differ between ranks.
@@ -106,7 +115,7 @@ class GlobalBatches(DataAdapter):
             first, count, share = rows_to_compute(rows, rank, size)
             seen = tf.zeros([0, 2], tf.int64)
             if size > 1:
-                seen = tf.cond(index == 0, lambda: _any_length(checksums(data)), lambda: _any_length(seen))
+                seen = checksums(index, data)
             return part_of(data, first, count), share, rows, seen
 
         # `enumerate` before `map`, so that elements that are tuples stay one argument.
@@ -172,6 +181,14 @@ class GlobalBatches(DataAdapter):
         begun, self._begun = self._begun, None
         return begun or BatchIterator(self)
 
+    def go_on(self, epoch: int, seed: int) -> None:
+        """Have the orders of a shuffle with this seed begin with that of this epoch, from 0; before the first pass."""
+        self.seed = seed
+        if self.steps is None:  # else a pass is no epoch
+            for order in (self._arrays, self._ordered):
+                if order is not None:
+                    order.go_on(epoch, seed)
+
     def begin_pass(self, iterator: "BatchIterator") -> Iterator[Any]:
         """The elements of one pass over the data."""
         if self._ordered is not None and self.steps is not None:
@@ -214,10 +231,6 @@ class GlobalBatches(DataAdapter):
     def partial_batch_size(self) -> int | None:
         """Rows of the last global batch, where it is known."""
         return self._inner.partial_batch_size
-
-
-def _any_length(seen: Any) -> Any:
-    return tf.reshape(seen, tf.stack([tf.shape(seen)[0], 2]))
 
 
 class BatchIterator:
@@ -264,10 +277,11 @@ class BatchIterator:
                 break
         return taken
 
-    def look_ahead(self, stop: bool, read: bool = True) -> bool:
-        """Read the next batch and agree on it; whether any rank wants to stop.
+    def look_ahead(self, stop: bool, read: bool = True, asked: bool = False) -> tuple[bool, bool]:
+        """Read the next batch and agree on it; whether any rank wants to stop, and whether any was asked to.
 
-        stop: whether this rank does; read: False where no batch follows, so that nothing is read in vain.
+        stop, asked: whether this rank does, and was; read: False where no batch follows, so that nothing is read in
+        vain.
         Raises AgreedError, on every rank, where some ranks' data have ended and others' have not, or cannot be read.
         """
         read = read and self.held is None and not self._ended
@@ -287,19 +301,33 @@ class BatchIterator:
             if failure is not None:
                 raise failure
             self._ended = self._ended or ended
-            return stop
-        counts = self._ranks.allreduce_sum(np.array([ended, failure is not None, stop], np.int64))
+            return stop, asked
+        mark = 0 if not read or ended or failure is not None else self._fingerprint()
+        told = [ended, failure is not None, stop, asked, mark, mark * mark]
+        counts = [int(each) for each in self._ranks.allreduce_sum(np.array(told, np.int64))]
         if counts[1]:
-            self._raise(failure, int(counts[1]))
+            self._raise(failure, counts[1])
         if 0 < counts[0] < self._ranks.size:
             self._refuse_unequal_ends(ended)
         if 0 < counts[2] < self._ranks.size:
             self._say_who_stops(stop)
         self._ended = self._ended or ended
-        if read and not ended and len(self.held[3]) and not self.batches.changing:
-            parts = parts_of_batch(self.held[0], self.held[3].numpy())
-            self.batches.changing = refuse_other_data(parts, self._ranks, "the first batch", changing=True)
-        return bool(counts[2])
+        if read and not ended and not are_equal(self._ranks.size, *counts[4:]):
+            self._look_at_difference()
+        return bool(counts[2]), bool(counts[3])
+
+    def _fingerprint(self) -> int:
+        """Of the batch that is held, as this rank has read it."""
+        return fingerprint(part_names(self.held[0]), self.held[3].numpy(), labels_alone=self.batches.changing)
+
+    def _look_at_difference(self) -> None:
+        """Ranks have read other batches: raise AgreedError, but where they draw random changes of the same samples."""
+        number = len(self.rows_of_batches)
+        what = "the first batch" if number == 0 else f"batch {number + 1} of the data"
+        parts = parts_of_batch(self.held[0], self.held[3].numpy())
+        if self.batches.changing:
+            parts = [part for part in parts if part.name[:1] != "x"]
+        self.batches.changing = refuse_other_data(parts, self._ranks, what, changing=True) or self.batches.changing
 
     def _raise(self, failure: Exception | None, failed: int) -> None:
         if failure is not None and failed == self._ranks.size:

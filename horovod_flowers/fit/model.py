@@ -11,13 +11,16 @@ from typing import Any, Literal, TypeAlias
 
 import tensorflow as tf
 
+from horovod_flowers.fit.agreement import seeds_that_differ
 from horovod_flowers.fit.epochs import Epochs
 from horovod_flowers.fit.fitting import evaluating, fitting, in_order, predicting
 from horovod_flowers.fit.metrics import summed_over_ranks
+from horovod_flowers.fit.place import Place
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.script import Script
 from horovod_flowers.fit.state import Options, State
 from horovod_flowers.fit.step import RankBatch, put_back
+from horovod_flowers.fit.time_limit import TimeLimit, stop_fits_of
 from horovod_flowers.model import keras_internals
 from horovod_flowers.model.fused_optimizers import fused_form
 from horovod_flowers.model.optimizer_class import combine_in_place
@@ -52,6 +55,8 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
             )
         Options(**options).of_run(strategy)
         check_can_train(model, ranks.size)
+        if names := Options(**options).names_of_equal_seeds:
+            seeds_that_differ(model, names)
     except UserError as found:
         error = found
     ranks.answer(f"distribute(strategy={strategy!r})")
@@ -63,6 +68,7 @@ def distribute(model: Any, ranks: Script, strategy: StrategyChoice = "allreduce"
     else:
         if (fused := fused_form(model.optimizer)) is not object:  # as on several ranks, which would look too fast else
             combine_in_place(model.optimizer, MarkedUpdate, fused)
+        stop_fits_of(model, ranks.plain, ranks.stop_request)
         record_fits_of(model, ranks.plain, lambda: Parallelism("one rank", [], [], precision_of(model), []))
     return model
 
@@ -103,12 +109,20 @@ class _DistributedModel:
     ) -> Any:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         state = self._over_ranks
-        with state.calling("fit"), fitting(given, [Epochs(state)], state.plain) as (arguments, training, testing):
+        place = Place(state.plain, state.steps_end)
+        limit = TimeLimit(state.ranks.stop_request, place, state.one_model)
+        first = [Epochs(state)]
+        with state.calling("fit"), fitting(given, first, state.plain, limit) as (arguments, training, testing):
             state.begin_call(training, testing)
             recording = recording_callback(state.plain, state.parallelism, global_batch=training.batch_size)
-            arguments["callbacks"] = with_callback(arguments["callbacks"], recording)
-            history = super().fit(**arguments)  # type: ignore[misc]
-            state.bring_state()
+            callbacks = with_callback(arguments["callbacks"], recording)
+            settings = {"epochs": epochs, "steps": steps_per_epoch or training.num_batches}
+            arguments["callbacks"] = place.callback_list(callbacks, self, verbose=arguments["verbose"], **settings)
+            try:
+                history = super().fit(**arguments)  # type: ignore[misc]
+            finally:
+                keras_internals.begin_at_epoch(self, None)  # else a later fit would begin there, too
+            state.end_fit()
             return history
 
     def evaluate(

@@ -25,6 +25,10 @@ class OrderedBatches(keras.utils.PyDataset):
         """Of one pass over the data."""
         return int(self._batches.num_batches)
 
+    def go_on(self, epoch: int, seed: int) -> None:
+        """Have the next order be that of this epoch, from 0, of a shuffle with this seed."""
+        self._seed, self._passes = seed, epoch
+
     def begin_pass(self) -> None:
         """Put the batches in a new order; before the first is read, by whichever thread or process."""
         self._order = np.random.default_rng([self._seed, self._passes]).permutation(self.num_batches)

@@ -1,6 +1,7 @@
 """Whether the ranks were given the same data: what a batch or an array looks like, compared over ranks."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ WHAT_TO_DO = (
 )
 ROWS_LOOKED_AT = 64
 """Of an array, spread evenly over it."""
+NUMBERS_LOOKED_AT = 1024
+"""Of each tensor of a batch after the first."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,45 @@ def _places(part: Any) -> list[str]:
     return [] if part is None or isinstance(part, tf.experimental.Optional) else [""]
 
 
-def checksums(data: Any) -> Any:
-    """Of the tensors of a batch, in a graph: int64 [tensors, 2], a CRC and whether the rows differ."""
+def checksums(index: Any, data: Any) -> Any:
+    """Of the tensors of a batch, in a graph: int64 [tensors, 2], a CRC and whether the rows differ.
+
+    index: of the batch in its pass. The first is looked at as a whole, of those after it some numbers of each tensor.
+    """
     leaves = leaves_of(data)
     counts = [len(tf.nest.flatten(leaf, expand_composites=True)) for leaf in leaves]
 
-    def look(*components: np.ndarray) -> np.ndarray:
+    def look(index: np.ndarray, *components: np.ndarray) -> np.ndarray:
         left, found = list(components), []
         for count in counts:
             own, left = left[:count], left[count:]
-            found.append((crc_of(own), int(_varies(own[0]))))
+            if index == 0:
+                found.append((crc_of(own), int(_varies(own[0]))))
+            else:
+                found.append((crc_of([_some_of(each) for each in own]), 1))
         return np.array(found, np.int64)
 
-    seen = tf.numpy_function(look, tf.nest.flatten(leaves, expand_composites=True), tf.int64)
+    seen = tf.numpy_function(look, [index, *tf.nest.flatten(leaves, expand_composites=True)], tf.int64)
     return tf.ensure_shape(seen, [len(leaves), 2])
+
+
+def _some_of(array: np.ndarray) -> np.ndarray:
+    """Numbers spread evenly over an array."""
+    flat = array.reshape(-1)
+    return flat[:: max(1, flat.size // NUMBERS_LOOKED_AT)]
+
+
+def fingerprint(names: Sequence[str], found: np.ndarray, labels_alone: bool) -> int:
+    """Less than 2**24, of what `checksums` found; of labels and weights where inputs may differ; 0 of nothing."""
+    if not len(found):  # of arrays, which were looked at before
+        return 0
+    told = [int(crc) for name, (crc, _) in zip(names, found, strict=True) if not labels_alone or name[:1] != "x"]
+    return zlib.crc32(np.array(told, np.int64).tobytes()) & 0xFFFFFF if told else 0
+
+
+def are_equal(count: int, total: int, squares: int) -> bool:
+    """Whether numbers are all the same, by their sum and the sum of their squares."""
+    return count * squares == total * total
 
 
 def crc_of(components: list[np.ndarray]) -> int:
@@ -114,7 +142,7 @@ def _rows_at(leaf: Any, places: np.ndarray) -> Any:
     return leaf[places] if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
 
 
-def refuse_other_data(parts: list[PartSeen], ranks: Ranks, what: str, changing: bool = False) -> bool:
+def refuse_other_data(parts: Sequence[PartSeen], ranks: Ranks, what: str, changing: bool = False) -> bool:
     """Raise AgreedError on every rank where a rank sees other data than rank 0, and say what differs.
 
     what: 'the first batch', 'the arrays'. changing: of data that are computed as they are read. Where their labels are

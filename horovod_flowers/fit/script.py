@@ -5,6 +5,7 @@ from horovod_flowers.fit.roll_call import RollCall
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import start_horovod
+from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runtime.errors import UserError
 
 SCRIPT = "the script's own code"
@@ -18,6 +19,8 @@ class Script:
         self._ranks, self._cores = ranks, cores
         self._horovod: Ranks | None = None
         self._roll_call = RollCall(ranks)
+        self.stop_request = StopRequest()
+        """Whether this process was asked to stop, from its first fit on."""
         self.left: str | None = None
         """The call that this rank has left before its end, by sys.exit."""
 

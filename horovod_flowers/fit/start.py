@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -137,9 +138,11 @@ def refuse_other_keras(variables: Any) -> None:
 
 def _begin_watch(ranks: Ranks, stall_seconds: float) -> None:
     """Watch for stalls through a folder here, if all ranks see the same one."""
-    name = ranks.broadcast(f".stall-{os.uname().nodename}-{os.getpid()}")
+    own = f".stall-{os.uname().nodename}-"
+    name = ranks.broadcast(f"{own}{os.getpid()}")
     sign, seen = Path(f"{name}-sign"), False
     if ranks.rank == 0:
+        _clear_abandoned(own)
         with contextlib.suppress(OSError):
             sign.touch()
     ranks.barrier()
@@ -150,6 +153,20 @@ def _begin_watch(ranks: Ranks, stall_seconds: float) -> None:
     if everywhere:
         _Process.watch = StallWatch("horovod_flowers", to_allow_longer="call start(stall_seconds=...) with more")
         _Process.watch.begin(ranks, Path(name).absolute(), stall_seconds)
+
+
+def _clear_abandoned(begins: str) -> None:
+    """Remove the folders that jobs of this node have left which a stall has ended."""
+    for folder in Path().glob(f"{begins}*"):
+        number = folder.name.removeprefix(begins)
+        if not number.isdecimal():
+            continue
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (PermissionError, OverflowError):
+            pass
 
 
 def _at_exit(ranks: ScriptRanks) -> None:

@@ -22,6 +22,7 @@ from horovod_flowers.fit.agreement import (
     broadcast_values,
     check_same_model,
     check_same_weights,
+    end_alike,
 )
 from horovod_flowers.fit.dense_gradients import why_not_in_step
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
@@ -65,10 +66,24 @@ class Options:
     inputs and output gradients are gathered and multiplied on arrival; 'auto', whichever sends fewer bytes."""
     compression: Literal["none", "fp16"] = "none"
     """Number format in which gradients travel (allreduce)."""
+    equal_seeds: str | Sequence[str] = ()
+    """Names of layers, with * and ?, whose random numbers are the same on every rank; those of others differ."""
+
+    @property
+    def names_of_equal_seeds(self) -> list[str]:
+        """As they are compared with names of layers. Raises UserError where they are none."""
+        given: Any = self.equal_seeds
+        names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"equal_seeds is {self.equal_seeds!r}: give names of layers, such as ('mask', 'noise_*')")
+        return names
 
     def __post_init__(self) -> None:
+        _ = self.names_of_equal_seeds
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
+            if name == "equal_seeds":
+                continue
             if get_origin(kind) is Literal:
                 if value not in get_args(kind):
                     raise UserError(f"{name} is {value!r}: one of {', '.join(get_args(kind))}")
@@ -79,8 +94,10 @@ class Options:
 
     def of_run(self, strategy: str) -> RunConfig:
         """As the options of the train command. Raises UserError where the strategy cannot use one of them."""
+        given: dict[str, Any] = asdict(self)
+        del given["equal_seeds"]
         try:
-            return RunConfig(strategy=strategy, **asdict(self))  # type: ignore[arg-type]
+            return RunConfig(strategy=strategy, **given)
         except UserError as error:
             raise UserError(as_arguments(str(error))) from error
 
@@ -229,7 +246,8 @@ class State:
         if not self.one_model:
             return
         division = self.division
-        begin_alike(self.model, self.plain, with_state=division is None)
+        equal = self.options.names_of_equal_seeds
+        begin_alike(self.model, self.plain, with_state=division is None, equal_seeds=equal)
         if division is not None and not division.holds_state:
             division.hand_out_state()
             division.holds_state = True
@@ -352,7 +370,10 @@ class State:
                 return []
             if y is None:
                 return []
+            held = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
             outputs = _called(model, x)
+            for variable, value in held:  # layers may draw random numbers outside of training, too
+                variable.assign(value)
             model.compute_loss(x, y, outputs, None)  # builds the losses
             return kinds_of_losses(model, y, outputs, size)
 
@@ -397,6 +418,12 @@ class State:
         if self.division is not None:
             self.division.divide()
         self._moved = True
+
+    def end_fit(self) -> None:
+        """After a fit: all ranks have the same whole weights, and rank 0 what it writes. Every rank calls it."""
+        self.bring_state()
+        if self.one_model:
+            end_alike(self.model, self.plain)
 
     def bring_state(self) -> None:
         """Bring what rank 0 writes to files there. Every rank calls it where weights are divided."""

@@ -33,7 +33,8 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
 
     comm: ranks of MPI's world as a list, or a communicator of mpi4py, to use instead of all ranks.
     process_sets: list of ProcessSet to make; "dynamic" allows for `add_process_set` later.
-    Raises UserError where the launcher and MPI tell different numbers of ranks, and for a `comm` without MPI.
+    Raises UserError where the launcher and MPI tell different numbers of ranks, for a `comm` without MPI, and where a
+    study asks for a record of ranks without MPI.
     """
     if hvd.is_initialized():
         return
@@ -41,6 +42,11 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
     end_job_on_uncaught_errors(name)
     if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
         _refuse_communicator(comm, "horovodrun --gloo")
+        if recorder_of_process() is not None:
+            raise UserError(
+                "a study asks for a record of this run, and that of ranks which horovodrun --gloo connects is not "
+                "written: leave out --gloo, or let the study start the script itself (command: [python, SCRIPT])"
+            )
         limit_stalls(STALL_SECONDS)
         hvd.init(process_sets=process_sets)
         return

@@ -6,6 +6,7 @@ one second after it gets one, so whoever asks mpirun to stop sends SIGUSR1 (as `
 """
 
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
@@ -40,6 +41,17 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def answer_for_script(self) -> None:
+        """Answer from now on, up to the end of the process, what nothing of the script's own answers or ignores.
+
+        Does nothing in a thread other than the main one, where Python takes no handlers.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._own = self._own or number

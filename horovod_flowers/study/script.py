@@ -36,7 +36,8 @@ MOST_BYTES = 16 * 2**20
 WHAT_TO_ADD = (
     "it left no record of its steps, which comes from inside model.fit: add 'ranks = horovod_flowers.start()' at its "
     "beginning and 'ranks.distribute(model)' between compile and fit, or in a script for Horovod "
-    "'import horovod_flowers.keras as hvd' in place of its import (docs/keras.md)"
+    "'import horovod_flowers.keras as hvd' in place of its import; a loop of your own is not recorded: put its step "
+    "into train_step of a keras.Model, and call fit (docs/keras.md)"
 )
 
 

@@ -7,8 +7,10 @@ One weight w, predictions w, targets 4 (rank 0's rows) and 0 (rank 1's rows): fr
 until w is 2, while that of rank 1's rows rises from the beginning.
 """
 
+import http.server
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,37 @@ def early_stopping_of_rank_0(cases: Cases) -> Found:
     return cases.fit(*([stopping] if cases.rank <= 0 else []), epochs=30)
 
 
+def best_weights_of_rank_0(cases: Cases) -> Found:
+    """Restored at the end of the fit, on the rank that has the callback, and so on all."""
+    import keras
+
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=0.45, restore_best_weights=True)
+    return cases.fit(*([stopping] if cases.rank <= 0 else []), epochs=30)
+
+
+def remote_monitor(cases: Cases) -> Found:
+    """A server is told of each epoch once, by rank 0."""
+    import keras
+
+    told: list[Any] = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monitor = keras.callbacks.RemoteMonitor(f"http://127.0.0.1:{server.server_port}", send_as_json=True)
+        found = cases.fit(monitor, epochs=2)
+        server.shutdown()
+    return found | {"lines": [round(each["loss"], 4) for each in told]}
+
+
 def stopped_evaluation(cases: Cases) -> Found:
     import keras
 
@@ -299,6 +332,8 @@ DECISIONS: tuple[Callable[[Cases], Found], ...] = (
     averaged_weights,
     stopped_by_rank_1,
     early_stopping_of_rank_0,
+    best_weights_of_rank_0,
+    remote_monitor,
     stopped_evaluation,
     divided_state,
     backup,  # the last: Keras begins every later fit of the same model where it went on

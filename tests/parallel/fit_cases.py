@@ -265,6 +265,38 @@ class Adding(layers.Layer):
         return inputs
 
 
+class Mask(layers.Layer):
+    """Leaves out the same features for all rows of a batch, others in each batch."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(5)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * keras.random.dropout(tf.ones(inputs.shape[1:]), 0.5, seed=self.seeds)
+
+
+def low_rank(wide: int = 8, quantized: bool = False) -> Any:
+    """A Dense layer whose kernel is frozen, and trained by two thin ones."""
+    layer = layers.Dense(wide, activation="tanh")
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(9, activation="tanh"), layer, head()])
+    model.set_weights([0.3 * noise(*each.shape, seed=number) for number, each in enumerate(model.get_weights())])
+    if quantized:
+        layer.quantize("int8")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(0.1 * noise(*layer.lora_kernel_b.shape))
+    model.compile(optimizers.Adam(0.01), sparse_loss(), run_eagerly=True)
+    return model
+
+
+def quantized() -> Any:
+    """Kernels in int8, which stay; biases are trained."""
+    model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(8, activation="tanh"), head()])
+    model.quantize("int8")
+    model.compile(optimizers.Adam(0.01), sparse_loss(), run_eagerly=True)
+    return model
+
+
 def penalised() -> Any:
     model = keras.Sequential(
         [
@@ -406,6 +438,13 @@ CASES: dict[str, Case] = {
     "loss scaling": Case(loss_scaled, rows),
     "a constraint": Case(constrained, rows),
     "penalties": Case(penalised, rows),
+    "random numbers that are the same on every rank": Case(
+        lambda: sequential(hidden=Mask(name="mask_1")), rows, options={"equal_seeds": "mask_*"}
+    ),
+    "low-rank adaptation": Case(low_rank, rows),
+    "low-rank adaptation of a large layer": Case(lambda: low_rank(500), rows, ("sharded",), SMALL),
+    "low-rank adaptation of int8": Case(lambda: low_rank(quantized=True), rows),
+    "int8": Case(quantized, rows),
     "several steps per execution": Case(lambda: sequential(steps_per_execution=2, run_eagerly=False), rows),
     "a divided layer, train_step of its own": Case(lambda: subclassed(WideOwnStep), rows, ("tensor",), SMALL),
     "factors, train_step of its own": Case(lambda: subclassed(WideOwnStep), rows, WHOLE, FACTORS),
@@ -419,5 +458,8 @@ CASES: dict[str, Case] = {
     ),
     **{name: Case(_of(make), rows) for name, make in OPTIMIZERS.items()},
     "divided, in a graph": Case(_wide_of(optimizers.SGD), rows, (*ALL, "auto"), SMALL),
+    "divided, by groups": Case(
+        _wide_of(optimizers.Adam, run_eagerly=True), rows, ("mesh",), SMALL | {"model_parallel_size": 2}
+    ),
     **{f"divided, {name}": Case(_wide_of(make, run_eagerly=True), rows, ALL, SMALL) for name, make in OF_PARTS.items()},
 }

@@ -409,6 +409,25 @@ def ragged_and_sparse(ranks: Ranks) -> Found:
     return found
 
 
+def independent(ranks: Any) -> tuple[list[list[float]], list[list[float]]]:
+    """Weights that each rank trains with strategy 'none', and that Keras trains on the rows of this rank alone."""
+    import keras
+
+    x, y = rows()
+    x, y = x[: 4 * 2 * ranks.size], y[: 4 * 2 * ranks.size]
+    own = np.arange(len(x)).reshape(-1, ranks.size, 2)[:, ranks.rank].ravel()
+    found = []
+    for strategy, given, batch in (("none", (x, y), 2 * ranks.size), (None, (x[own], y[own]), 2)):
+        model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES, kernel_initializer="ones")])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.1), loss, run_eagerly=True)
+        if strategy is not None:
+            ranks.distribute(model, strategy)
+        model.fit(*given, batch_size=batch, shuffle=False, epochs=2, verbose=0)
+        found.append([each.ravel().tolist() for each in model.get_weights()])
+    return found[0], found[1]
+
+
 def refusals(ranks: Any) -> dict[str, str]:
     """What rank 1 is told of data that ranks cannot train on."""
     import keras
@@ -434,6 +453,17 @@ def refusals(ranks: Any) -> dict[str, str]:
             raise OSError("the disk is gone")
         yield x[14:], y[14:]
 
+    def other_later(labels: bool) -> Any:
+        """The third batch is another one on rank 1."""
+        for number, (inputs, targets) in enumerate(batches_of(x, y)):
+            other = number == 2 and rank == 1
+            yield inputs + (other and not labels), (targets + (other and labels)) % CLASSES
+
+    def changed_and_other_later() -> Any:
+        """Inputs differ from the first batch on, labels in the third."""
+        for inputs, targets in other_later(labels=True):
+            yield inputs + rank, targets
+
     def changing() -> Any:
         return dataset().map(lambda x, y: (x + tf.random.uniform(tf.shape(x), seed=rank), y))
 
@@ -446,6 +476,9 @@ def refusals(ranks: Any) -> dict[str, str]:
         "shuffled otherwise": lambda: model.fit({"x": dataset().unbatch().shuffle(ROWS, seed=rank).batch(BATCH)}),
         "unequal ends": lambda: model.fit({"x": dataset().filter(lambda x, y: True).take(2 + rank)}),
         "a failure on one rank": lambda: model.fit({"x": failing(), "epochs": 1}),
+        "other inputs later": lambda: model.fit({"x": other_later(labels=False), "epochs": 1}),
+        "other labels later": lambda: model.fit({"x": other_later(labels=True), "epochs": 1}),
+        "augmented, and other labels later": lambda: model.fit({"x": changed_and_other_later(), "epochs": 1}),
         "not batched": lambda: model.fit({"x": tf.data.Dataset.from_tensor_slices((x, y))}),
         "workers and steps": lambda: model.fit({"x": py_dataset(workers=2), "steps_per_epoch": 2}),
         "other epochs": lambda: model.fit({"x": x, "y": y, "epochs": 1 + rank}),
@@ -499,6 +532,7 @@ def main() -> None:
     for case in (several_inputs_and_outputs, own_logs, own_trackers, words):
         found["fit"][case.__name__] = (case(ranks), case() if ranks.rank == 0 else {})
     found |= {"order": order_of_rows(ranks.plain), "kinds": ragged_and_sparse(ranks.plain), "shard": sharded(ranks)}
+    found["independent"] = independent(ranks)
     found["refusals"] = refusals(ranks)
     everybodys = ranks.plain.gather(found)
     if ranks.rank == 0:

@@ -31,6 +31,8 @@ def main(how: str) -> None:
                     sys.exit(0)
                 elif how == "is killed":
                     os.kill(os.getpid(), signal.SIGKILL)
+                elif how == "is asked to stop":
+                    os.kill(os.getpid(), signal.SIGUSR1)
                 elif how == "drifts":
                     self.model.trainable_variables[0].assign_add(self.model.trainable_variables[0])
 

@@ -104,6 +104,7 @@ def main() -> None:
         "unknown strategy": lambda: distributed(cases.sequential(), "ring"),
         "unknown option": lambda: distributed(cases.sequential(), compress="fp16"),
         "an option of another strategy": lambda: distributed(cases.sequential(), "sharded", compression="fp16"),
+        "equal seeds of no layer": lambda: distributed(cases.wide(), equal_seeds=["mask"]),
         "twice": twice,
         "two optimizers": lambda: distributed(two_optimizers()),
         "an optimizer that combines gradients already": lambda: distributed(

@@ -1,10 +1,12 @@
 """Compiled models, losses, optimizers and frozen layers at 1 and 2 ranks: one training, whoever divides the work."""
 
+import csv
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import msgspec
 import numpy as np
 import pytest
@@ -44,12 +46,17 @@ CASES: dict[str, tuple[str, ...]] = {
     "adam": optimizer("adam", "--optimizer.options.amsgrad", "true", "--loss", "dice"),
     "adafactor": optimizer("adafactor", "--optimizer.decay", "exponential", "--optimizer.decay-epochs", "1"),
     "muon": optimizer("muon", "--loss", "hinge", "--optimizer.decay", "piecewise", "--optimizer.decay-epochs", "0.5"),
+    "averaged_frozen": optimizer(
+        *("adam", "--model.freeze", "wide", "--average-decay", "0.8"),
+        *("--checkpoint-steps", "4", "--keep-checkpoints", "9"),
+    ),
     "frozen": optimizer("sgd", "--optimizer.options", '{"nesterov": true}', "--model.freeze", "head,*/bias"),
 }
 STRATEGIES = {
     "sharded": ("averaged", "clipped", "scheduled", "balanced", "rmsprop", "adam", "frozen"),
     "tensor": ("clipped", "own_parts", "overridden", "nadam", "frozen"),
 }
+INTERRUPTED = ("saved", "averaged_frozen")
 TWO_RANKS = {
     **{(name, "allreduce"): words for name, words in CASES.items()},
     **{(name, each): (*CASES[name], "--strategy", each) for each, names in STRATEGIES.items() for name in names},
@@ -80,20 +87,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> 
     }
     workplace.run_in_one_job(preparing)
     workplace.run_in_one_job(*together.values(), ranks=2)
-    interrupted = folder / "one" / "interrupted"
-    shutil.copytree(folder / "two" / "saved-allreduce", interrupted)
-    shutil.copy(interrupted / "checkpoints" / "earlier-00000004.safetensors", folder / "middle.safetensors")
-    shutil.rmtree(interrupted / "checkpoints")
-    (interrupted / "checkpoints").mkdir()
-    shutil.copy(folder / "middle.safetensors", interrupted / "checkpoints" / "last.safetensors")
+    for name in INTERRUPTED:
+        interrupted = folder / "one" / f"interrupted-{name}"
+        shutil.copytree(folder / "two" / f"{name}-allreduce", interrupted)
+        shutil.copy(interrupted / "checkpoints" / "earlier-00000004.safetensors", folder / "middle.safetensors")
+        shutil.rmtree(interrupted / "checkpoints")
+        (interrupted / "checkpoints").mkdir()
+        shutil.copy(folder / "middle.safetensors", interrupted / "checkpoints" / "last.safetensors")
     alone = {
         name: workplace.training(*common, *words, "--runs-dir", "one", "--name", name) for name, words in CASES.items()
     }
     printed = workplace.run_in_one_job(*alone.values(), ranks=1)
     (folder / "model.keras").unlink()
+    saved, last, fp32 = "one/interrupted-saved", ("--checkpoint", "last"), ("--precision", "fp32")
     workplace.run_in_one_job(
-        workplace.training("--runs-dir", "one", "--name", "interrupted", "--resume", *common),
-        Command.of("horovod_flowers.evaluate", "one/interrupted", "--checkpoint", "last"),
+        *(
+            workplace.training("--runs-dir", "one", "--name", f"interrupted-{name}", "--resume", *common)
+            for name in INTERRUPTED
+        ),
+        Command.of("horovod_flowers.evaluate", saved, *last),
+        Command.of("horovod_flowers.export", saved, *last),
+        Command.of("horovod_flowers.predict", "photos", "--run", saved, *last, *fp32, "--output", "of_run.csv"),
+        Command.of(
+            "horovod_flowers.predict", "photos", "--model", f"{saved}/export", *fp32, "--output", "of_export.csv"
+        ),
     )
     return Trained(folder / "one", folder / "two", dict(zip(CASES, printed, strict=True)))
 
@@ -127,12 +144,39 @@ def test_two_ranks_train_what_one_rank_trains(trained: Trained, name: str, strat
 def test_a_run_goes_on_from_the_middle_of_an_epoch_with_its_metrics_and_its_own_copy_of_the_model(
     trained: Trained,
 ) -> None:
-    same_training(trained.alone / "saved", trained.alone / "interrupted")
-    metrics = epochs_of(trained.alone / "interrupted")[0].training_metrics
+    same_training(trained.alone / "saved", trained.alone / "interrupted-saved")
+    metrics = epochs_of(trained.alone / "interrupted-saved")[0].training_metrics
     assert list(metrics) == ["accuracy", "top2"]
-    evaluated = json.loads((trained.alone / "interrupted" / "evaluation" / "evaluation.json").read_text())
+    evaluated = json.loads((trained.alone / "interrupted-saved" / "evaluation" / "evaluation.json").read_text())
     accuracy = epochs_of(trained.alone / "saved")[0].validation_metrics["accuracy"]
     assert evaluated["accuracy"]["value"] == pytest.approx(accuracy)
+
+
+def test_a_run_with_frozen_layers_and_averaged_weights_goes_on_from_the_middle_of_an_epoch(trained: Trained) -> None:
+    """From a checkpoint of two ranks, on one; the average is not that of the last weights."""
+    same_training(trained.alone / "averaged_frozen", trained.alone / "interrupted-averaged_frozen")
+    stored = load_file(trained.alone / "interrupted-averaged_frozen" / "checkpoints" / "last.safetensors")
+    averages = [name for name in stored if name.startswith("average.")]
+    assert averages
+    assert any(not np.array_equal(stored[name], stored[name.replace("average.", "weight.")]) for name in averages)
+
+
+def test_a_compiled_model_is_predicted_with_and_exported_as_it_answers(trained: Trained) -> None:
+    of_run, of_export = (
+        list(csv.DictReader((trained.alone.parent / name).open())) for name in ("of_run.csv", "of_export.csv")
+    )
+    assert len(of_run) == 40
+    model = keras.models.load_model(trained.alone / "interrupted-saved" / "export" / "model.keras")
+    stored = load_file(trained.alone / "interrupted-saved" / "checkpoints" / "last.safetensors")
+    for number, value in enumerate(model.get_weights()):
+        assert np.array_equal(value, stored[f"weight.{number:04d}"])
+    for run, exported in zip(of_run, of_export, strict=True):
+        assert run.keys() == exported.keys()
+        for column, value in run.items():
+            try:
+                assert float(exported[column]) == pytest.approx(float(value), abs=1e-5), column
+            except ValueError:
+                assert exported[column] == value
 
 
 def test_what_a_compiled_model_brings_and_what_goes_before_it_is_said(trained: Trained) -> None:

@@ -47,7 +47,7 @@ def test_two_ranks_train_what_one_trains(trained: dict[int, dict[str, np.ndarray
     behind_pooling = "layers with ReLU behind pooling"
     assert [int(each.pop(behind_pooling)) for each in (alone, together)] == [0, 1]
     cases = {name.rpartition(" | ")[0] for name in alone if name != "held"}
-    assert len(cases) >= 61
+    assert len(cases) >= 62
     differences = {}
     for name, expected in alone.items():
         tolerance = TOLERANCE_16_BITS if "bfloat16" in name else TOLERANCE
@@ -55,6 +55,18 @@ def test_two_ranks_train_what_one_trains(trained: dict[int, dict[str, np.ndarray
         if not difference <= tolerance * np.linalg.norm(expected):
             differences[name] = difference / np.linalg.norm(expected)
     assert differences == {}
+
+
+def test_a_mesh_of_four_ranks_trains_what_one_trains(trained: dict[int, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    """In two groups of two; a batch has nine rows, so that ranks have unequal parts."""
+    ended = run("fit_against_one_rank", tmp_path / "4.npz", "divided, by groups", folder=tmp_path, ranks=4)
+    assert ended.status == 0, ended.output
+    with np.load(tmp_path / "4.npz") as found:
+        names = [name for name in found if name != "held"]
+        assert len(names) == 8
+        for name in names:
+            together = found[name]
+            assert np.linalg.norm(together - trained[1][name]) <= TOLERANCE * np.linalg.norm(trained[1][name]), name
 
 
 def test_files_of_every_strategy_are_ordinary_ones_and_training_goes_on_from_them(tmp_path: Path) -> None:
@@ -72,6 +84,7 @@ REFUSED = {
     "unknown strategy": "strategy 'ring' is unknown: one of allreduce, sharded, tensor, mesh, auto, none",
     "unknown option": "distribute takes no compress: options are",
     "an option of another strategy": "compression is 'fp16' but strategy sharded cannot use it",
+    "equal seeds of no layer": "equal_seeds names 'mask', and no layer of that name draws random numbers by a seed",
     "twice": "is distributed already: call distribute once",
     "two optimizers": "has more than one optimizer (optimizer, other_optimizer)",
     "an optimizer that combines gradients already": "hvd.DistributedOptimizer, which combines gradients itself",
@@ -115,6 +128,11 @@ def test_what_cannot_work_is_refused_on_every_rank_in_one_sentence(tmp_path: Pat
         ("raises", 1, "failed: ValueError: this callback has a defect"),
         ("exits", 1, "rank 1 has left fit by sys.exit and is at the end of the script, and the others are not"),
         ("is killed", 137, "exited on signal 9 (Killed)"),
+        (
+            "is asked to stop",
+            1,
+            "asked to stop (SIGUSR1), and did after step 3 of epoch 1, with nothing saved: give fit",
+        ),
         ("drifts", 1, "no longer match at the end of an epoch: look for code that depends on the rank"),
         ("raises outside", 1, "failed: KeyError: 'rank 1 lacks something'"),
         ("other backend", 2, "Keras runs on jax here (KERAS_BACKEND)"),

@@ -49,7 +49,14 @@ def test_ranks_decide_what_one_rank_decides(found: Found, case: str) -> None:
 
 def test_rank_1_would_have_decided_otherwise(found: Found) -> None:
     """Its own loss rises from the first epoch on, where that of all rows falls."""
-    for case in ("early_stopping", "stopped_early", "plateau", "checkpoint", "early_stopping_of_rank_0"):
+    for case in (
+        "early_stopping",
+        "stopped_early",
+        "best_weights_of_rank_0",
+        "plateau",
+        "checkpoint",
+        "early_stopping_of_rank_0",
+    ):
         own, together = found["ranks"][1][case]["own"], found["ranks"][1][case]["history"]["val_loss"]
         assert own == sorted(own), case
         assert own[0] < own[1], case
@@ -81,6 +88,9 @@ def test_files_are_those_of_one_rank_and_written_once(found: Found) -> None:
     assert found["ranks"][1]["tensorboard"]["files"] == [[], []]
     assert found["ranks"][0]["checkpoint"]["weights"] == pytest.approx(found["alone"]["checkpoint"]["weights"])
     assert len(found["ranks"][0]["csv_logger"]["lines"]) == 3
+    assert found["ranks"][0]["remote_monitor"]["lines"] == found["alone"]["remote_monitor"]["lines"]
+    assert len(found["ranks"][0]["remote_monitor"]["lines"]) == 2
+    assert found["ranks"][1]["remote_monitor"]["lines"] == []
     assert found["ranks"][1]["backup"]["epochs"] == [2, 3]  # rank 0 alone had the files
 
 

@@ -75,6 +75,14 @@ def test_a_dataset_is_sharded_for_a_loop_of_ones_own(found: list[Found]) -> None
     assert f"{RANKS} ranks do not divide a batch evenly" in shard["uneven"]
 
 
+def test_independent_ranks_train_what_each_trains_alone_on_its_rows(found: list[Found]) -> None:
+    for rank in found:
+        own, alone = rank["independent"]
+        for weight, expected in zip(own, alone, strict=True):
+            assert weight == pytest.approx(expected, rel=1e-4)
+    assert found[0]["independent"][0] != found[1]["independent"][0]
+
+
 REFUSED = {
     "other arrays": "the arrays of rank 1 and rank 0 differ in x",
     "another order": "the arrays of rank 1 and rank 0 differ in x, y",
@@ -83,6 +91,9 @@ REFUSED = {
     "shuffled otherwise": "shuffle with a seed",
     "unequal ends": "the data of rank 0 ended after 2 batches",
     "a failure on one rank": "batch 2 of the data cannot be read: OSError: the disk is gone [rank 1 on",
+    "other inputs later": "trained",  # as augmentation, which is said
+    "other labels later": "batch 3 of the data of rank 1 and rank 0 differ in y: every rank needs the same data",
+    "augmented, and other labels later": "batch 3 of the data of rank 1 and rank 0 differ in y",
     "not batched": "batch the dataset with the global batch",
     "workers and steps": "read with workers=1",
     "other epochs": "fit was given epochs=2 on rank 1, and 1 on rank 0",

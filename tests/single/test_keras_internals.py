@@ -256,6 +256,15 @@ def test_callbacks_tell_their_hooks_and_can_be_asked_to_save(tmp_path: Path) -> 
         *("latest.weights.h5", "training_metadata.json"),
         *("latest.weights.h5.bkp", "training_metadata.json.bkp"),
     ]
+    assert internals.saves_as_keras(keras.callbacks.BackupAndRestore)
+    assert not internals.saves_as_keras(type(asked[-1]))
+    weights = internals.backup_paths(asked[-1])[0]
+    assert internals.note_in(weights) is None
+    internals.add_note(weights, "step 3 ✿")
+    assert internals.note_in(weights) == "step 3 ✿"
+    before = model.get_weights()
+    model.load_weights(weights)
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
     begun: list[int] = []
     watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
     begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: internals.begin_at_epoch(model, 2))

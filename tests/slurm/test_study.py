@@ -1,4 +1,5 @@
-"""sbatch slurm/scale.sbatch, over 2 nodes x 2 ranks: cancelled, submitted again, to a report; one point of it fails."""
+"""sbatch slurm/scale.sbatch, over 2 nodes x 2 ranks: cancelled, submitted again, to a report; one point of it fails.
+And of a script of the user's own."""
 
 import json
 import os
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from horovod_flowers.runlog.study_attempts import read_record
-from tests.slurm.conftest import Cluster
+from tests.slurm.conftest import Cluster, users_folder
 
 TINY = {"image_size": 32, "synthetic_images": 120, "validation_fraction": 0.2}
 OPTIONS: dict[str, Any] = {"epochs": 1, "threads": 1, "checkpoint": False, "warmup_steps": 1}
@@ -98,3 +99,38 @@ def test_the_report_is_made_and_says_that_nodes_were_one_machine(cluster: Cluste
     )
     assert [(host["host"], host["ranks"]) for host in environment["hosts"]] == [("n1", 2), ("n2", 2)]
     assert "4 rank(s) on 2 node(s), started by openmpi" in cluster.log(study[0])
+
+
+SCRIPT = """
+import sys
+import horovod_flowers
+ranks = horovod_flowers.start()
+import keras, numpy as np
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+ranks.distribute(model)
+model.fit(np.ones((64, 4)), np.ones(64), batch_size=int(sys.argv[1]), epochs=2, verbose=0)
+"""
+
+
+def test_a_script_of_ones_own_is_measured_on_two_nodes(
+    slurm: dict[str, str], project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cluster = users_folder(slurm, tmp_path_factory)
+    (cluster.folder / "my script.py").write_text(SCRIPT)
+    mine = {
+        "name": "mine",
+        "ranks": [1, 4],
+        "command": ["python", "my script.py", "{global_batch}"],
+        "global_batch": 16,
+    }
+    (cluster.folder / "my study.yaml").write_text(
+        json.dumps(mine | {"threads": 1, "warmup_steps": 1, "repetitions": 1})
+    )
+    job = cluster.submit(project / "slurm" / "scale.sbatch", "my study.yaml")
+    assert cluster.wait(job) == "COMPLETED", cluster.log(job)
+    points = json.loads((cluster.folder / "report" / "scaling.json").read_text())["points"]
+    assert [(point["ranks"], point["runs"], point["epochs"]) for point in points] == [(1, 1, 2), (4, 1, 2)]
+    assert all(point["median_step_seconds"] > 0 for point in points)
+    environment = json.loads((cluster.folder / "runs" / "mine-4ranks-run1" / "environment.json").read_text())
+    assert [(host["host"], host["ranks"]) for host in environment["hosts"]] == [("n1", 2), ("n2", 2)]

@@ -13,10 +13,13 @@ data.py         the adapters by which Keras reads data
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from horovod_flowers.model.keras_internals.callbacks import (
+    add_note,
     backup_paths,
     begin_at_epoch,
     has_hook,
     is_whole,
+    note_in,
+    saves_as_keras,
     saving_class,
 )
 from horovod_flowers.model.keras_internals.data import (
@@ -43,6 +46,7 @@ from horovod_flowers.model.keras_internals.layers import (
     replace_kernel,
     replace_moments,
     restore_moments,
+    seed_owners,
     seed_states,
     swap_kernel,
     synchronized_moments,
@@ -92,6 +96,7 @@ __all__ = [
     "DataAdapter",
     "LossTerms",
     "adam_moments",
+    "add_note",
     "all_layers",
     "arrays_in",
     "backup_paths",
@@ -126,13 +131,16 @@ __all__ = [
     "metrics_of",
     "nodes_in_use",
     "nodes_into",
+    "note_in",
     "read_on_demand",
     "reduced_losses",
     "replace_kernel",
     "replace_moments",
     "restore_moments",
     "rows_at",
+    "saves_as_keras",
     "saving_class",
+    "seed_owners",
     "seed_states",
     "settings_of",
     "sgd_momentum",

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
+import numpy as np
 from keras.src.saving import saving_lib
 from keras.src.utils.python_utils import is_default
 
@@ -41,6 +43,27 @@ def is_whole(path: str) -> bool:
         return False
 
 
-def begin_at_epoch(model: Any, epoch: int) -> None:
-    """Have the fit that has begun start at this epoch, from 0, as BackupAndRestore does."""
+def saves_as_keras(own: Any) -> bool:
+    """Whether a class of BackupAndRestore writes its files as Keras' own does."""
+    return bool(own._save_model is keras.callbacks.BackupAndRestore._save_model)
+
+
+def begin_at_epoch(model: Any, epoch: int | None) -> None:
+    """Have the fit that has begun start at this epoch, from 0, as BackupAndRestore does; None: as it was called."""
     model._initial_epoch = epoch
+
+
+_NOTE = "horovod_flowers"
+
+
+def add_note(path: str, text: str) -> None:
+    """Write a text into a .weights.h5 file, where Keras does not look."""
+    with saving_lib.h5py.File(path, "a") as file:
+        file.create_dataset(_NOTE, data=np.frombuffer(text.encode(), np.uint8))
+
+
+def note_in(path: str) -> str | None:
+    """The text that was written into a .weights.h5 file; None where there is none. Raises OSError where the file is
+    damaged."""
+    with saving_lib.h5py.File(path, "r") as file:
+        return bytes(file[_NOTE][()]).decode() if _NOTE in file else None

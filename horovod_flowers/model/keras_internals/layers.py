@@ -142,10 +142,16 @@ def swap_kernel(layer: Any, kernel: Any) -> Any:
 
 def seed_states(model: Any) -> list[Any]:
     """The states of the seed generators of a model's layers, [seed, count] each, in the model's order."""
-    found: list[Any] = []
+    return [state for state, _ in seed_owners(model)]
+
+
+def seed_owners(model: Any) -> list[tuple[Any, list[Any]]]:
+    """The same, each with the layers that draw by it, the model itself among them."""
+    found: dict[int, tuple[Any, list[Any]]] = {}
     for layer in all_layers(model):
-        found += [generator.state for generator in layer._seed_generators]
-    return list({id(state): state for state in found}.values())
+        for generator in layer._seed_generators:
+            found.setdefault(id(generator.state), (generator.state, []))[1].append(layer)
+    return list(found.values())
 
 
 def forget_losses(model: Any) -> None:
