@@ -36,6 +36,8 @@ def main():
             ranks.barrier()
             took = ranks.plain.allreduce_max(contender.seconds_of(options.steps))
             seconds[key] += [took] if turn else []
+        if ranks.rank == 0 and turn:
+            print(f"turn {turn}: fit / {name}: {seconds[name][-1] / seconds['fit'][-1]:.3f}", flush=True)
     if ranks.rank == 0:
         tell(seconds, options, ranks.size)
 
@@ -49,8 +51,7 @@ def tell(seconds, options, size):
         print(f"{size} ranks, {options.strategy}: {name}: {described([images / value for value in each], 1)} images/s")
     fit, other = seconds.values()
     ratios = [theirs / ours for ours, theirs in zip(fit, other, strict=True)]
-    print(f"fit / {list(seconds)[1]}: {described(ratios, 3)}")
-    print("turns:", " ".join(f"{ratio:.3f}" for ratio in ratios), flush=True)
+    print(f"fit / {list(seconds)[1]}: {described(ratios, 3)}", flush=True)
 
 
 def compiled():
