@@ -97,7 +97,7 @@ class Options:
         given: dict[str, Any] = asdict(self)
         del given["equal_seeds"]
         try:
-            return RunConfig(strategy=strategy, **given)
+            return RunConfig(strategy=strategy, **given)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(as_arguments(str(error))) from error
 
