@@ -2,9 +2,7 @@
 
 import fnmatch
 import json
-import os
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,8 @@ import numpy as np
 
 from horovod_flowers.model.keras_internals import all_layers, counters_of, seed_owners, seed_states
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.runtime.errors import AgreedError, JobError, UserError
+from horovod_flowers.ranks.same_weights import checksum, refuse_drift
+from horovod_flowers.runtime.errors import AgreedError, UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 
 _OF_A_RANK = ("name", "seed", "shared_object_id", "build_config")
@@ -184,23 +183,13 @@ def average_where_different(model: Any, ranks: Ranks) -> None:
 
 
 def check_same_weights(model: Any, ranks: Ranks) -> None:
-    """Raise a JobError on every rank where ranks that should hold the same weights hold others. Every rank calls it.
-
-    CRC-32 of the bits: ranks that have added up the same numbers in the same order hold the same.
-    """
+    """Raise a JobError on every rank where ranks that should hold the same weights hold others. Every rank calls it."""
     crc = 0
     for variable in model.trainable_variables:
-        crc = zlib.crc32(np.array(variable, order="C").tobytes(), crc)
-    gathered = ranks.allgather((crc, os.uname().nodename))
-    usual = Counter(each for each, _ in gathered).most_common(1)[0][0]
-    drifted = [f"rank {rank} on {host}" for rank, (each, host) in enumerate(gathered) if each != usual]
-    if not drifted:
-        return
-    who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
-    differ = f"{who} no longer match those of the other ranks"
-    if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
-        differ = f"rank 0 on {gathered[0][1]} and {who} no longer match"
-    raise JobError(
-        f"the weights of {differ} at the end of an epoch: look for code that depends on the rank, weights that are "
-        "changed without the optimizer, nodes with different hardware or failing memory"
+        crc = checksum(np.array(variable, order="C"), crc)
+    refuse_drift(
+        ranks,
+        "at the end of an epoch: look for code that depends on the rank, weights that are changed without the "
+        "optimizer, nodes with different hardware or failing memory",
+        crc,
     )

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -62,15 +63,15 @@ def DistributedOptimizer(
     return _distributed(
         optimizer,
         Options(
-            name=_checked_name(name, optimizer),
-            device_dense=_checked_device("device_dense", device_dense),
-            device_sparse=_checked_device("device_sparse", device_sparse),
-            compression=_checked_compression(compression),
+            name=name or f"Distributed{type(optimizer).__name__}",
+            device_dense=device_dense,
+            device_sparse=device_sparse,
+            compression=compression,
             sparse_as_dense=sparse_as_dense,
-            gradient_predivide_factor=_checked_factor(gradient_predivide_factor, op),
-            op=_checked_operation(op),
-            groups=_checked_groups(groups),
-            process_set=_checked_process_set(process_set),
+            gradient_predivide_factor=gradient_predivide_factor,
+            op=op,
+            groups=groups,
+            process_set=process_set,
         ),
         passes=_checked_passes(backward_passes_per_step, optimizer),
         average_passes=average_aggregated_gradients,
@@ -109,15 +110,15 @@ def PartialDistributedOptimizer(
     return _distributed(
         optimizer,
         Options(
-            name=_checked_name(name, optimizer),
-            device_dense=_checked_device("device_dense", device_dense),
-            device_sparse=_checked_device("device_sparse", device_sparse),
-            compression=_checked_compression(compression),
+            name=name or f"Distributed{type(optimizer).__name__}",
+            device_dense=device_dense,
+            device_sparse=device_sparse,
+            compression=compression,
             sparse_as_dense=sparse_as_dense,
-            gradient_predivide_factor=_checked_factor(gradient_predivide_factor, op),
-            op=_checked_operation(op),
-            groups=_checked_groups(groups),
-            process_set=_checked_process_set(process_set),
+            gradient_predivide_factor=gradient_predivide_factor,
+            op=op,
+            groups=groups,
+            process_set=process_set,
         ),
         scale_local_gradients=scale_local_gradients,
         local_layers=local_layers,
@@ -132,11 +133,22 @@ def _distributed(
     scale_local_gradients: bool = True,
     local_layers: Sequence[Any] = (),
 ) -> Any:
+    """A copy of the optimizer that combines gradients. options: as the user gave them."""
     if not hvd.is_initialized():
         raise ArgumentError("Horovod has not been started: call hvd.init() first")
+    checked = replace(
+        options,
+        device_dense=_checked_device("device_dense", options.device_dense),
+        device_sparse=_checked_device("device_sparse", options.device_sparse),
+        compression=_checked_compression(options.compression),
+        gradient_predivide_factor=_checked_factor(options.gradient_predivide_factor, options.op),
+        op=_checked_operation(options.op),
+        groups=_checked_groups(options.groups),
+        process_set=_checked_process_set(options.process_set),
+    )
 
     def exchange() -> Exchange:
-        return Exchange(Reduction(options), passes, average_passes, scale_local_gradients, local_layers)
+        return Exchange(Reduction(checked), passes, average_passes, scale_local_gradients, local_layers)
 
     return combining_copy(optimizer, exchange, _HorovodOptimizer)
 
@@ -185,10 +197,6 @@ class _HorovodOptimizer:
         if not isinstance(var, keras.Variable | tf.Variable):
             raise ArgumentError(f"register_local_var was given {var!r}, which is no variable")
         self._combining.register_local([var])
-
-
-def _checked_name(name: str | None, optimizer: Any) -> str:
-    return name or f"Distributed{type(optimizer).__name__}"
 
 
 def _checked_device(argument: str, device: str) -> str:

@@ -19,7 +19,7 @@ from horovod_flowers.keras.collectives import OPERATIONS, in_sendable_type
 
 @dataclass(frozen=True)
 class Options:
-    """As DistributedOptimizer is given them, checked."""
+    """As DistributedOptimizer is given them."""
 
     name: str
     device_dense: str

@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import zlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.same_weights import checksum, refuse_drift
 from horovod_flowers.runtime.errors import JobError
 from horovod_flowers.strategy.interface import Strategy
 
@@ -70,7 +69,7 @@ def _listed(images: tuple[int, ...]) -> str:
 def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
     """Raise a JobError on every rank where ranks that should hold the same weights hold others, after so many steps.
 
-    CRC-32 of the bits: ranks that have added up the same numbers in the same order hold the same. Every rank calls it.
+    Every rank calls it.
     """
     if ranks.size == 1:
         return
@@ -78,27 +77,14 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
     for variable, held in zip(strategy.model_variables, strategy.parts, strict=True):
         value = np.array(variable.read_value(), order="C")  # of a scalar np.ascontiguousarray makes a row
         if value.shape == held.shape:
-            whole = zlib.crc32(value.reshape(-1).view(np.uint8).data, whole)
+            whole = checksum(value, whole)
         else:  # a slice of a divided layer, which the same member of each group holds
-            part = zlib.crc32(value.reshape(-1).view(np.uint8).data, part)
-    gathered = ranks.allgather((whole, strategy.groups.members.rank, part, os.uname().nodename))
-    usual = Counter(sums[0] for sums in gathered).most_common(1)[0][0]
-    usual_part = {
-        place: Counter(sums[2] for sums in gathered if sums[1] == place).most_common(1)[0][0]
-        for place in {sums[1] for sums in gathered}
-    }
-    drifted = [
-        f"rank {rank} on {host}"
-        for rank, (mine, place, slices, host) in enumerate(gathered)
-        if mine != usual or slices != usual_part[place]
-    ]
-    if drifted:
-        who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
-        differ = f"{who} no longer match those of the other ranks"
-        if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
-            differ = f"rank 0 on {gathered[0][3]} and {who} no longer match"
-        raise JobError(
-            f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
-            "rank-dependent code, nodes with different hardware or failing memory, or leave the check out with "
-            "--no-check-weights"
-        )
+            part = checksum(value, part)
+    refuse_drift(
+        ranks,
+        f"after step {steps - 1}: no checkpoint was written since they agreed; look for rank-dependent code, nodes "
+        "with different hardware or failing memory, or leave the check out with --no-check-weights",
+        whole,
+        part,
+        strategy.groups.members.rank,
+    )
