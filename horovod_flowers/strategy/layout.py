@@ -5,8 +5,9 @@ that a checkpoint of any strategy at any number of ranks is one of all.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,14 +24,68 @@ class Slice:
     size: int
 
 
-def equal_slices(elements: int, parts: int) -> list[Slice]:
-    """Divide `elements` over `parts`, as equally as possible, the first parts getting more.
+@dataclass(frozen=True)
+class EqualSlices(Sequence[Slice]):
+    """`elements` divided over `parts`, as equally as possible, the first parts getting more.
 
-    The same division as Horovod's reducescatter makes of a first dimension.
+    The same division as Horovod's reducescatter makes of a first dimension. It is worked out where it is asked for: of
+    thousands of ranks, each would keep as many slices of every weight.
     """
-    share, more = divmod(elements, parts)
-    sizes = [share + (part < more) for part in range(parts)]
-    return [Slice(sum(sizes[:part]), size) for part, size in enumerate(sizes)]
+
+    elements: int
+    parts: int
+    unit: int = 1
+    """Values of an element: of rows of a kernel, its columns."""
+
+    def __len__(self) -> int:
+        return self.parts
+
+    @overload
+    def __getitem__(self, part: int) -> Slice: ...
+
+    @overload
+    def __getitem__(self, part: slice) -> list[Slice]: ...
+
+    def __getitem__(self, part: int | slice) -> Slice | list[Slice]:
+        if isinstance(part, slice):
+            return [self[number] for number in range(*part.indices(self.parts))]
+        if not -self.parts <= part < self.parts:
+            raise IndexError(f"part {part} of {self.parts}")
+        number, (share, longer) = part % self.parts, divmod(self.elements, self.parts)
+        start = number * share + min(number, longer)
+        return Slice(start * self.unit, (share + (number < longer)) * self.unit)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of all slices."""
+        return [size for run in self.runs for size in [run.size] * run.count]
+
+    @property
+    def largest(self) -> int:
+        """The size of the first slice."""
+        return self[0].size
+
+    @property
+    def runs(self) -> list["Run"]:
+        """The slices as one or two runs of equal ones."""
+        share, longer = divmod(self.elements, self.parts)
+        first = Run(0, longer, (share + 1) * self.unit)
+        second = Run(first.end, self.parts - longer, share * self.unit)
+        return [run for run in (first, second) if run.count]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring slices of one size."""
+
+    start: int
+    count: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where the next slice begins."""
+        return self.start + self.count * self.size
 
 
 @dataclass(frozen=True)
@@ -39,7 +94,7 @@ class Part:
 
     shape: tuple[int, ...]
     """Of the whole weight."""
-    slices: tuple[Slice, ...] | None = None
+    slices: EqualSlices | None = None
     """Of each member of the rank's group, which together are the whole weight; None where every rank holds all."""
 
     @property
@@ -82,7 +137,7 @@ class Groups:
             return
         if self.copies.rank != 0:  # only the group of world rank 0
             return
-        sizes = [item.size for item in part.slices]
+        sizes = part.slices.sizes
         flat = None if whole is None else whole.reshape(-1)
         with HEARTBEAT.waiting():
             self.members.gather_slices(np.ascontiguousarray(value).reshape(-1), sizes, flat)
@@ -98,7 +153,7 @@ class Groups:
         own = np.empty(part.slices[self.members.rank].size, dtype)
         with HEARTBEAT.waiting():
             if self.copies.rank == 0:
-                sizes = [item.size for item in part.slices]
+                sizes = part.slices.sizes
                 flat = None if whole is None else np.ascontiguousarray(whole, dtype).reshape(-1)
                 self.members.scatter_slices(flat, sizes, own)
             self.copies.broadcast_array(own)
