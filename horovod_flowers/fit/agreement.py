@@ -174,10 +174,9 @@ def average_where_different(model: Any, ranks: Ranks) -> None:
     ]
     if not moved:
         return
-    own = [np.array(variable).tobytes() for variable in moved]
-    sums = ranks.allgather([zlib.crc32(each) for each in own])
-    for number, variable in enumerate(moved):
-        if len({each[number] for each in sums}) > 1:
+    same = ranks.same_on_all([zlib.crc32(np.array(variable).tobytes()) for variable in moved])
+    for variable, is_same in zip(moved, same, strict=True):
+        if not is_same:
             value = np.array(variable)
             mean = ranks.allreduce_sum(np.asarray(value, np.float64).reshape(-1)) / ranks.size
             variable.assign(mean.reshape(value.shape).astype(value.dtype))
@@ -191,11 +190,11 @@ def check_same_weights(model: Any, ranks: Ranks) -> None:
     crc = 0
     for variable in model.trainable_variables:
         crc = zlib.crc32(np.array(variable, order="C").tobytes(), crc)
-    gathered = ranks.allgather((crc, os.uname().nodename))
+    if all(ranks.same_on_all([crc])):
+        return
+    gathered = ranks.allgather((crc, os.uname().nodename))  # now their names are wanted
     usual = Counter(each for each, _ in gathered).most_common(1)[0][0]
     drifted = [f"rank {rank} on {host}" for rank, (each, host) in enumerate(gathered) if each != usual]
-    if not drifted:
-        return
     who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
     differ = f"{who} no longer match those of the other ranks"
     if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen

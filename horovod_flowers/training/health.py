@@ -4,7 +4,7 @@ import os
 import shlex
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,10 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
             whole = zlib.crc32(value.reshape(-1).view(np.uint8).data, whole)
         else:  # a slice of a divided layer, which the same member of each group holds
             part = zlib.crc32(value.reshape(-1).view(np.uint8).data, part)
-    gathered = ranks.allgather((whole, strategy.groups.members.rank, part, os.uname().nodename))
+    slices_differ = not all(replace(ranks, communicator=strategy.groups.copies).same_on_all([part]))
+    if all(ranks.same_on_all([whole])) and not ranks.allreduce_max(slices_differ):
+        return
+    gathered = ranks.allgather((whole, strategy.groups.members.rank, part, os.uname().nodename))  # to name them
     usual = Counter(sums[0] for sums in gathered).most_common(1)[0][0]
     usual_part = {
         place: Counter(sums[2] for sums in gathered if sums[1] == place).most_common(1)[0][0]
@@ -92,13 +95,12 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
         for rank, (mine, place, slices, host) in enumerate(gathered)
         if mine != usual or slices != usual_part[place]
     ]
-    if drifted:
-        who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
-        differ = f"{who} no longer match those of the other ranks"
-        if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
-            differ = f"rank 0 on {gathered[0][3]} and {who} no longer match"
-        raise JobError(
-            f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
-            "rank-dependent code, nodes with different hardware or failing memory, or leave the check out with "
-            "--no-check-weights"
-        )
+    who = ", ".join(drifted[:8]) + (" and others" if drifted[8:] else "")
+    differ = f"{who} no longer match those of the other ranks"
+    if 2 * len(drifted) >= ranks.size:  # which of them are right is not to be seen
+        differ = f"rank 0 on {gathered[0][3]} and {who} no longer match"
+    raise JobError(
+        f"the weights of {differ} after step {steps - 1}: no checkpoint was written since they agreed; look for "
+        "rank-dependent code, nodes with different hardware or failing memory, or leave the check out with "
+        "--no-check-weights"
+    )
