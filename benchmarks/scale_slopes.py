@@ -52,11 +52,14 @@ def main():
         for ranks in sorted(set(options.ranks)):
             for what, value in calls_alone(ranks, Path(name) / f"calls-{ranks}").items():
                 found.setdefault(what, {})[ranks] = value
+        prepare = [sys.executable, "-m", "horovod_flowers.prepare", "--data.image-size", "32"]
+        prepare += ["--data.prepared-dir", str(Path(name) / "data")]
+        subprocess.run(prepare, cwd=name, stdout=sys.stderr, check=True)
         for ranks in sorted(set(options.ranks)):
             for strategy in options.strategies:
                 folder = Path(name) / f"{strategy}-{ranks}"
                 print(f"training {strategy} over {ranks} ranks", file=sys.stderr, flush=True)
-                job(ranks, strategy, folder, traced=strategy == options.strategies[0])
+                job(ranks, strategy, folder, Path(name) / "data", traced=strategy == options.strategies[0])
                 for what, value in looked_at(folder, ranks, strategy).items():
                     found.setdefault(what, {})[ranks] = value
     for what, values in graph_operations((*sorted(set(options.ranks)), *FAR)).items():
@@ -64,14 +67,14 @@ def main():
     print_table(found, sorted(set(options.ranks)))
 
 
-def job(ranks, strategy, folder, traced):
+def job(ranks, strategy, folder, data, traced):
     """Train once; every rank leaves what it counted in `folder`."""
     folder.mkdir()
     rank = [sys.executable, str(Path(__file__).resolve()), "--as-rank"]
     words = ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none", *rank, str(int(traced))]
     environment = os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(PROJECT)), "FLOWERS_OVERSUBSCRIBE": "1"}
     with open(folder / "log", "wb") as log:
-        training = [*words, "--name", "run", "--strategy", strategy, *TRAINING]
+        training = [*words, "--name", "run", "--strategy", strategy, *TRAINING, "--data.prepared-dir", str(data)]
         ended = subprocess.run(training, cwd=folder, env=environment, stdout=log, stderr=log, timeout=3000, check=False)
     if ended.returncode:
         raise SystemExit(f"a job of {ranks} ranks failed:\n{(folder / 'log').read_text(errors='replace')[-3000:]}")
@@ -193,7 +196,7 @@ def file_operations(trace, folder):
     places = {
         "environment": (sys.prefix, sys.base_prefix, str(Path(sys.base_prefix).resolve())),
         "package": (os.environ.get("PYTHONPATH", str(PROJECT)).split(":")[0] + "/horovod_flowers",),
-        "runs and data": (str(folder), "runs", "data", "."),
+        "runs and data": (str(folder.parent), "runs", "."),
     }
     found = Counter(dict.fromkeys((*places, "of them not there", "elsewhere"), 0))
     with open(trace, errors="replace") as lines:
