@@ -47,7 +47,7 @@ def main():
         raise SystemExit("scale_slopes.py: a slope needs at least two different numbers of --ranks")
     if shutil.which("strace") is None:
         raise SystemExit("scale_slopes.py: strace is not on PATH, and counts the file operations")
-    found = {}
+    found = graph_operations((*sorted(set(options.ranks)), *FAR))
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for ranks in sorted(set(options.ranks)):
             for what, value in calls_alone(ranks, Path(name) / f"calls-{ranks}").items():
@@ -62,8 +62,6 @@ def main():
                 job(ranks, strategy, folder, Path(name) / "data", traced=strategy == options.strategies[0])
                 for what, value in looked_at(folder, ranks, strategy).items():
                     found.setdefault(what, {})[ranks] = value
-    for what, values in graph_operations((*sorted(set(options.ranks)), *FAR)).items():
-        found[what] = values
     print_table(found, sorted(set(options.ranks)))
 
 
@@ -217,17 +215,17 @@ def graph_operations(sizes):
     from horovod_flowers.strategy.layout import EqualSlices
     from horovod_flowers.strategy.packing import gathered, scattered
 
-    found = {}
-    for ranks in sizes:
+    def packing(ranks):
         slices = [EqualSlices(50_000, ranks)] * 20
 
         @tf.function
-        def step(*tensors, slices=slices, ranks=ranks):
+        def step(*tensors):
             parts = scattered(list(tensors), slices, 1, lambda flat: flat[: flat.shape[0] // ranks])
             return gathered(parts, slices, lambda flat: tf.tile(flat, [ranks]))
 
-        graph = step.get_concrete_function(*[tf.TensorSpec([50_000])] * 20).graph
-        found[ranks] = len(graph.get_operations())
+        return step.get_concrete_function(*[tf.TensorSpec([50_000])] * 20).graph
+
+    found = {ranks: len(packing(ranks).get_operations()) for ranks in sizes}
     return {"sharded: operations of the graph that packs 20 weights": found}
 
 

@@ -5,9 +5,9 @@ that a checkpoint of any strategy at any number of ranks is one of all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class EqualSlices(Sequence[Slice]):
-    """`elements` divided over `parts`, as equally as possible, the first parts getting more.
+class EqualSlices:
+    """The slices of `elements` divided over `parts`, as equally as possible, the first parts getting more.
 
     The same division as Horovod's reducescatter makes of a first dimension. It is worked out where it is asked for: of
     thousands of ranks, each would keep as many slices of every weight.
@@ -40,15 +40,10 @@ class EqualSlices(Sequence[Slice]):
     def __len__(self) -> int:
         return self.parts
 
-    @overload
-    def __getitem__(self, part: int) -> Slice: ...
+    def __iter__(self) -> Iterator[Slice]:
+        return (self[part] for part in range(self.parts))
 
-    @overload
-    def __getitem__(self, part: slice) -> list[Slice]: ...
-
-    def __getitem__(self, part: int | slice) -> Slice | list[Slice]:
-        if isinstance(part, slice):
-            return [self[number] for number in range(*part.indices(self.parts))]
+    def __getitem__(self, part: int) -> Slice:
         if not -self.parts <= part < self.parts:
             raise IndexError(f"part {part} of {self.parts}")
         number, (share, longer) = part % self.parts, divmod(self.elements, self.parts)

@@ -9,7 +9,6 @@ from horovod_flowers.strategy.layout import EqualSlices, Slice
 
 def test_slices_are_whole_and_nearly_equal() -> None:
     assert list(EqualSlices(10, 4)) == [Slice(0, 3), Slice(3, 3), Slice(6, 2), Slice(8, 2)]
-    assert EqualSlices(10, 4)[1:3] == [Slice(3, 3), Slice(6, 2)]
     assert EqualSlices(10, 4, unit=5)[-1] == Slice(40, 10)
     assert EqualSlices(10, 4).sizes == [3, 3, 2, 2]
     with pytest.raises(IndexError):
