@@ -29,7 +29,8 @@ class EqualSlices:
     """The slices of `elements` divided over `parts`, as equally as possible, the first parts getting more.
 
     The same division as Horovod's reducescatter makes of a first dimension. It is worked out where it is asked for: of
-    thousands of ranks, each would keep as many slices of every weight.
+    thousands of ranks, each would keep as many slices of every weight. No collections.abc.Sequence: TensorFlow takes
+    those apart.
     """
 
     elements: int
