@@ -173,10 +173,9 @@ def average_where_different(model: Any, ranks: Ranks) -> None:
     ]
     if not moved:
         return
-    own = [np.array(variable).tobytes() for variable in moved]
-    sums = ranks.allgather([zlib.crc32(each) for each in own])
-    for number, variable in enumerate(moved):
-        if len({each[number] for each in sums}) > 1:
+    same = ranks.same_on_all([zlib.crc32(np.array(variable).tobytes()) for variable in moved])
+    for variable, is_same in zip(moved, same, strict=True):
+        if not is_same:
             value = np.array(variable)
             mean = ranks.allreduce_sum(np.asarray(value, np.float64).reshape(-1)) / ranks.size
             variable.assign(mean.reshape(value.shape).astype(value.dtype))

@@ -26,7 +26,7 @@ from horovod_flowers.model.precision import choose
 from horovod_flowers.model.registry import check_name
 from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link
-from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts, gather_facts, interfaces_used
+from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts, gather_facts, interfaces_used, of_nodes
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import connect, horovod_features, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runtime.console import say
@@ -103,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ranks = start_horovod(ranks, config.horovod, 1)
         link = measure_link(ranks)
         fields |= {"gpus": int(gpu), "interfaces": interfaces_used() if reaches_others(ranks) else ()}
-        facts = ranks.gather(RankFacts(**fields))
+        gathered = ranks.gather(RankFacts(**fields))
         ready = True
-        if facts is not None:
+        if gathered is not None:
+            facts = of_nodes(gathered)
             precision = choose(config.precision, cpu_flags(), gpu)
             mpi_library = ranks.communicator.mpi_library
             for line in table.facts(facts, job.launcher, mpi_library, horovod_features(), precision):

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ class RankFacts:
     gpus: int
     versions: dict[str, str]
     sources: str
-    """Digest of this package's files."""
+    """Of a node's first rank, else empty (`of_nodes` fills it in): digest of this package's files."""
     python: str
     clock_offset_seconds: float
-    """Its time of day minus rank 0's."""
+    """Likewise: its time of day minus that of rank 0."""
     digest: str | None = None
     """Of the prepared images; None where there are none, or the drawn ones are not there yet; else NOT_LOOKED_AT."""
     data: str | None = None
@@ -74,7 +75,7 @@ def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: 
         "scarce": scarce_space(ranks.local_size),
         "cpu_features": tuple(feature for feature in CPU_FEATURES if feature in cpu_flags()),
         "versions": versions(),
-        "sources": digest_of_sources(),
+        "sources": digest_of_sources() if ranks.local_rank == 0 else "",
         "python": os.path.realpath(f"/proc/{os.getpid()}/exe"),
         "clock_offset_seconds": clock_offset_seconds(ranks),
     }
@@ -126,26 +127,44 @@ def digest_of_sources() -> str:
 
 
 def clock_offset_seconds(ranks: Ranks) -> float:
-    """This rank's time of day minus rank 0's: the exchange with the shortest way there and back counts.
+    """This node's time of day minus that of rank 0's: the exchange with the shortest way there and back counts.
 
-    Rank 0 answers one rank after the other. (Cristian, Probabilistic clock synchronization, 1989.)
+    Rank 0 answers the first rank of one node after the other; 0 for all other ranks. (Cristian, Probabilistic clock
+    synchronization, 1989.)
     """
-    world, own = ranks.communicator, 0.0
-    for other in range(1, ranks.size):
-        if ranks.rank == 0:
+    world = ranks.communicator
+    places = ranks.gather(ranks.local_rank)
+    if places is not None:
+        for other in (rank for rank, local_rank in enumerate(places) if rank and local_rank == 0):
             for _ in range(CLOCK_EXCHANGES):
                 world.receive(source=other)
                 world.send(time.time(), to=other)
-        elif ranks.rank == other:
-            exchanges = []
-            for _ in range(CLOCK_EXCHANGES):
-                before, started = time.time(), time.monotonic()
-                world.send(None, to=0)
-                time_of_rank_0 = world.receive(source=0)
-                way = time.monotonic() - started
-                exchanges.append((way, before + way / 2 - time_of_rank_0))
-            own = min(exchanges)[1]
-    return own
+        return 0.0
+    if ranks.local_rank:
+        return 0.0
+    exchanges = []
+    for _ in range(CLOCK_EXCHANGES):
+        before, started = time.time(), time.monotonic()
+        world.send(None, to=0)
+        time_of_rank_0 = world.receive(source=0)
+        way = time.monotonic() - started
+        exchanges.append((way, before + way / 2 - time_of_rank_0))
+    return min(exchanges)[1]
+
+
+def of_nodes(facts: Sequence[RankFacts]) -> list[RankFacts]:
+    """The same, where each rank has what only the first of its node looked at: its files and its clock."""
+    first = {rank.host: rank for rank in reversed(facts) if rank.local_rank == 0}
+    return [
+        replace(
+            rank,
+            sources=first[rank.host].sources,
+            clock_offset_seconds=first[rank.host].clock_offset_seconds,
+        )
+        if rank.host in first
+        else rank
+        for rank in facts
+    ]
 
 
 def interfaces_used() -> tuple[str, ...]:

@@ -69,6 +69,10 @@ class Communicator(Protocol):
         """Write the element-wise sums over ranks into `sums`, on every rank."""
         ...
 
+    def allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> None:
+        """Write the element-wise largest values over ranks into `largest`, on every rank."""
+        ...
+
     def start_allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> Request:
         """Begin to find the element-wise largest values over ranks: in `largest` once the request is done.
 
@@ -155,11 +159,27 @@ class Ranks:
 
     def allreduce_min(self, value: int) -> int:
         """The smallest rank's value, on every rank."""
-        return min(self.allgather(value))
+        return -round(self._largest(-value))
 
     def allreduce_max(self, value: float) -> float:
         """The largest rank's value, on every rank."""
-        return max(self.allgather(value))
+        return self._largest(value)
+
+    def same_on_all(self, values: Sequence[int]) -> list[bool]:
+        """Which of these numbers, below 2^53, every rank has; as many on each."""
+        own = np.array(values, np.float64)
+        largest = self._largest_of(np.concatenate([own, -own]))
+        return (largest[: len(own)] == -largest[len(own) :]).tolist()
+
+    def _largest(self, value: float) -> float:
+        return float(self._largest_of(np.array([value], np.float64))[0])
+
+    def _largest_of(self, values: np.ndarray) -> np.ndarray:
+        """A few bytes, in log2(size) messages a rank: gathered objects would be as many as ranks, on each of them."""
+        largest = np.empty_like(values)
+        with HEARTBEAT.waiting():
+            self.communicator.allreduce_max(values, largest)
+        return largest
 
     def allreduce_sum(self, values: np.ndarray) -> np.ndarray:
         """Element-wise sum over ranks, on every rank."""
@@ -183,7 +203,9 @@ class Ranks:
             if error is not None:
                 raise error
             return
-        found = self.allgather(None if error is None else f"{error} [rank {self.rank} on {os.uname().nodename}]")
-        for message in found:
-            if message is not None:
-                raise AgreedError(message)
+        first = self.allreduce_min(self.size if error is None else self.rank)
+        if first == self.size:
+            return
+        message = f"{error} [rank {self.rank} on {os.uname().nodename}]"
+        with HEARTBEAT.waiting():
+            raise AgreedError(self.communicator.broadcast(message, root=first))

@@ -72,9 +72,13 @@ class GlooCommunicator:
         """Element-wise sums over the ranks."""
         sums[...] = self._hvd.allreduce(self._tf.constant(values), op=self._hvd.Sum, name="world.sum").numpy()
 
-    def start_allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> Done:
+    def allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> None:
         """Element-wise largest values over the ranks."""
         largest[...] = self._hvd.allreduce(self._tf.constant(values), op=self._hvd.Max, name="world.max").numpy()
+
+    def start_allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> Done:
+        """The same."""
+        self.allreduce_max(values, largest)
         return Done()
 
     def start_barrier(self) -> Done:

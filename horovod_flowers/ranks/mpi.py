@@ -84,6 +84,10 @@ class MpiCommunicator:
         """Element-wise sums over ranks."""
         self._communicator.Allreduce(values, sums, op=self._mpi.SUM)
 
+    def allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> None:
+        """Element-wise largest values over ranks."""
+        self._communicator.Allreduce(values, largest, op=self._mpi.MAX)
+
     def start_allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> MpiRequest:
         """Element-wise largest values over ranks, once the request is done."""
         return MpiRequest(self._communicator.Iallreduce(values, largest, op=self._mpi.MAX))

@@ -51,6 +51,10 @@ class SingleProcess:
         """The values themselves."""
         np.copyto(sums, values)
 
+    def allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> None:
+        """The values themselves."""
+        np.copyto(largest, values)
+
     def start_allreduce_max(self, values: np.ndarray, largest: np.ndarray) -> Done:
         """The values themselves."""
         np.copyto(largest, values)

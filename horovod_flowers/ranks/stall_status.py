@@ -1,7 +1,10 @@
 """What ranks tell each other of where they stand, through a folder that all nodes see, when one of them asks.
 
-    RUNS/.stall-NAME/asks-00000         rank 0 has stood still for long and asks all others
-    RUNS/.stall-NAME/rank-00001.json    the answer of rank 1, renewed while anybody asks
+    RUNS/.stall-NAME/asks-00000                 rank 0 has stood still for long and asks all others
+    RUNS/.stall-NAME/answers/rank-00001.json    the answer of rank 1, renewed while anybody asks
+
+Each rank that looks lists the questions, of which there are a few, whoever else would like to ask; only those who ask
+list and read the answers. So a look costs each rank the same at any number of ranks.
 
 A file system may block whoever touches it: that is done in a thread of its own, which nobody waits for any longer than
 he wants to. Nothing here is forced to storage: it is for the moment.
@@ -20,7 +23,7 @@ import msgspec
 from horovod_flowers.runtime.errors import first_line
 
 READERS = 4
-"""So many of the ranks that ask read the answers: all of a thousand would be a million files at a time."""
+"""So many ranks ask, and read the answers: all of a thousand would be a million files at a time."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +56,9 @@ class AnswerFolder:
     """The folder as one rank uses it."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self._folder, self._own, self._asks = folder, f"rank-{rank:05d}.json", f"asks-{rank:05d}"
+        self._folder, self._asks = folder, f"asks-{rank:05d}"
+        self._answers, self._own = folder / "answers", f"rank-{rank:05d}.json"
+        self._has_answered = False
         self._work: queue.SimpleQueue[tuple[Answer, bool] | None] = queue.SimpleQueue()
         self._done = threading.Event()
         self._done.set()
@@ -109,45 +114,53 @@ class AnswerFolder:
     def _visit(self, own: Answer, reads: bool) -> Visit:
         # Opened anew, its parent is looked up on the server: NFS would remember for a minute that a folder is missing.
         os.close(os.open(self._folder.parent, os.O_RDONLY | os.O_DIRECTORY))
-        names = self._names()
-        if own.asks:
+        asking = self._asking()
+        if own.asks and self._asks not in asking and len(asking) < READERS:
             self._folder.mkdir(exist_ok=True)
             (self._folder / self._asks).touch()
-            names = self._names()
-        elif self._asks in names:
+            asking = self._asking()
+        elif self._asks in asking and (not own.asks or self._asks not in asking[:READERS]):
             (self._folder / self._asks).unlink(missing_ok=True)
-        asking = [name for name in names if name.startswith("asks-") and (own.asks or name != self._asks)]
+            asking.remove(self._asks)
         if asking:
             self._answer(own)
-        elif self._own in names:
+        elif self._has_answered:
             self._leave()
         reads = own.asks and (reads or self._asks in asking[:READERS])
         return Visit(self._read() if reads else None)
 
-    def _names(self) -> list[str]:
-        try:
-            return sorted(os.listdir(self._folder))
-        except FileNotFoundError:
-            return []
+    def _asking(self) -> list[str]:
+        return [name for name in _names(self._folder) if name.startswith("asks-")]
 
     def _answer(self, own: Answer) -> None:
-        temporary = self._folder / f".{self._own}"
+        temporary = self._answers / f".{self._own}"
         with contextlib.suppress(FileNotFoundError):  # whoever asked goes on, and took the folder along
+            self._answers.mkdir(exist_ok=True)
             temporary.write_bytes(msgspec.json.encode(own))
-            os.replace(temporary, self._folder / self._own)
+            os.replace(temporary, self._answers / self._own)
+            self._has_answered = True
 
     def _read(self) -> dict[int, Answer]:
         answers = {}
-        for name in self._names():
+        for name in _names(self._answers):
             if name.startswith("rank-"):
                 with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-                    answer = msgspec.json.decode((self._folder / name).read_bytes(), type=Answer)
+                    answer = msgspec.json.decode((self._answers / name).read_bytes(), type=Answer)
                     answers[answer.rank] = answer
         return answers
 
     def _leave(self) -> None:
         """Take this rank's files away, and the folder with the last of them."""
-        for name in (self._asks, self._own, f".{self._own}"):
-            (self._folder / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another rank's files are there, or no folder any more
-            self._folder.rmdir()
+        self._has_answered = False
+        for path in (self._folder / self._asks, self._answers / self._own, self._answers / f".{self._own}"):
+            path.unlink(missing_ok=True)
+        for folder in (self._answers, self._folder):
+            with contextlib.suppress(OSError):  # another rank's files are there, or no folder any more
+                folder.rmdir()
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []

@@ -7,6 +7,7 @@ the strategy sends something.
 
 import ctypes
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,13 +100,19 @@ def share_of_cores(ranks: Ranks) -> int:
     return share_out(masks, _cores_of(masks))[place].physical
 
 
+_LARGEST_COLOR = 2**31 - 1
+"""Of MPI_Comm_split: a C int, at least 0."""
+
+
 def _masks_on_machine(ranks: Ranks) -> tuple[list[frozenset[int]], int]:
     """The affinity masks of the ranks of this machine, and this rank's place among them."""
-    machines = ranks.communicator.allgather(machine_id())
-    machine = ranks.communicator.split(machines.index(machines[ranks.rank]))
-    masks, place = machine.allgather(frozenset(os.sched_getaffinity(0))), machine.rank
-    machine.free()
-    return masks, place
+    own = machine_id()
+    # By a number, which is all that MPI compares: the names of all nodes would go to every rank. Two may have the same.
+    near = ranks.communicator.split(zlib.crc32(own.encode()) & _LARGEST_COLOR)
+    found = near.allgather((own, frozenset(os.sched_getaffinity(0))))
+    place = sum(machine == own for machine, _ in found[: near.rank])
+    near.free()
+    return [mask for machine, mask in found if machine == own], place
 
 
 def _cores_of(masks: Sequence[frozenset[int]]) -> dict[int, tuple[int, ...]]:

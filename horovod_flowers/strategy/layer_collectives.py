@@ -1,11 +1,10 @@
 """The collective calls of layers: the large Dense layers, and batch normalisation over all ranks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from horovod_flowers.strategy.layout import Slice
+from horovod_flowers.strategy.layout import EqualSlices
 
 
 class Exchange:
@@ -80,22 +79,26 @@ class Exchange:
 
         return hvd.reducescatter(values, op=hvd.Sum, name=name, **self._options)
 
-    def columns_to_owners(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+    def columns_to_owners(self, values: tf.Tensor, rows: EqualSlices, name: str) -> tf.Tensor:
         """[n, inputs] of each rank -> [sum of n, own inputs]: this rank's columns of everybody's values."""
-        widths = [part.size for part in rows]
         images = tf.shape(values)[0]
-        blocks = [tf.reshape(block, [-1]) for block in tf.split(values, widths, axis=1)]
-        received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(widths), name)
-        return tf.reshape(received, [-1, widths[self.rank]])
+        blocks = []
+        for run in rows.runs:
+            columns = tf.reshape(values[:, run.start : run.end], [images, run.count, run.size])
+            blocks.append(tf.reshape(tf.transpose(columns, [1, 0, 2]), [-1]))
+        received = self._all_to_all(tf.concat(blocks, 0), images * tf.constant(rows.sizes), name)
+        return tf.reshape(received, [-1, rows[self.rank].size])
 
-    def columns_to_images(self, values: tf.Tensor, rows: Sequence[Slice], name: str) -> tf.Tensor:
+    def columns_to_images(self, values: tf.Tensor, rows: EqualSlices, name: str) -> tf.Tensor:
         """The way back: [size * n, own inputs] -> [n, inputs]."""
-        widths = [part.size for part in rows]
         images = tf.shape(values)[0] // self.size
-        sent = tf.fill([self.size], images * widths[self.rank])
+        sent = tf.fill([self.size], images * rows[self.rank].size)
         received = self._all_to_all(tf.reshape(values, [-1]), sent, name)
-        blocks = tf.split(received, images * tf.constant(widths), num=self.size)
-        return tf.concat([tf.reshape(block, [images, w]) for block, w in zip(blocks, widths, strict=True)], 1)
+        columns = []
+        for run in rows.runs:
+            block = tf.reshape(received[images * run.start : images * run.end], [run.count, images, run.size])
+            columns.append(tf.reshape(tf.transpose(block, [1, 0, 2]), [images, run.count * run.size]))
+        return tf.concat(columns, 1)
 
     def _all_to_all(self, flat: tf.Tensor, splits: tf.Tensor, name: str) -> tf.Tensor:
         import horovod.tensorflow as hvd

@@ -5,6 +5,7 @@ that a checkpoint of any strategy at any number of ranks is one of all.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +24,64 @@ class Slice:
     size: int
 
 
-def equal_slices(elements: int, parts: int) -> list[Slice]:
-    """Divide `elements` over `parts`, as equally as possible, the first parts getting more.
+@dataclass(frozen=True)
+class EqualSlices:
+    """The slices of `elements` divided over `parts`, as equally as possible, the first parts getting more.
 
-    The same division as Horovod's reducescatter makes of a first dimension.
+    The same division as Horovod's reducescatter makes of a first dimension. It is worked out where it is asked for: of
+    thousands of ranks, each would keep as many slices of every weight. No collections.abc.Sequence: TensorFlow takes
+    those apart.
     """
-    share, more = divmod(elements, parts)
-    sizes = [share + (part < more) for part in range(parts)]
-    return [Slice(sum(sizes[:part]), size) for part, size in enumerate(sizes)]
+
+    elements: int
+    parts: int
+    unit: int = 1
+    """Values of an element: of rows of a kernel, its columns."""
+
+    def __len__(self) -> int:
+        return self.parts
+
+    def __iter__(self) -> Iterator[Slice]:
+        return (self[part] for part in range(self.parts))
+
+    def __getitem__(self, part: int) -> Slice:
+        if not -self.parts <= part < self.parts:
+            raise IndexError(f"part {part} of {self.parts}")
+        number, (share, longer) = part % self.parts, divmod(self.elements, self.parts)
+        start = number * share + min(number, longer)
+        return Slice(start * self.unit, (share + (number < longer)) * self.unit)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of all slices."""
+        return [size for run in self.runs for size in [run.size] * run.count]
+
+    @property
+    def largest(self) -> int:
+        """The size of the first slice."""
+        return self[0].size
+
+    @property
+    def runs(self) -> list["Run"]:
+        """The slices as one or two runs of equal ones."""
+        share, longer = divmod(self.elements, self.parts)
+        first = Run(0, longer, (share + 1) * self.unit)
+        second = Run(first.end, self.parts - longer, share * self.unit)
+        return [run for run in (first, second) if run.count]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring slices of one size."""
+
+    start: int
+    count: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where the next slice begins."""
+        return self.start + self.count * self.size
 
 
 @dataclass(frozen=True)
@@ -39,7 +90,7 @@ class Part:
 
     shape: tuple[int, ...]
     """Of the whole weight."""
-    slices: tuple[Slice, ...] | None = None
+    slices: EqualSlices | None = None
     """Of each member of the rank's group, which together are the whole weight; None where every rank holds all."""
 
     @property
@@ -82,7 +133,7 @@ class Groups:
             return
         if self.copies.rank != 0:  # only the group of world rank 0
             return
-        sizes = [item.size for item in part.slices]
+        sizes = part.slices.sizes
         flat = None if whole is None else whole.reshape(-1)
         with HEARTBEAT.waiting():
             self.members.gather_slices(np.ascontiguousarray(value).reshape(-1), sizes, flat)
@@ -98,7 +149,7 @@ class Groups:
         own = np.empty(part.slices[self.members.rank].size, dtype)
         with HEARTBEAT.waiting():
             if self.copies.rank == 0:
-                sizes = [item.size for item in part.slices]
+                sizes = part.slices.sizes
                 flat = None if whole is None else np.ascontiguousarray(whole, dtype).reshape(-1)
                 self.members.scatter_slices(flat, sizes, own)
             self.copies.broadcast_array(own)

@@ -1,10 +1,10 @@
 """Several tensors in one collective call: put together, and taken apart again. call_contents.py says which ones."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from horovod_flowers.strategy.layout import Slice
+from horovod_flowers.strategy.layout import EqualSlices
 
 
 def packed(tensors: Sequence[tf.Tensor], call: Callable[[tf.Tensor], tf.Tensor]) -> list[tf.Tensor]:
@@ -18,45 +18,48 @@ def packed(tensors: Sequence[tf.Tensor], call: Callable[[tf.Tensor], tf.Tensor])
 
 def scattered(
     tensors: Sequence[tf.Tensor],
-    slices: Sequence[Sequence[Slice]],
+    slices: Sequence[EqualSlices],
     rank: int,
     call: Callable[[tf.Tensor], tf.Tensor],
 ) -> list[tf.Tensor]:
     """This rank's slice of the sum of each of these flat tensors, by one reduce-scatter.
 
-    slices: of each tensor, for each rank; call: [ranks * n] -> [n], the sum over ranks of this rank's part.
+    slices: of each tensor; call: [ranks * n] -> [n], the sum over ranks of this rank's part. The graph has as many
+    operations at any number of ranks.
     """
-    length, pieces = _length(slices), list[tf.Tensor]()
-    for other in range(len(slices[0])):
-        own = [each[other] for each in slices]
-        pieces += [tensor[part.start : part.start + part.size] for tensor, part in zip(tensors, own, strict=True)]
-        pieces.append(tf.zeros([length - _total(own)], tensors[0].dtype))
-    sizes = [each[rank].size for each in slices]
-    return list(tf.split(call(tf.concat(pieces, 0)), [*sizes, length - sum(sizes)])[:-1])
+    rows = tf.concat([_row_of_each_rank(tensor, each) for tensor, each in zip(tensors, slices, strict=True)], 1)
+    own = tf.split(call(tf.reshape(rows, [-1])), [each.largest for each in slices])
+    return [part[: each[rank].size] for part, each in zip(own, slices, strict=True)]
 
 
 def gathered(
     parts: Sequence[tf.Tensor],
-    slices: Sequence[Sequence[Slice]],
+    slices: Sequence[EqualSlices],
     call: Callable[[tf.Tensor], tf.Tensor],
 ) -> list[tf.Tensor]:
     """The whole flat tensors of which this rank has `parts`, by one allgather. `call`: [n] -> [ranks * n]."""
-    length, ranks = _length(slices), len(slices[0])
-    own = tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
-    received = call(tf.pad(own, [[0, length - own.shape.num_elements()]]))
-    pieces: list[list[tf.Tensor]] = [[] for _ in parts]
-    for rank in range(ranks):
-        place = rank * length
-        for number, each in enumerate(slices):
-            pieces[number].append(received[place : place + each[rank].size])
-            place += each[rank].size
-    return [tf.concat(of_one, 0) for of_one in pieces]
+    own = [
+        tf.pad(flat, [[0, each.largest - flat.shape.num_elements()]])
+        for flat, each in zip([tf.reshape(part, [-1]) for part in parts], slices, strict=True)
+    ]
+    received = tf.reshape(call(tf.concat(own, 0)), [len(slices[0]), sum(each.largest for each in slices)])
+    columns = tf.split(received, [each.largest for each in slices], axis=1)
+    return [_flat(rows, each) for rows, each in zip(columns, slices, strict=True)]
 
 
-def _length(slices: Sequence[Sequence[Slice]]) -> int:
-    """Elements of the longest rank's slices together: the others' are filled up, since all get equally many."""
-    return max(_total(each[rank] for each in slices) for rank in range(len(slices[0])))
+def _row_of_each_rank(tensor: tf.Tensor, slices: EqualSlices) -> tf.Tensor:
+    """Its slices, one below the other, the shorter ones filled up: all ranks get equally many values."""
+    blocks = []
+    for run in slices.runs:
+        rows = tf.reshape(tensor[run.start : run.end], [run.count, run.size])
+        blocks.append(tf.pad(rows, [[0, 0], [0, slices.largest - run.size]]))
+    return tf.concat(blocks, 0)
 
 
-def _total(parts: Iterable[Slice]) -> int:
-    return sum(part.size for part in parts)
+def _flat(rows: tf.Tensor, slices: EqualSlices) -> tf.Tensor:
+    """The way back."""
+    blocks, above = [], 0
+    for run in slices.runs:
+        blocks.append(tf.reshape(rows[above : above + run.count, : run.size], [-1]))
+        above += run.count
+    return tf.concat(blocks, 0)

@@ -2,6 +2,7 @@
 section 5): each rank reduces, keeps state for and updates its part of the weights, and gathers the others' parts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.call_contents import SMALLEST_DIVIDED
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.layer_collectives import Exchange
-from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
+from horovod_flowers.strategy.layout import EqualSlices, Groups, Part
 from horovod_flowers.strategy.packing import gathered, scattered
 from horovod_flowers.strategy.wide_dense import GatheredDense, dense_shapes
 
@@ -76,24 +77,24 @@ class Sharded(OneRank):
 
     def _adopt_dense(self, layer: Any) -> None:
         inputs, units = layer.kernel.shape
-        rows = equal_slices(inputs, self.exchange.size)
+        rows = EqualSlices(inputs, self.exchange.size)
         GatheredDense.take_over_rows(layer, rows, self.exchange, self.timer)
         self._gathered.append(layer)
         self._full.append(None)
         self.optimizer_variables.append(layer.kernel)
         self.model_variables.append(layer.kernel.value)
-        self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
+        self.parts.append(Part((inputs, units), replace(rows, unit=units)))
         self.notes.append(f"gradient of {layer.name} by factors")
 
     def _adopt_flat(self, variable: Any) -> None:
         shape = tuple(variable.shape)
-        slices = equal_slices(int(np.prod(shape)), self.exchange.size)
+        slices = EqualSlices(int(np.prod(shape)), self.exchange.size)
         own = slices[self.exchange.rank]
         values = np.asarray(variable).reshape(-1)[own.start : own.start + own.size]
         self._full.append(variable)
         self.optimizer_variables.append(keras.Variable(values, name=f"{variable.name}_part"))
         self.model_variables.append(variable.value)
-        self.parts.append(Part(shape, tuple(slices)))
+        self.parts.append(Part(shape, slices))
 
     def _volume_of_weights(self, images: int) -> list[CommunicationVolume] | None:
         """Gradients to those who update their weights, or their factors, and the weights back."""
@@ -151,5 +152,5 @@ class Sharded(OneRank):
         divided = [number for number, full in enumerate(self._full) if full is not None]
         return self._calls([number for number in divided if number not in left_out])
 
-    def _slices(self, numbers: Sequence[int]) -> list[tuple[Slice, ...]]:
-        return [self.parts[number].slices or () for number in numbers]
+    def _slices(self, numbers: Sequence[int]) -> list[EqualSlices]:
+        return [slices for number in numbers if (slices := self.parts[number].slices) is not None]

@@ -5,6 +5,7 @@ groups the gradients of each slice are averaged. One group of all ranks is strat
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -13,7 +14,7 @@ from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.communication_volume import DenseShape, volume_per_step
 from horovod_flowers.strategy.layer_collectives import Exchange
-from horovod_flowers.strategy.layout import Groups, Part, Slice, equal_slices
+from horovod_flowers.strategy.layout import EqualSlices, Groups, Part
 from horovod_flowers.strategy.wide_dense import RowParallelDense, dense_shapes
 
 
@@ -43,11 +44,11 @@ class TensorParallel(OneRank):
                 self.parts.append(Part(tuple(variable.shape)))
                 continue
             inputs, units = variable.shape
-            rows = equal_slices(inputs, self.exchange.size)
+            rows = EqualSlices(inputs, self.exchange.size)
             RowParallelDense.take_over_rows(layer, rows, self.exchange, self.timer)
             self._divided.add(number)
             self.optimizer_variables.append(layer.kernel)
-            self.parts.append(Part((inputs, units), tuple(Slice(r.start * units, r.size * units) for r in rows)))
+            self.parts.append(Part((inputs, units), replace(rows, unit=units)))
             self.notes.append(f"{layer.name} divided over {self.exchange.size} ranks, {rows[0].size} inputs each")
         self.model_variables = [variable.value for variable in self.optimizer_variables]
         self.combined_early = tuple(sorted(self._divided)) if self._copies == 1 else ()

@@ -29,7 +29,7 @@ from horovod_flowers.model.keras_internals import all_layers, nodes_in_use, node
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.strategy.communication_volume import DenseShape
 from horovod_flowers.strategy.layer_collectives import Exchange
-from horovod_flowers.strategy.layout import Slice
+from horovod_flowers.strategy.layout import EqualSlices, Slice
 from horovod_flowers.strategy.step_timer import StepTimer
 
 GatherInputs: TypeAlias = Callable[[tf.Tensor, str], tf.Tensor]
@@ -125,15 +125,15 @@ class GatheredDense(WideDense):
     """This rank's rows of the kernel to update, and all rows, which are only read: the variable that the kernel was, or
     a copy of it in the format of factors."""
 
-    _rows: Sequence[Slice]
+    _rows: EqualSlices
     _copy: tf.Variable
     _gathering: str
 
     @classmethod
-    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, timer: StepTimer) -> None:
+    def take_over_rows(cls, layer: Any, rows: EqualSlices, exchange: Exchange, timer: StepTimer) -> None:
         """Take over a built keras.layers.Dense of which rank r is to update rows[r]."""
         cls.take_over(layer, exchange, timer)
-        layer._rows, layer._gathering = tuple(rows), exchange.call_name("kernel")
+        layer._rows, layer._gathering = rows, exchange.call_name("kernel")
         whole = layer.kernel.value
         if whole.dtype != exchange.dtype:
             whole = tf.Variable(exchange.narrow(whole), trainable=False, name=f"{layer.name}_copy")
@@ -186,13 +186,13 @@ class TakenOver:
 class RowParallelDense(WideDense):
     """This rank's rows of the kernel only; activations and partial sums move instead of weights and gradients."""
 
-    _rows: Sequence[Slice]
+    _rows: EqualSlices
 
     @classmethod
-    def take_over_rows(cls, layer: Any, rows: Sequence[Slice], exchange: Exchange, timer: StepTimer) -> None:
+    def take_over_rows(cls, layer: Any, rows: EqualSlices, exchange: Exchange, timer: StepTimer) -> None:
         """Take over a built keras.layers.Dense of which member r of the group keeps rows[r]."""
         cls.take_over(layer, exchange, timer)
-        layer._rows = tuple(rows)
+        layer._rows = rows
         layer.keep_rows(rows[exchange.rank])
 
     def _product(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -86,5 +86,5 @@ def check_same_weights(ranks: Ranks, strategy: Strategy, steps: int) -> None:
         "with different hardware or failing memory, or leave the check out with --no-check-weights",
         whole,
         part,
-        strategy.groups.members.rank,
+        strategy.groups,
     )

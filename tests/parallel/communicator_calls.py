@@ -41,6 +41,9 @@ def check_calls_of_all(world: Communicator) -> None:
     assert sums.tolist() == [size * (size - 1) / 2, size / 2]
     wait(world.start_allreduce_max(np.array([10 * rank], np.int32), largest))
     assert largest.tolist() == [10 * (size - 1)]
+    furthest = np.empty(2)
+    world.allreduce_max(np.array([-rank, 0.25]), furthest)
+    assert furthest.tolist() == [0, 0.25]
     wait(world.start_barrier())
 
 

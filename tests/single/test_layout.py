@@ -4,12 +4,16 @@ import pytest
 
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.strategy.communication_volume import DenseShape, bytes_per_step, factors_send_less, volume_per_step
-from horovod_flowers.strategy.layout import Slice, equal_slices
+from horovod_flowers.strategy.layout import EqualSlices, Slice
 
 
 def test_slices_are_whole_and_nearly_equal() -> None:
-    assert equal_slices(10, 4) == [Slice(0, 3), Slice(3, 3), Slice(6, 2), Slice(8, 2)]
-    assert equal_slices(2, 3) == [Slice(0, 1), Slice(1, 1), Slice(2, 0)]
+    assert list(EqualSlices(10, 4)) == [Slice(0, 3), Slice(3, 3), Slice(6, 2), Slice(8, 2)]
+    assert EqualSlices(10, 4, unit=5)[-1] == Slice(40, 10)
+    assert EqualSlices(10, 4).sizes == [3, 3, 2, 2]
+    with pytest.raises(IndexError):
+        EqualSlices(10, 4)[4]
+    assert list(EqualSlices(2, 3)) == [Slice(0, 1), Slice(1, 1), Slice(2, 0)]
 
 
 FLOWER = DenseShape(51_200, 512)
@@ -55,3 +59,13 @@ def test_traffic_is_told_by_operation_and_ranks() -> None:
         CommunicationVolume(operation="allreduce", ranks=2, calls=2, bytes_sent=(100 * 10 + 60 * 20) / 2 * 4),
     ]
     assert volume_per_step("allreduce", ranks=1, images=8, small=[7], layers=layers) == []
+
+
+@pytest.mark.parametrize(("elements", "parts"), [(10, 4), (12, 4), (3, 8), (7, 1)])
+def test_runs_of_equal_slices_are_all_of_them(elements: int, parts: int) -> None:
+    slices = EqualSlices(elements, parts, unit=3)
+    ends = [run.end for run in slices.runs]
+    assert [run.start for run in slices.runs] == [0, *ends[:-1]]
+    assert ends[-1] == 3 * elements
+    assert [size for run in slices.runs for size in [run.size] * run.count] == [part.size for part in slices]
+    assert slices.largest == max(part.size for part in slices)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from horovod_flowers.strategy.call_contents import calls_of
-from horovod_flowers.strategy.layout import equal_slices
+from horovod_flowers.strategy.layout import EqualSlices
 from horovod_flowers.strategy.packing import gathered, packed, scattered
 
 
@@ -23,11 +23,11 @@ def test_packed_tensors_come_back_in_their_shapes() -> None:
     assert [value.numpy().tolist() for value in doubled] == [[[0, 2, 4], [6, 8, 10]], 14.0, [16, 18]]
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, 3, 4, 11])
 def test_scattered_and_gathered_slices_are_those_of_each_tensor(ranks: int) -> None:
     random = np.random.default_rng(0)
     sizes = [7, 12, 5]
-    slices = [equal_slices(size, ranks) for size in sizes]
+    slices = [EqualSlices(size, ranks) for size in sizes]
     of_rank = [[tf.constant(random.normal(size=size), tf.float32) for size in sizes] for _ in range(ranks)]
     sent: list[tf.Tensor] = []
     for rank in range(ranks):
@@ -54,3 +54,17 @@ def test_scattered_and_gathered_slices_are_those_of_each_tensor(ranks: int) -> N
     for number, whole in enumerate(gathered(parts[0], slices, lambda flat: tf.concat(packets, 0))):
         expected = tf.concat([own[number] for own in parts], 0)
         assert np.array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("ranks", [4, 64])
+def test_a_step_of_many_ranks_has_no_larger_graph(ranks: int) -> None:
+    """Each operation costs every step something."""
+    slices = [EqualSlices(10_000, ranks), EqualSlices(4_096, ranks)]
+
+    @tf.function
+    def step(first: tf.Tensor, second: tf.Tensor) -> list[tf.Tensor]:
+        parts = scattered([first, second], slices, 1, lambda flat: flat[: flat.shape[0] // ranks])
+        return gathered(parts, slices, lambda flat: tf.tile(flat, [ranks]))
+
+    graph = step.get_concrete_function(tf.TensorSpec([10_000]), tf.TensorSpec([4_096])).graph
+    assert len(graph.get_operations()) < 100

@@ -6,7 +6,7 @@ import pytest
 
 from horovod_flowers.preflight.link import Link, Neighbours
 from horovod_flowers.preflight.problems import Finding, Limits, find
-from horovod_flowers.preflight.rank_facts import RankFacts
+from horovod_flowers.preflight.rank_facts import RankFacts, of_nodes
 from horovod_flowers.ranks.affinity import Cores
 
 
@@ -112,3 +112,18 @@ def test_slow_links(link: Link, text: str) -> None:
     limits = Limits(True, 1e8, 0.005)
     # Ranks that share a core measure their turns on it; one link that is slower than the others still is.
     assert len(problems(shared, link, limits)) == bool(link.neighbours)
+
+
+def test_what_the_first_rank_of_a_node_looked_at_holds_for_all_of_it() -> None:
+    """Digests of files and clock offsets are asked for once a node."""
+    looks = [look(rank, f"n{rank // 4 + 1}") for rank in range(8)]
+    told = [
+        replace(each, sources=each.host, clock_offset_seconds=float(each.rank))
+        if each.local_rank == 0
+        else replace(each, sources="")
+        for each in looks
+    ]
+    found = of_nodes(told)
+    assert [each.sources for each in found] == ["n1"] * 4 + ["n2"] * 4
+    assert [each.clock_offset_seconds for each in found] == [0.0] * 4 + [4.0] * 4
+    assert [each.rank for each in found] == list(range(8))

@@ -46,6 +46,7 @@ def test_a_single_process_answers_every_collective_call() -> None:
     alone.broadcast_array(own)
     for call in (
         lambda: alone.allreduce_sum(own, result),
+        lambda: alone.allreduce_max(own, result),
         lambda: alone.start_allreduce_max(own, result).done(),
         lambda: alone.gather_slices(own, [3], result),
         lambda: alone.scatter_slices(own, [3], result),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from horovod_flowers.ranks.stall_status import Answer, AnswerFolder
+from horovod_flowers.ranks.stall_status import READERS, Answer, AnswerFolder
 from horovod_flowers.ranks.stall_watch import Renewals, longest, why_it_ends
 from horovod_flowers.runtime.errors import UserError, cause
 from horovod_flowers.runtime.exit import failure, follows_from_another
@@ -91,8 +91,9 @@ def test_ranks_ask_answer_and_leave_nothing(tmp_path: Path) -> None:
 def test_a_file_system_that_blocks_holds_nobody_up(tmp_path: Path) -> None:
     """Reading a pipe that nobody writes into blocks, as a file of a server that is away does."""
     folder = tmp_path / ".stall-run"
-    folder.mkdir()
-    os.mkfifo(folder / "rank-00001.json")
+    pipe = folder / "answers" / "rank-00001.json"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
     answers = AnswerFolder(folder, 0)
     started = time.monotonic()
     assert answers.visit(answer(0), False, 0.2) is None
@@ -100,11 +101,11 @@ def test_a_file_system_that_blocks_holds_nobody_up(tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
     assert answers.failing_seconds >= 0.2
     assert answers.complaint == f"{folder} does not answer"
-    with open(folder / "rank-00001.json", "wb"):  # the server is back
+    with open(pipe, "wb"):  # the server is back
         pass
     deadline = time.monotonic() + 60
     while answers.failing_seconds:
-        (folder / "rank-00001.json").unlink(missing_ok=True)
+        pipe.unlink(missing_ok=True)
         answers.visit(answer(0), False, 0.2)
         assert time.monotonic() < deadline
 
@@ -171,3 +172,22 @@ def test_an_error_that_another_rank_caused_is_known() -> None:
     said = "Horovod has been shut down. This was caused by an exception on one of the ranks or an attempt to"
     assert follows_from_another(RuntimeError(said))
     assert not follows_from_another(RuntimeError("one rank is broken"))
+
+
+def test_few_of_many_ranks_that_stand_still_ask_and_the_others_read_nothing(tmp_path: Path) -> None:
+    """Forty at once: from the second look on four questions are listed by each rank, and four ranks read 40 answers."""
+    runs, many = tmp_path / "runs", 40
+    runs.mkdir()
+    watches = [AnswerFolder(runs / ".stall-x", rank) for rank in range(many)]
+    asking = [
+        Answer(rank=r, host="n", beat=0, at="s", waits=True, still_seconds=9, asks=True, over=False)
+        for r in range(many)
+    ]
+    for _ in range(2):
+        visits = [watch.visit(own, False, 10) for watch, own in zip(watches, asking, strict=True)]
+        assert sorted(os.listdir(runs / ".stall-x")) == ["answers", *(f"asks-{rank:05d}" for rank in range(READERS))]
+    read = [len(visit.answers) for visit in visits if visit is not None and visit.answers is not None]
+    assert read == [many] * READERS
+    for watch in watches:
+        watch.close(10)
+    assert os.listdir(runs) == []
