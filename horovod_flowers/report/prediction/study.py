@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from horovod_flowers.predict_scaling.options import PredictionConfig
 from horovod_flowers.report.analysis.points import Point, points_of
 from horovod_flowers.report.analysis.run_factors import work_apart
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -15,6 +14,7 @@ from horovod_flowers.report.analysis.scaling_inputs import (
     study_of,
     usable,
 )
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.runlog.reading.steps import times_begun
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile

@@ -1,13 +1,15 @@
 """The picture of a prediction: speed-up and efficiency by ranks with their intervals, and what was measured."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
-from horovod_flowers.predict_scaling.answer import Answer
+from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn, Picture, rendered
+from horovod_flowers.report.prediction.answer import Answer
 from horovod_flowers.scaling_model.measured_steps import Setting
 
 MOST_TICKS = 10
@@ -17,6 +19,12 @@ def picture_of(found: Answer) -> Picture:
     """Drawn in the report's style."""
     (picture,) = rendered(_draw(found) for _ in range(1))
     return picture
+
+
+def draw(content: Content) -> Iterator[Drawn]:
+    """Where a report predicts anything."""
+    if content.predicted is not None:
+        yield _draw(content.predicted)
 
 
 def _shown(found: Answer) -> list[Setting]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from horovod_flowers.config.choices import INDEPENDENT, STRATEGIES
-from horovod_flowers.predict_scaling.options import PredictionConfig
+from horovod_flowers.config.choices import STRATEGIES
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, call_models
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.algorithms import MessageCost
 from horovod_flowers.scaling_model.calibration import Calibration
@@ -78,7 +78,9 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
     calibration = study.calibration()
     per_node = config.ranks_per_node or study.run.environment.ranks[0].local_size
     calls = _calls(config, study, calibration, per_node, max(counts))
-    predictor = study.predictor(calls, per_node)
+    predictor = replace(
+        study.predictor(calls, per_node), calls_of_runs=_calls_of_runs(config, study, calibration, calls)
+    )
     if config.engine == "simgrid":
         predictor = replace(predictor, engine=_simulated(config, calls))
     settings = _settings(config, predictor, counts)
@@ -149,6 +151,16 @@ def _calls(
     return CallModels(*(replace(each, ranks_per_node=per_node) for each in (found.low, found.probable, found.high)))
 
 
+def _calls_of_runs(
+    config: PredictionConfig, study: ScalingStudy, calibration: Calibration | None, calls: CallModels | None
+) -> CallModels | None:
+    """What calls cost where the runs ran, which need not be where they are to run: None where nobody knows."""
+    if calibration is not None:
+        return call_models(calibration)
+    given = config.network is not None
+    return calls if study.points and (not given or _nodes(study) > 1) else None
+
+
 def _given(between: Link, inner: Link | None, calibration: Calibration | None, per_node: int) -> CallModels:
     """A given network under Horovod's own costs, where these were measured."""
     base = CallModel.of_link(between) if calibration is None else calibration.model
@@ -172,17 +184,12 @@ def _simulated(config: PredictionConfig, calls: CallModels | None) -> CallCosts:
 
 def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[int]) -> list[Setting]:
     known = predictor.settings(counts)
-    if config.strategies is None:
+    if config.strategy_names is None:
         return known
     wanted = []
-    for word in (word.strip() for word in config.strategies.split(",")):
-        if word == INDEPENDENT:
-            raise UserError("strategies names 'none', whose ranks do not communicate: there is nothing to predict")
-        if word not in STRATEGIES:
-            allowed = ", ".join(name for name in STRATEGIES if name != INDEPENDENT)
-            raise UserError(f"strategies names {word!r}: allowed are {allowed}, separated by commas")
-        of_word = [setting for setting in known if setting.strategy == word]
-        wanted += of_word or [Setting(word)]
+    for name in STRATEGIES:
+        if name in config.strategy_names:
+            wanted += [setting for setting in known if setting.strategy == name] or [Setting(name)]
     return list(dict.fromkeys(wanted))
 
 
