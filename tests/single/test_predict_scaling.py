@@ -15,8 +15,10 @@ from horovod_flowers.predict_scaling import main
 from horovod_flowers.report.__main__ import main as report
 from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.runlog.records import CommunicationVolume
+from horovod_flowers.runlog.step_profile import step_profile_file, write_step_profile
 from horovod_flowers.scaling_model.calibration import OPERATIONS
 from tests.single.recorded_runs import write_run
+from tests.single.test_prediction import profile
 
 Runs = Callable[..., Path]
 
@@ -182,3 +184,25 @@ def test_runs_that_accumulate_are_refused(tmp_path: Path, capsys: pytest.Capture
     for ranks in (1, 2):
         write_run(folder / f"s-{ranks}", ranks, [[1] * ranks, [400] * ranks], config=config)
     assert "add up gradients over 2 steps, which is not predicted" in refused(tmp_path, capsys, *NETWORK)
+
+
+def test_measurements_that_do_not_fit_the_runs_are_told(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calls of another processor, and a profile of another model."""
+    (runs / ".collectives").mkdir()
+    write_collectives(
+        collectives_file(runs, "c-2"),
+        Collectives(
+            schema=1, world_size=2, hosts=["a", "b"], cpu_models=["Other CPU"] * 2, threads=1, oversubscribed=False,
+            yield_when_idle=True, horovod_settings={}, versions={}, started_utc="", command=[], measured=[],
+            reduction_bytes_per_second=1e10, timestamp_seconds=0.0,
+        ),
+    )  # fmt: skip
+    step_profile_file(runs, "other").parent.mkdir()
+    write_step_profile(step_profile_file(runs, "other"), profile(64))
+    lacks = predict(tmp_path, *NETWORK, "--ranks", "8")["lacks"]
+    assert lacks[0].startswith("collective calls were measured in 1 place(s), none on the runs' kind of processor")
+    assert lacks[1] == "1 step profile(s) are of other work than the runs: they are left out"
+    path = str(step_profile_file(runs, "other"))
+    assert "is of other work than the runs: model m, fp32" in refused(tmp_path, capsys, *NETWORK, "--profile", path)

@@ -103,7 +103,7 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
         left_out=tuple(left_out),
         recommendation=recommend(predictions, alone, config.min_efficiency),
         held_out=tuple(held_out),
-        lacks=tuple(_lacks(config, predictor, calibration, counts, held_out)),
+        lacks=tuple(_lacks(config, study, predictor, calibration, counts, held_out)),
         network=_network_words(config, calibration),
         engine=config.engine if config.engine == "formula" else f"SimGrid, topology {config.topology}",
         calibration=calibration,
@@ -195,13 +195,14 @@ def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[i
 
 def _lacks(
     config: PredictionConfig,
+    study: ScalingStudy,
     predictor: Predictor,
     calibration: Calibration | None,
     counts: Sequence[int],
     held_out: Sequence[HeldOut],
 ) -> list[str]:
     """What is assumed because nobody measured it."""
-    found = []
+    found = list(study.left_out)
     profile = predictor.profile
     if profile is None:
         found.append(

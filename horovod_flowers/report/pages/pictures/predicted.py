@@ -28,10 +28,13 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 
 def _shown(found: Answer) -> list[Setting]:
-    """As many settings as there are colours: the fastest anywhere first, then the others in their order."""
-    best = [one.setting for one in found.recommendation.best.values()]
-    every = [*best, *(one.setting for one in found.predictions)]
-    return list(dict.fromkeys(every))[: len(SERIES_COLOURS)]
+    """As many settings as there are colours: those that come nearest to the fastest, at any number of ranks."""
+    best = found.recommendation.best
+    nearest: dict[Setting, float] = {}
+    for one in found.predictions:
+        behind = one.step_seconds / best[one.ranks].step_seconds
+        nearest[one.setting] = min(behind, nearest.get(one.setting, behind))
+    return sorted(nearest, key=lambda setting: nearest[setting])[: len(SERIES_COLOURS)]
 
 
 def _draw(found: Answer) -> Drawn:
