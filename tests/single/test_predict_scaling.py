@@ -113,6 +113,20 @@ def test_the_report_has_a_section_where_it_is_asked_for(tmp_path: Path, runs: Pa
     assert (tmp_path / "report" / "pictures" / "prediction.svg").exists()
 
 
+def test_runs_that_are_not_used_are_told(tmp_path: Path, runs: Path) -> None:
+    """Shared cores, another commit, and a run of more ranks of other work."""
+    write_run(runs / "crowded", 8, [[1] * 8, [90] * 8], oversubscribed=True, traffic=allreduce(8))
+    write_run(runs / "changed", 8, [[1] * 8, [90] * 8], commit="c" * 40, traffic=allreduce(8))
+    other = RunConfig(global_batch=64, threads=1, label_smoothing=0.1)
+    write_run(runs / "other", 2, [[1, 1], [200, 200]], config=other, traffic=allreduce(2))
+    found = predict(tmp_path, *NETWORK, "--ranks", "16")
+    assert found["measured_ranks"] == [1, 2, 4]
+    told = "; ".join(found["lacks"])
+    assert "crowded: ranks shared cores: left out" in told
+    assert "changed: they differ in more than the ranks (commit:" in told
+    assert "other: no run of one rank did the same work (the nearest did other work: label_smoothing" in told
+
+
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The sentence, status 2, and nothing written."""
     with pytest.raises(SystemExit) as ended:
