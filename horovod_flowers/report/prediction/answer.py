@@ -9,12 +9,13 @@ from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, call_mo
 from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.algorithms import MessageCost
-from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.calibration import Calibration, cycle_seconds
 from horovod_flowers.scaling_model.call_model import CallModel
 from horovod_flowers.scaling_model.division import CannotDivideError
 from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 from horovod_flowers.scaling_model.measured_steps import Setting
 from horovod_flowers.scaling_model.network import Link
+from horovod_flowers.scaling_model.open_mpi import choice_from_settings
 from horovod_flowers.scaling_model.prediction import CallModels, Predicted, Predictor
 from horovod_flowers.scaling_model.recommendation import Recommendation, recommend
 from horovod_flowers.scaling_model.simgrid.engine import SimulatedCalls
@@ -132,7 +133,10 @@ def _calls(
     """What calls cost: on a network that is given, or as they were measured; None where only steps tell."""
     between, inner = config.networks
     if between is not None:
-        return _given(between.between_nodes, None if inner is None else inner.between_nodes, calibration, per_node)
+        base = _unmeasured(study, between.between_nodes) if calibration is None else calibration.model
+        measured_inside = calibration is not None and calibration.in_node
+        inside = base.in_node if inner is None and measured_inside else MessageCost.of((inner or between).between_nodes)
+        return _given(between.between_nodes, base, inside, per_node)
     if calibration is None and not study.points:
         raise UserError(
             "neither a network nor calls are known: give --network, such as 100Gbit,2us, or run a study with "
@@ -161,13 +165,20 @@ def _calls_of_runs(
     return calls if study.points and (not given or _nodes(study) > 1) else None
 
 
-def _given(between: Link, inner: Link | None, calibration: Calibration | None, per_node: int) -> CallModels:
-    """A given network under Horovod's own costs, where these were measured."""
-    base = CallModel.of_link(between) if calibration is None else calibration.model
-    measured_inside = calibration is not None and calibration.in_node
-    inside = MessageCost.of(inner or between) if inner is not None or not measured_inside else base.in_node
-    probable = replace(base, between_nodes=MessageCost.of(between), in_node=inside, ranks_per_node=per_node)
-    slow = MessageCost.of(Link(between.latency_seconds, between.bytes_per_second * GOODPUT))
+def _unmeasured(study: ScalingStudy, link: Link) -> CallModel:
+    """Without measured calls: algorithms and cycle as the runs had them, nothing for what else Horovod adds."""
+    environment = study.run.environment
+    return replace(
+        CallModel.of_link(link),
+        choice=choice_from_settings(environment.mpi_settings),
+        cycle_seconds=cycle_seconds(environment.horovod_settings),
+    )
+
+
+def _given(link: Link, base: CallModel, inside: MessageCost, per_node: int) -> CallModels:
+    """A given network between nodes, under Horovod's own costs."""
+    probable = replace(base, between_nodes=MessageCost.of(link), in_node=inside, ranks_per_node=per_node)
+    slow = MessageCost.of(Link(link.latency_seconds, link.bytes_per_second * GOODPUT))
     return CallModels(probable, probable, replace(probable, between_nodes=slow))
 
 
