@@ -48,10 +48,8 @@ def compare(ranks, options):
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            if batch == 0:
-                self.times, self.cpu_began = [], time.process_time()
+            self.times = [] if batch == 0 else self.times
             self.times.append(time.perf_counter())
-            self.cpu_seconds = (time.process_time() - self.cpu_began) / max(batch, 1)
 
     def model():
         layers = [keras.layers.Dense(options.width, "relu") for _ in range(2)]
@@ -61,21 +59,16 @@ def compare(ranks, options):
 
     models = {"recorded": model(), "not recorded": model()}  # a record is of the model that is trained first
     clocks = {name: Clock() for name in models}
-    seconds, cpu = ({name: [] for name in models} for _ in range(2))
+    seconds = {name: [] for name in models}
     for number in range(options.rounds + 1):
         for name in list(models)[:: 1 if number % 2 == 0 else -1]:
             models[name].fit(**data, batch_size=options.batch, shuffle=False, verbose=0, callbacks=[clocks[name]])
             if number:  # the first makes the graphs
                 seconds[name].append(statistics.median(np.diff(clocks[name].times)))
-                cpu[name].append(clocks[name].cpu_seconds)
     ratios = sorted(one / other for one, other in zip(seconds["recorded"], seconds["not recorded"], strict=True))
     if ranks.is_root:
         for name, values in seconds.items():
-            busy, least = 1e6 * statistics.median(cpu[name]), 1e6 * min(cpu[name])
-            print(
-                f"{name}: median step {1000 * statistics.median(values):.2f} ms, {busy:.0f} us of CPU time "
-                f"(least of a fit: {least:.0f} us)"
-            )
+            print(f"{name}: median step {1000 * statistics.median(values):.2f} ms")
         low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
         print(f"recorded / not recorded: {statistics.median(ratios):.4f} (quartiles {low:.4f}–{high:.4f})")
 

@@ -3,5 +3,6 @@
 content.py   everything that a report says, gathered once
 options.py   the options of the command
 analysis/    the arithmetic
+prediction/  larger numbers of ranks than were measured
 pages/       how it is shown: terminal, HTML, Markdown, CSV, JSON, pictures
 """

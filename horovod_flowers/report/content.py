@@ -25,6 +25,8 @@ from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, ran
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, studies_of
 from horovod_flowers.report.options import ReportConfig
+from horovod_flowers.report.prediction.answer import Answer, answer
+from horovod_flowers.report.prediction.study import chosen_study
 from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.runlog.step_profile import StepProfile
 from horovod_flowers.runtime.errors import UserError
@@ -73,6 +75,8 @@ class Content:
     collectives: list[Collectives]
     call_models: dict[Kind, Calibration]
     """Fitted to them, by their kind."""
+    predicted: Answer | None
+    """Larger numbers of ranks, where these were asked for."""
     held_out: list[tuple[ScalingStudy, list[HeldOut]]]
     """Each number of ranks predicted from the smaller ones, of each work with three numbers of ranks or more."""
     left_out: list[tuple[str, str]]
@@ -134,10 +138,22 @@ def gather(
         provenance=provenance_of(runs),
         collectives=list(collectives),
         call_models=call_models,
+        predicted=predicted_of(config, runs, collectives, profiles),
         held_out=held_out_of(points, collectives, profiles),
         left_out=[*left_out, *unreadable],
         failed=list(failed),
     )
+
+
+def predicted_of(
+    config: ReportConfig,
+    runs: Sequence[RunSummary],
+    collectives: Sequence[Collectives],
+    profiles: Sequence[StepProfile],
+) -> Answer | None:
+    """What was asked for of larger numbers of ranks. Raises UserError where the runs cannot tell."""
+    asked = config.prediction
+    return None if asked is None else answer(asked, chosen_study(asked, runs, collectives, profiles))
 
 
 def held_out_of(

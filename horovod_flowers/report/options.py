@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from horovod_flowers.config.options import option
+from horovod_flowers.config.options import check_limits, option
 from horovod_flowers.report.analysis.claims import Check, parse_check
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 
 FORMATS = ("html", "md", "csv", "json", "pictures", "trace")
@@ -40,6 +41,15 @@ class ReportConfig:
         "conditions for CI, separated by commas, such as min-efficiency=0.8@4 (at 4 ranks) or "
         "min-speed-up=1.5@2:tensor; status 1 where one is not kept",
     )
+    predict: str | None = option(
+        None,
+        "numbers of ranks to predict, separated by commas, in a section of its own (python -m "
+        "horovod_flowers.predict_scaling has more options)",
+    )
+    network: str | None = option(
+        None, "of the prediction, between nodes: rate and latency such as 100Gbit,2us, or a kind such as 25gbe"
+    )
+    ranks_per_node: int | None = option(None, "of the prediction (default: as in the runs)", at_least=1, at_most=4096)
     open: bool = option(False, "open the report in a browser")
 
     def __post_init__(self) -> None:
@@ -55,6 +65,20 @@ class ReportConfig:
         if self.open and "html" not in self.formats:
             raise UserError("open needs the HTML report: leave out --open, or add html to --format")
         _ = self.checks
+        check_limits(self)
+        if self.predict is None and (self.network is not None or self.ranks_per_node is not None):
+            raise UserError("network and ranks_per_node are of a prediction: add --predict, or leave them out")
+        _ = self.prediction
+
+    @property
+    def prediction(self) -> PredictionConfig | None:
+        """What to predict; None where that is not asked for. Raises UserError."""
+        if self.predict is None:
+            return None
+        return PredictionConfig(
+            ranks=self.predict, network=self.network, ranks_per_node=self.ranks_per_node,
+            min_efficiency=self.min_efficiency,
+        )  # fmt: skip
 
     @property
     def formats(self) -> list[str]:

@@ -11,7 +11,7 @@ and a high end.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -89,7 +89,8 @@ def calibrate(records: Sequence[Collectives]) -> Calibration:
     """
     if not records:
         raise UserError("no collective calls were measured: run a study with collectives: true, or give --network")
-    cycles, shrinks = {_cycle_seconds(record) for record in records}, {shrink_of(record) for record in records}
+    cycles = {cycle_seconds(record.horovod_settings) for record in records}
+    shrinks = {shrink_of(record) for record in records}
     if len(cycles) > 1:
         listed = " and ".join(f"{seconds * 1000:g} ms" for seconds in sorted(cycles))
         raise UserError(f"calls were measured with different cycle times of Horovod ({listed}): keep those of one")
@@ -133,8 +134,9 @@ def _ranks_per_node(record: Collectives) -> int:
     return max(1, record.world_size // len(record.hosts))
 
 
-def _cycle_seconds(record: Collectives) -> float:
-    given = record.horovod_settings.get("HOROVOD_CYCLE_TIME")
+def cycle_seconds(horovod_settings: Mapping[str, str]) -> float:
+    """Of Horovod's thread, under these settings of a record."""
+    given = horovod_settings.get("HOROVOD_CYCLE_TIME")
     try:
         return DEFAULT_CYCLE_SECONDS if given is None else float(given) / 1000
     except ValueError:

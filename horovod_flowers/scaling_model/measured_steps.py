@@ -25,7 +25,7 @@ class Setting:
     def label(self) -> str:
         """Such as 'mesh, G=8'."""
         words: list[str] = [self.strategy]
-        words += [f"G={self.group}"] if self.strategy == "mesh" else []
+        words += [f"G={self.group}"] if self.group is not None else []
         words += [self.dense_gradients] if self.dense_gradients != "auto" else []
         words += [self.compression] if self.compression != "none" else []
         return ", ".join(words)

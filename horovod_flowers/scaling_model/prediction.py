@@ -11,6 +11,7 @@ well the model meets the runs that there are.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -148,7 +149,9 @@ class Predictor:
     profile: StepProfile | None = None
     ranks_per_node: int = 1
     engine: CallCosts | None = None
-    _modelled: dict[tuple[Setting, int], _Modelled] = field(default_factory=dict, init=False, repr=False)
+    calls_of_runs: CallModels | Literal["same"] | None = "same"
+    """What calls cost where the runs ran, if that is another network than that of `calls`; None: nobody knows."""
+    _modelled: dict[tuple[Setting, int, bool], _Modelled] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def baseline(self) -> MeasuredStep:
@@ -230,21 +233,29 @@ class Predictor:
             [self.work.rows(step.ranks) for step in found], [step.compute_seconds for step in found]
         )
 
-    def _model(self, setting: Setting, ranks: int) -> _Modelled:
-        key = (setting, ranks)
+    def _model(self, setting: Setting, ranks: int, of_runs: bool = False) -> _Modelled:
+        """Where ranks are to run, or where they ran."""
+        key = (setting, ranks, of_runs)
         if key not in self._modelled:
-            self._modelled[key] = self._schedule(setting, ranks)
+            calls = self._run_calls if of_runs else self.calls
+            self._modelled[key] = (
+                self._by_volume(setting, ranks)
+                if calls is None
+                else self._schedule(setting, ranks, calls, None if of_runs else self.engine)
+            )
         return self._modelled[key]
 
-    def _schedule(self, setting: Setting, ranks: int) -> _Modelled:
-        """By the schedule; by what steps exposed where no calls are known."""
-        if self.calls is None:
-            return self._by_volume(setting, ranks)
+    @property
+    def _run_calls(self) -> CallModels | None:
+        return self.calls if self.calls_of_runs == "same" else self.calls_of_runs
+
+    def _schedule(self, setting: Setting, ranks: int, models: CallModels, engine: CallCosts | None) -> _Modelled:
+        """By the schedule of the two resources."""
         tasks = self._tasks(setting, ranks)
-        ends = [self._scheduled(tasks, ranks, model) for model in (self.calls.low, self.calls.high)]
-        probable = self._scheduled(tasks, ranks, self.calls.probable, self.engine)
+        ends = [self._scheduled(tasks, ranks, model) for model in (models.low, models.high)]
+        probable = self._scheduled(tasks, ranks, models.probable, engine)
         calls = [task.call for task in tasks if task.call is not None]
-        named = {f"{call.operation} {self.calls.probable.algorithm(call)}" for call in calls}
+        named = {f"{call.operation} {models.probable.algorithm(call)}" for call in calls}
         return _Modelled(
             compute=probable.compute_seconds,
             communication=max(probable.communication_seconds, probable.exposed_seconds),
@@ -314,11 +325,11 @@ class Predictor:
         if step is None:
             return _Correction()
         try:
-            model = self._model(setting, step.ranks)
+            model = self._model(setting, step.ranks, of_runs=True)
         except CannotDivideError:
             return _Correction()
         factor = (step.compute_seconds + step.update_seconds) / model.compute if model.compute else 1.0
-        if self.calls is None or not model.communication:
+        if self._run_calls is None or not model.communication:
             return _Correction(factor)
         beyond = step.exposed_seconds - self.straggling(step.ranks) - model.exposed
         hidden = max(0.0, model.communication - step.exposed_seconds) / (step.compute_seconds + step.update_seconds)
@@ -329,10 +340,11 @@ class Predictor:
         """Root mean square of (predicted / measured - 1) over the runs on several ranks, each predicted without what
         it corrects; USUAL_ERROR counts as one of them."""
         errors = [USUAL_ERROR]
-        for step in self.several:
+        told = self.several if self._run_calls is not None or self.calls is None else []
+        for step in told:
             assert step.setting is not None
             try:
-                model = self._model(step.setting, step.ranks)
+                model = self._model(step.setting, step.ranks, of_runs=True)
             except CannotDivideError:
                 continue
             seconds = model.compute + model.exposed + self.straggling(step.ranks) + self._input_seconds(step.ranks)

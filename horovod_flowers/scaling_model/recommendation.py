@@ -31,7 +31,9 @@ class Recommendation:
         for number, span in enumerate(spans):
             label = self.best[span[0]].setting.label
             label = f"({label})" if "," in label else label
-            if len(spans) == 1:
+            if len(self.best) == 1:
+                told.append(f"{label} at {span[0]:,} ranks")
+            elif len(spans) == 1:
                 told.append(f"{label} at any of these numbers of ranks")
             elif number == len(spans) - 1:
                 told.append(f"{label} beyond")

@@ -82,6 +82,8 @@ class _Run:
         self._starts: list[float] = [0.0] * len(tasks)
         self._ends: list[float | None] = [None] * len(tasks)
         """When each task ends, once that is known."""
+        self._readies: list[float | None] = [None] * len(tasks)
+        """When each can begin, as far as others let it, once that is known."""
         self._computing = [number for number, task in enumerate(tasks) if task.call is None]
         self._calls = [number for number, task in enumerate(tasks) if task.call is not None]
         self._compute_free = 0.0
@@ -109,12 +111,16 @@ class _Run:
 
     def _ready(self, number: int) -> float | None:
         """When everything that a task waits for has ended; None as long as that is not known."""
+        known = self._readies[number]
+        if known is not None:
+            return known
         latest = 0.0
         for other in self._tasks[number].after:
             end = self._ends[other]
             if end is None:
                 return None
             latest = max(latest, end)
+        self._readies[number] = latest
         return latest
 
     def _next_compute(self) -> tuple[float, int] | None:
@@ -124,6 +130,8 @@ class _Run:
             ready = self._ready(number)
             if ready is not None and (found is None or max(ready, self._compute_free) < found[0]):
                 found = max(ready, self._compute_free), number
+                if ready <= self._compute_free:
+                    return found  # nothing begins before
         return found
 
     def _next_calls(self) -> tuple[float, list[int]] | None:

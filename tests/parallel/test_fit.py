@@ -136,7 +136,6 @@ def test_what_cannot_work_is_refused_on_every_rank_in_one_sentence(tmp_path: Pat
         ("drifts", 1, "no longer match at the end of an epoch: look for code that depends on the rank"),
         ("raises outside", 1, "failed: KeyError: 'rank 1 lacks something'"),
         ("other backend", 2, "Keras runs on jax here (KERAS_BACKEND)"),
-        ("is stopped", 1, "does not respond (stopped, dead or unreachable), and rank 0 on"),
         ("hangs", 1, "hangs, not waiting for another rank, at callbacks after epoch 1, step 2 for"),
     ],
 )

@@ -32,6 +32,8 @@ class ScalingStudy:
     records: tuple[Collectives, ...]
     """Of measured calls on such ranks."""
     profile: StepProfile | None
+    left_out: tuple[str, ...] = ()
+    """What was measured beside the runs and does not fit them, in sentences."""
 
     @property
     def emulated(self) -> bool:
@@ -65,6 +67,7 @@ class ScalingStudy:
         layers = config.get("shard_layers")
         # The part of every rank of cores and GPUs, and the images of the whole training.
         gpus = sum(rank.gpu is not None for rank in environment.ranks)
+        trained = [sum(epoch.images for epoch in run.epochs) for run in self.baseline.runs]
         return Workload(
             scaling=self.scaling,
             batch=batch,
@@ -73,7 +76,7 @@ class ScalingStudy:
             shard_layers=tuple(name.strip() for name in layers.split(",")) if layers else None,
             fuses_tensors=_fuses(config),
             parameters=run.result.parameters,
-            images=float(np.median([sum(epoch.images for epoch in run.epochs) for run in self.baseline.runs])),
+            images=None if self.emulated else float(np.median(trained)),
             cores_per_rank=cores_of(run) / run.ranks,
             gpus_per_rank=gpus / run.ranks,
         )
@@ -182,7 +185,17 @@ def study_of(
     scaling: Scaling = "strong" if first.scaling == "strong" else "weak"
     fitting = tuple(record for record in records if of_the_same_kind(record, first))
     profile = next((profile for profile in profiles if profile_fits(profile, first)), None)
-    return ScalingStudy(baseline, tuple(members), scaling, fitting, profile)
+    left_out = []
+    if records and not fitting:
+        left_out.append(
+            f"collective calls were measured in {len(records)} place(s), none on the runs' kind of processor, threads "
+            "and network with cores of their own: they are left out"
+        )
+    elif len(kinds := calibrations_of(fitting)) > 1:
+        left_out.append(f"calls were measured under {len(kinds)} settings: the one with the most calls is taken")
+    if profiles and profile is None:
+        left_out.append(f"{len(profiles)} step profile(s) are of other work than the runs: they are left out")
+    return ScalingStudy(baseline, tuple(members), scaling, fitting, profile, tuple(left_out))
 
 
 def of_the_same_kind(record: Collectives, point: Point) -> bool:

@@ -4,5 +4,6 @@ wording.py           numbers in words, the same everywhere; evaluation_words.py:
 terminal.py          the table and sentences of a terminal or log
 write.py             HTML, Markdown, CSV and pictures, from templates/
 scaling_json.py      the report as plain values
+predicted.py         a prediction as a table, sentences, JSON and CSV
 pictures/            one file for each kind of picture
 """

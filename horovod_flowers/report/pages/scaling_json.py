@@ -12,6 +12,7 @@ from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.predicted import as_json
 from horovod_flowers.scaling_model.algorithms import SIZES
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.hold_out import HeldOut
@@ -133,6 +134,7 @@ def scaling_json(content: Content) -> dict[str, Any]:
             {"series": fits.series.label, "reason": reason} for fits in content.fits for reason in fits.refused
         ],
         "collectives": [_call_model(found) for found in content.call_models.values()],
+        **({"predicted": as_json(content.predicted)} if content.predicted is not None else {}),
         # Only where three numbers of ranks were measured: it came later, and a report without is what it was.
         **({"held_out": [_held_out(*found) for found in content.held_out]} if content.held_out else {}),
         "ranks": [_rank_times(times) for times in content.rank_times],

@@ -9,6 +9,7 @@ from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.provenance import baseline_command
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
+from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
 from horovod_flowers.report.pages.wording import (
     EMULATED,
     NO_INTERVAL,
@@ -99,6 +100,8 @@ def sentences(content: Content) -> list[str]:
             )
     for point, sentence in content.bursts.items():
         lines.append(f"{counted(point.ranks, 'rank')} ({point.strategy}){_note(point)}: {sentence}")
+    if content.predicted is not None:
+        lines += [f"predicted: {sentence}" for sentence in predicted_sentences(content.predicted)]
     for study, rows in content.held_out:
         mark = " (emulated)" if study.emulated else ""
         lines.append(f"{study.label}{mark}: {held_out_sentence(rows)}")

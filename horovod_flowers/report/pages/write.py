@@ -19,12 +19,14 @@ from horovod_flowers.report.analysis.rank_times import chrome_trace
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages import wording
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
+from horovod_flowers.report.pages.predicted import record
+from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
 from horovod_flowers.report.pages.scaling_json import COLUMNS, row, scaling_json
 from horovod_flowers.report.pages.terminal import compared
 from horovod_flowers.runtime.files import whole_file, write_whole
 
 PICTURE_FILES = (
-    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|"
+    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|prediction|"
     r"(ranks|timeline|confusion|calibration)-\d+)\.(svg|png)"
 )
 TRACE_FILES = r"timeline-\d+\.json"
@@ -120,6 +122,8 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "oversubscribed": wording.OVERSUBSCRIBED,
         "pictures": pictures,
         "style": style,
+        "predicted_row": record,
+        "predicted_sentences": predicted_sentences,
         "threads": lambda point: "/".join(str(count) for count in dict(point.work)["threads"]),
         "traces": traces,
         "unlike": wording.UNLIKE,

@@ -7,6 +7,7 @@ from horovod_flowers.report.pages.pictures import (
     confusion,
     efficiency_losses,
     learning,
+    predicted,
     rank_times,
     scaling,
 )
@@ -15,5 +16,5 @@ from horovod_flowers.report.pages.pictures.picture import Picture, rendered
 
 def pictures_of(content: Content) -> list[Picture]:
     """Draw everything that this report can show."""
-    modules = (scaling, efficiency_losses, collectives, rank_times, learning, confusion, calibration)
+    modules = (scaling, predicted, efficiency_losses, collectives, rank_times, learning, confusion, calibration)
     return [picture for module in modules for picture in rendered(module.draw(content))]

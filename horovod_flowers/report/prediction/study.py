@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from horovod_flowers.predict_scaling.options import PredictionConfig
+from horovod_flowers.config.script import is_script
 from horovod_flowers.report.analysis.points import Point, points_of
 from horovod_flowers.report.analysis.run_factors import work_apart
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -15,6 +15,7 @@ from horovod_flowers.report.analysis.scaling_inputs import (
     study_of,
     usable,
 )
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.runlog.reading.steps import times_begun
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile
@@ -31,7 +32,8 @@ def chosen_study(
 ) -> ScalingStudy:
     """The one study that these runs are. Raises UserError where they are none, or several."""
     measured = _measured(runs, config.from_emulated)
-    points = [point for point in points_of(measured) if usable(point)]
+    every = points_of(measured)
+    points = [point for point in every if usable(point)]
     if not points:
         raise UserError(f"no run measures speed ({_named(runs)}): ranks shared cores; give each a core of its own")
     given = None if config.profile is None else read_profile(Path(config.profile))
@@ -53,12 +55,42 @@ def chosen_study(
             f"profile {config.profile} is of other work than the runs: model {given.model}, {given.precision}; measure "
             "the runs' own with python -m horovod_flowers.step_profile"
         )
-    return study
+    return replace(study, left_out=(*_not_used(runs, measured, every, study), *study.left_out))
+
+
+def _not_used(
+    runs: Sequence[RunSummary], measured: Sequence[RunSummary], points: Sequence[Point], study: ScalingStudy
+) -> list[str]:
+    """Runs that the prediction does not start from, with the reason."""
+    found = []
+    others = [run for run in runs if run not in measured]
+    if others:
+        found.append(
+            f"{_named(others)}: resumed, of a script, or of the other kind of emulated and real ones: left out"
+        )
+    used = (study.baseline, *study.points)
+    for point in points:
+        if any(point.runs == each.runs for each in used):
+            continue
+        if not usable(point):
+            reason = "ranks shared cores"
+        elif point.refusal is not None:
+            reason = point.refusal
+        else:
+            reason = f"no run of one rank did the same work{point.nearest}"
+        found.append(f"{_named(point.runs)}: {reason}: left out")
+    return found
 
 
 def _measured(runs: Sequence[RunSummary], from_emulated: bool) -> list[RunSummary]:
     """Runs that are a measurement: not resumed, and either all real, or all emulated where that is asked for."""
-    whole = [run for run in runs if times_begun(run.path) == 1]
+    scripts = [run for run in runs if is_script(run.config)]
+    if len(scripts) == len(runs):
+        raise UserError(
+            f"every run is of a script ({_named(scripts)}), whose calls are its own: they are not predicted"
+        )
+    own = [run for run in runs if not is_script(run.config)]
+    whole = [run for run in own if times_begun(run.path) == 1]
     if not whole:
         raise UserError(f"every run was resumed ({_named(runs)}): the times before and after are not of one job")
     emulated = [run for run in whole if is_emulated(run)]

@@ -12,8 +12,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from horovod_flowers.predict_scaling.answer import Answer
 from horovod_flowers.report.pages.wording import held_out_sentence, seconds
+from horovod_flowers.report.prediction.answer import Answer
 from horovod_flowers.runtime.console import Terminal, say
 from horovod_flowers.runtime.errors import harmless
 from horovod_flowers.runtime.files import whole_file, write_whole
@@ -188,7 +188,7 @@ def write_answer(folder: Path, found: Answer, formats: Sequence[str]) -> list[st
         write_whole(folder / "prediction.csv", _as_csv(found))
         written.append("prediction.csv")
     if "picture" in formats:
-        from horovod_flowers.predict_scaling.picture import picture_of
+        from horovod_flowers.report.pages.pictures.predicted import picture_of
 
         drawn = picture_of(found)
         for ending, data in (("svg", drawn.svg), ("png", drawn.png)):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from horovod_flowers.config.command_line import parse
-from horovod_flowers.predict_scaling.answer import answer
-from horovod_flowers.predict_scaling.options import PredictionConfig
-from horovod_flowers.predict_scaling.study import chosen_study
 from horovod_flowers.report.__main__ import read_measurements, read_profiles, read_runs
+from horovod_flowers.report.prediction.answer import answer
+from horovod_flowers.report.prediction.options import PredictionConfig
+from horovod_flowers.report.prediction.study import chosen_study
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import harmless
 from horovod_flowers.runtime.exit import error_boundary
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         profiles, unread = read_profiles(folders)
         found = answer(config, chosen_study(config, runs, records, profiles))
         output = writable_folder(Path(config.output), "choose another folder with --output")
-        from horovod_flowers.predict_scaling.output import print_answer, write_answer
+        from horovod_flowers.report.pages.predicted import print_answer, write_answer
 
         written = write_answer(output, found, config.formats)
         print_answer(found)

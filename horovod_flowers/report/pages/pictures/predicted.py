@@ -1,13 +1,15 @@
 """The picture of a prediction: speed-up and efficiency by ranks with their intervals, and what was measured."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
-from horovod_flowers.predict_scaling.answer import Answer
+from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn, Picture, rendered
+from horovod_flowers.report.prediction.answer import Answer
 from horovod_flowers.scaling_model.measured_steps import Setting
 
 MOST_TICKS = 10
@@ -19,11 +21,20 @@ def picture_of(found: Answer) -> Picture:
     return picture
 
 
+def draw(content: Content) -> Iterator[Drawn]:
+    """Where a report predicts anything."""
+    if content.predicted is not None:
+        yield _draw(content.predicted)
+
+
 def _shown(found: Answer) -> list[Setting]:
-    """As many settings as there are colours: the fastest anywhere first, then the others in their order."""
-    best = [one.setting for one in found.recommendation.best.values()]
-    every = [*best, *(one.setting for one in found.predictions)]
-    return list(dict.fromkeys(every))[: len(SERIES_COLOURS)]
+    """As many settings as there are colours: those that come nearest to the fastest, at any number of ranks."""
+    best = found.recommendation.best
+    nearest: dict[Setting, float] = {}
+    for one in found.predictions:
+        behind = one.step_seconds / best[one.ranks].step_seconds
+        nearest[one.setting] = min(behind, nearest.get(one.setting, behind))
+    return sorted(nearest, key=lambda setting: nearest[setting])[: len(SERIES_COLOURS)]
 
 
 def _draw(found: Answer) -> Drawn:

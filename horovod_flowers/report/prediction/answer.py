@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from horovod_flowers.config.choices import INDEPENDENT, STRATEGIES
-from horovod_flowers.predict_scaling.options import PredictionConfig
+from horovod_flowers.config.choices import STRATEGIES
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, call_models
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.algorithms import MessageCost
-from horovod_flowers.scaling_model.calibration import Calibration
+from horovod_flowers.scaling_model.calibration import Calibration, cycle_seconds
 from horovod_flowers.scaling_model.call_model import CallModel
 from horovod_flowers.scaling_model.division import CannotDivideError
 from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 from horovod_flowers.scaling_model.measured_steps import Setting
 from horovod_flowers.scaling_model.network import Link
+from horovod_flowers.scaling_model.open_mpi import choice_from_settings
 from horovod_flowers.scaling_model.prediction import CallModels, Predicted, Predictor
 from horovod_flowers.scaling_model.recommendation import Recommendation, recommend
 from horovod_flowers.scaling_model.simgrid.engine import SimulatedCalls
@@ -78,7 +79,9 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
     calibration = study.calibration()
     per_node = config.ranks_per_node or study.run.environment.ranks[0].local_size
     calls = _calls(config, study, calibration, per_node, max(counts))
-    predictor = study.predictor(calls, per_node)
+    predictor = replace(
+        study.predictor(calls, per_node), calls_of_runs=_calls_of_runs(config, study, calibration, calls)
+    )
     if config.engine == "simgrid":
         predictor = replace(predictor, engine=_simulated(config, calls))
     settings = _settings(config, predictor, counts)
@@ -101,7 +104,7 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
         left_out=tuple(left_out),
         recommendation=recommend(predictions, alone, config.min_efficiency),
         held_out=tuple(held_out),
-        lacks=tuple(_lacks(config, predictor, calibration, counts, held_out)),
+        lacks=tuple(_lacks(config, study, predictor, calibration, counts, held_out)),
         network=_network_words(config, calibration),
         engine=config.engine if config.engine == "formula" else f"SimGrid, topology {config.topology}",
         calibration=calibration,
@@ -130,7 +133,10 @@ def _calls(
     """What calls cost: on a network that is given, or as they were measured; None where only steps tell."""
     between, inner = config.networks
     if between is not None:
-        return _given(between.between_nodes, None if inner is None else inner.between_nodes, calibration, per_node)
+        base = _unmeasured(study, between.between_nodes) if calibration is None else calibration.model
+        measured_inside = calibration is not None and calibration.in_node
+        inside = base.in_node if inner is None and measured_inside else MessageCost.of((inner or between).between_nodes)
+        return _given(between.between_nodes, base, inside, per_node)
     if calibration is None and not study.points:
         raise UserError(
             "neither a network nor calls are known: give --network, such as 100Gbit,2us, or run a study with "
@@ -149,13 +155,30 @@ def _calls(
     return CallModels(*(replace(each, ranks_per_node=per_node) for each in (found.low, found.probable, found.high)))
 
 
-def _given(between: Link, inner: Link | None, calibration: Calibration | None, per_node: int) -> CallModels:
-    """A given network under Horovod's own costs, where these were measured."""
-    base = CallModel.of_link(between) if calibration is None else calibration.model
-    measured_inside = calibration is not None and calibration.in_node
-    inside = MessageCost.of(inner or between) if inner is not None or not measured_inside else base.in_node
-    probable = replace(base, between_nodes=MessageCost.of(between), in_node=inside, ranks_per_node=per_node)
-    slow = MessageCost.of(Link(between.latency_seconds, between.bytes_per_second * GOODPUT))
+def _calls_of_runs(
+    config: PredictionConfig, study: ScalingStudy, calibration: Calibration | None, calls: CallModels | None
+) -> CallModels | None:
+    """What calls cost where the runs ran, which need not be where they are to run: None where nobody knows."""
+    if calibration is not None:
+        return call_models(calibration)
+    given = config.network is not None
+    return calls if study.points and (not given or _nodes(study) > 1) else None
+
+
+def _unmeasured(study: ScalingStudy, link: Link) -> CallModel:
+    """Without measured calls: algorithms and cycle as the runs had them, nothing for what else Horovod adds."""
+    environment = study.run.environment
+    return replace(
+        CallModel.of_link(link),
+        choice=choice_from_settings(environment.mpi_settings),
+        cycle_seconds=cycle_seconds(environment.horovod_settings),
+    )
+
+
+def _given(link: Link, base: CallModel, inside: MessageCost, per_node: int) -> CallModels:
+    """A given network between nodes, under Horovod's own costs."""
+    probable = replace(base, between_nodes=MessageCost.of(link), in_node=inside, ranks_per_node=per_node)
+    slow = MessageCost.of(Link(link.latency_seconds, link.bytes_per_second * GOODPUT))
     return CallModels(probable, probable, replace(probable, between_nodes=slow))
 
 
@@ -172,29 +195,25 @@ def _simulated(config: PredictionConfig, calls: CallModels | None) -> CallCosts:
 
 def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[int]) -> list[Setting]:
     known = predictor.settings(counts)
-    if config.strategies is None:
+    if config.strategy_names is None:
         return known
     wanted = []
-    for word in (word.strip() for word in config.strategies.split(",")):
-        if word == INDEPENDENT:
-            raise UserError("strategies names 'none', whose ranks do not communicate: there is nothing to predict")
-        if word not in STRATEGIES:
-            allowed = ", ".join(name for name in STRATEGIES if name != INDEPENDENT)
-            raise UserError(f"strategies names {word!r}: allowed are {allowed}, separated by commas")
-        of_word = [setting for setting in known if setting.strategy == word]
-        wanted += of_word or [Setting(word)]
+    for name in STRATEGIES:
+        if name in config.strategy_names:
+            wanted += [setting for setting in known if setting.strategy == name] or [Setting(name)]
     return list(dict.fromkeys(wanted))
 
 
 def _lacks(
     config: PredictionConfig,
+    study: ScalingStudy,
     predictor: Predictor,
     calibration: Calibration | None,
     counts: Sequence[int],
     held_out: Sequence[HeldOut],
 ) -> list[str]:
     """What is assumed because nobody measured it."""
-    found = []
+    found = list(study.left_out)
     profile = predictor.profile
     if profile is None:
         found.append(

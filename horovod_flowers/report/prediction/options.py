@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from horovod_flowers.config.choices import INDEPENDENT, STRATEGIES
 from horovod_flowers.config.options import check_limits, option, rank_counts
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.network import Network, parse_network
 from horovod_flowers.scaling_model.simgrid.topology import SPELLING
 
 FORMATS = ("json", "csv", "picture")
-MOST_RANKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,13 @@ class PredictionConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        for count in self.counts or ():
-            if count > MOST_RANKS:
-                raise UserError(f"ranks names {count}: at most {MOST_RANKS:,} can be predicted")
+        _ = self.counts
+        for word in self.strategy_names or ():
+            if word == INDEPENDENT:
+                raise UserError("strategies names 'none', whose ranks do not communicate: there is nothing to predict")
+            if word not in STRATEGIES:
+                allowed = ", ".join(name for name in STRATEGIES if name != INDEPENDENT)
+                raise UserError(f"strategies names {word!r}: allowed are {allowed}, separated by commas")
         for word in self.formats:
             if word not in FORMATS:
                 raise UserError(f"format names {word!r}: allowed are {', '.join(FORMATS)}, separated by commas")
@@ -67,6 +71,11 @@ class PredictionConfig:
     def counts(self) -> list[int] | None:
         """The numbers of ranks, in order; None where they are left to the runs."""
         return None if self.ranks is None else sorted(set(rank_counts(self.ranks)))
+
+    @property
+    def strategy_names(self) -> list[str] | None:
+        """Those to predict; None for all."""
+        return None if self.strategies is None else [word.strip() for word in self.strategies.split(",")]
 
     @property
     def formats(self) -> list[str]:
