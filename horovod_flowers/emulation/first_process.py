@@ -43,7 +43,7 @@ def prepare_files(network: EmulatedNetwork, library: str) -> None:
     _mount("--bind", str(hosts), "/etc/hosts")
     virtual.write_node_files(NODES, virtual.make_network(network))
     loaded = shutil.copy(library, SHARED_MEMORY / WAITING)  # a path without the spaces and colons that part a list
-    write_agent(variables_of_waiting(str(loaded), alone=network.ranks_per_node == 1))
+    write_agent(variables_of_waiting(str(loaded)))
 
 
 def _mount(*words: str) -> None:
