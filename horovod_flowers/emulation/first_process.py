@@ -15,6 +15,7 @@ import msgspec
 
 from horovod_flowers.config.emulated_network import VARIABLE, EmulatedNetwork
 from horovod_flowers.emulation import network as virtual
+from horovod_flowers.emulation.launcher import SETTINGS
 from horovod_flowers.emulation.remote_start import NODES, SHARED_MEMORY, write_agent
 from horovod_flowers.emulation.waiting import variables_of_waiting
 from horovod_flowers.runtime.errors import UserError, harmless
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.getpid() != 1:
             raise UserError("this is started by python -m horovod_flowers.emulation, in namespaces of its own")
         prepare_files(network, library)
-        raise SystemExit(run(words, {**os.environ, VARIABLE: given}))
+        of_mpirun = {f"OMPI_MCA_{name}": value for name, value in SETTINGS.items()}
+        raise SystemExit(run(words, {**os.environ, **of_mpirun, VARIABLE: given}))
 
 
 def prepare_files(network: EmulatedNetwork, library: str) -> None:

@@ -87,10 +87,6 @@ def test_ranks_of_one_node_share_it(tmp_path: Path) -> None:
     assert [rank["told"] for rank in ranks] == [[0, 2], [1, 2], [0, 1]]
 
 
-def words_of_sleeper(seconds: float) -> list[str | Path]:
-    return ["mpirun", "-np", "1", sys.executable, "-c", f"import time; time.sleep({seconds})"]
-
-
 def descendants(process: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process).children(recursive=True)
@@ -167,6 +163,13 @@ def run_emulation(folder: Path, *words: str, variables: dict[str, str] | None = 
     return run_command([sys.executable, "-m", "horovod_flowers.emulation", *words], folder, 60, variables)
 
 
+def test_an_mpirun_of_ones_own_finds_the_nodes(tmp_path: Path) -> None:
+    mpirun = [str(Path(sys.executable).with_name("mpirun")), "-np", "2", "-H", "flowers-n1,flowers-n2", "hostname"]
+    ended = run_emulation(tmp_path, "--nodes", "2", "--mbit", "10", "--", *mpirun)
+    assert ended.status == 0, ended.output
+    assert sorted(ended.stdout.split()) == ["flowers-n1", "flowers-n2"]
+
+
 @pytest.mark.parametrize(
     ("words", "status"), [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -9 $$"], 137)]
 )
@@ -212,6 +215,15 @@ def test_what_is_missing_on_the_machine_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"there is no C compiler \(cc, gcc, clang\) on PATH"):
         waiting.waiting_library({"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_user_who_may_not_is_told_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "unshare"
+    program.write_text("#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2\nexit 1\n", "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match=r"may not make a virtual network here \(unshare: .* Operation not permitted\)"):
+        world.check_namespaces()
 
 
 def test_the_library_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
