@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.emulation.network import ADDRESSES, names_of_nodes
-from horovod_flowers.emulation.remote_start import AGENT, SHARED_MEMORY
+from horovod_flowers.emulation.remote_start import AGENT, JOB_FILES
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs
 from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
@@ -21,7 +21,7 @@ SETTINGS = {
     "btl_tcp_if_include": ADDRESSES,
     "pml": "ob1",
     "btl": "self,tcp",
-    "orte_tmpdir_base": str(SHARED_MEMORY),
+    "orte_tmpdir_base": str(JOB_FILES),
     # The three by which a waiting rank sleeps (waiting.c).
     "mpi_yield_when_idle": "1",
     "opal_event_include": "epoll",
