@@ -155,7 +155,7 @@ def test_nothing_stays_of_a_job_that_is_killed(tmp_path: Path, number: signal.Si
 
 def test_two_at_a_time_do_not_meet(tmp_path: Path) -> None:
     with sleeping_job(tmp_path):
-        ranks = emulated(EmulatedNetwork(nodes=2, mbit=100), 2, tmp_path)
+        ranks = emulated(EmulatedNetwork(nodes=2, mbit=100, mtu=1280), 2, tmp_path)
     assert [rank["host"] for rank in ranks] == ["flowers-n1", "flowers-n2"]
 
 
@@ -185,6 +185,7 @@ def test_a_command_has_its_own_status(tmp_path: Path, words: list[str], status: 
         (["--mbit", "0", "--", "true"], "mbit is 0.0: give a positive number"),
         (["--mbit", "-5", "--", "true"], "mbit is -5.0: give a positive number"),
         (["--shrink", "0.5", "--", "true"], "shrink is 0.5: give a number from 1 to"),
+        (["--mbit", "1", "--shrink", "1000", "--", "true"], "a virtual link of 0.001 Mbit/s"),
         (["--nodes", "2"], "no command is given"),
         (["--", "/nowhere/program"], "/nowhere/program cannot be started"),
     ],

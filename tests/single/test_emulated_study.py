@@ -57,6 +57,7 @@ def points_of(path: Path, *options: str, **config: Any) -> list[Any]:
         ({"nodes": 4, "mbit": 10, "shrink": 0.5}, "Expected `float` >= 1.0"),
         ({"nodes": 4}, "missing required field `mbit`"),
         ({"nodes": 4, "mbit": 10, "latency": 1}, "unknown field `latency`"),
+        ({"nodes": 4, "mbit": 1, "shrink": 1000}, "a virtual link of 0.001 Mbit/s"),
         ("fast", "Expected `object | null`, got `str`"),
     ],
 )
