@@ -19,6 +19,8 @@ from horovod_flowers.config.emulated_network import EmulatedNetwork, emulated_ne
 from horovod_flowers.emulation import waiting, world
 from horovod_flowers.emulation.launcher import on_virtual_nodes
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.__main__ import StudyConfig, read_points
+from horovod_flowers.study.point import CollectivesPoint
 from tests.conftest import Ended, run_command, start_command
 
 PROGRAM = Path(__file__).with_name("virtual_nodes.py")
@@ -151,6 +153,35 @@ def test_nothing_stays_of_a_job_that_is_killed(tmp_path: Path, number: signal.Si
         assert wait_for(lambda: not alive(processes), 30), [process.cmdline() for process in alive(processes)]
         assert job.wait(timeout=30) != 0
     assert links() == before
+
+
+def test_nothing_stays_of_a_study_that_is_killed(tmp_path: Path) -> None:
+    job_file = tmp_path / "killed.yaml"
+    job_file.write_text(
+        "{name: killed, ranks: [2], repetitions: 1, collectives: true, network: {nodes: 2, mbit: 100}}\n", "utf-8"
+    )
+    points = read_points(StudyConfig(files=(str(job_file),), emulate=True), [])
+    number = next(number for number, point in enumerate(points) if isinstance(point, CollectivesPoint))
+    words = [sys.executable, "-m", "horovod_flowers.study", str(job_file), "--emulate", "--point", str(number)]
+    before = links()
+    with open(tmp_path / "output", "wb") as output:
+        study = start_command(words, tmp_path, output)
+    try:
+        assert wait_for(lambda: sum(_is_rank(each) for each in descendants(study.pid)) == 2)
+        processes = descendants(study.pid)
+        os.kill(study.pid, signal.SIGKILL)
+        assert wait_for(lambda: not alive(processes), 30), [process.cmdline() for process in alive(processes)]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(study.pid, signal.SIGKILL)
+        study.wait()
+    assert links() == before
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:3] == ["-m", "horovod_flowers.microbenchmark"]
+    return False
 
 
 def test_two_at_a_time_do_not_meet(tmp_path: Path) -> None:
