@@ -15,6 +15,8 @@ MOST_NODES = 250
 MOST_RANKS_PER_NODE = 64
 MOST_MBIT = 1_000_000
 MOST_SHRINK = 10_000
+LEAST_VIRTUAL_MBIT = 0.01
+"""That a virtual link carries: below, tc counts its packets wrongly."""
 
 
 class EmulatedNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +32,14 @@ class EmulatedNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     fewer cores."""
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)] = 9000
     """Largest packet in bytes; 9000 is Ethernet's jumbo frame."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if self.virtual_mbit < LEAST_VIRTUAL_MBIT:
+            raise ValueError(
+                f"a virtual link of {self.virtual_mbit:g} Mbit/s (mbit {self.mbit:g}, shrink {self.shrink:g}) cannot "
+                f"be emulated: at least {LEAST_VIRTUAL_MBIT:g} can, so raise mbit, or lower shrink"
+            )
 
     @property
     def ranks(self) -> int:

@@ -59,6 +59,10 @@ class EmulationConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        try:
+            self.network()
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def network(self) -> EmulatedNetwork:
         """As ranks read it."""

@@ -15,12 +15,13 @@ import msgspec
 
 from horovod_flowers.config.emulated_network import VARIABLE, EmulatedNetwork
 from horovod_flowers.emulation import network as virtual
-from horovod_flowers.emulation.remote_start import NODES, SHARED_MEMORY, write_agent
+from horovod_flowers.emulation.launcher import SETTINGS
+from horovod_flowers.emulation.remote_start import JOB_FILES, NODES, write_agent
 from horovod_flowers.emulation.waiting import variables_of_waiting
 from horovod_flowers.runtime.errors import UserError, harmless
 from horovod_flowers.runtime.exit import error_boundary
 
-WAITING = "flowers-waiting.so"
+WAITING = "waiting.so"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,19 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.getpid() != 1:
             raise UserError("this is started by python -m horovod_flowers.emulation, in namespaces of its own")
         prepare_files(network, library)
-        raise SystemExit(run(words, {**os.environ, VARIABLE: given}))
+        of_mpirun = {f"OMPI_MCA_{name}": value for name, value in SETTINGS.items()}
+        raise SystemExit(run(words, {**os.environ, **of_mpirun, VARIABLE: given}))
 
 
 def prepare_files(network: EmulatedNetwork, library: str) -> None:
     """The network, and what mpirun and the ranks find it by."""
-    # Shared memory of the job's own, which also holds the files of mpirun: all go with it.
-    _mount("-t", "tmpfs", "-o", "mode=1777", "flowers", str(SHARED_MEMORY))
-    hosts = SHARED_MEMORY / "flowers-hosts"
+    try:
+        JOB_FILES.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {JOB_FILES} ({error.strerror or error}): it needs a /dev/shm to write in"
+        ) from error
+    _mount("-t", "tmpfs", "-o", "mode=1777", "flowers", str(JOB_FILES))
+    hosts = JOB_FILES / "hosts"
     hosts.write_text(virtual.host_lines(network.nodes), encoding="ascii")
     _mount("--bind", str(hosts), "/etc/hosts")
     virtual.write_node_files(NODES, virtual.make_network(network))
-    loaded = shutil.copy(library, SHARED_MEMORY / WAITING)  # a path without the spaces and colons that part a list
-    write_agent(variables_of_waiting(str(loaded), alone=network.ranks_per_node == 1))
+    loaded = shutil.copy(library, JOB_FILES / WAITING)  # a path without the spaces and colons that part a list
+    write_agent(variables_of_waiting(str(loaded)))
 
 
 def _mount(*words: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.emulation.network import ADDRESSES, names_of_nodes
-from horovod_flowers.emulation.remote_start import AGENT, SHARED_MEMORY
+from horovod_flowers.emulation.remote_start import AGENT, JOB_FILES
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs
 from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
@@ -20,14 +20,18 @@ SETTINGS = {
     "oob_tcp_if_include": ADDRESSES,
     "btl_tcp_if_include": ADDRESSES,
     "pml": "ob1",
-    "btl": "self,vader,tcp",
-    "orte_tmpdir_base": str(SHARED_MEMORY),
+    "btl": "self,tcp",
+    "orte_tmpdir_base": str(JOB_FILES),
     # The three by which a waiting rank sleeps (waiting.c).
     "mpi_yield_when_idle": "1",
     "opal_event_include": "epoll",
     "btl_tcp_progress_thread": "0",
 }
-"""Of Open MPI: how it reaches the nodes; TCP between them, and shared memory within one."""
+"""Of Open MPI: how it reaches the nodes, and TCP between all ranks.
+
+Also between those of one node, through its loopback device: a rank that sleeps is woken by TCP, where shared memory has
+to be looked at now and then. Measured: 0.09 ms instead of 0.56 for a small message; 8 ranks take 0.19 cores, not 0.29.
+"""
 
 
 @dataclass(frozen=True)

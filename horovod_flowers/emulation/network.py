@@ -22,8 +22,8 @@ SWITCH_HOST = "flowers-switch"
 SUBNET = "10.79.0"
 ADDRESSES = f"{SUBNET}.0/24"
 NODE_INTERFACE = "eth0"
-ETHERNET_BYTES = 14
-"""Around a packet."""
+PACKET_MARGIN_BYTES = 256
+"""Above the largest packet, for what is around it and for tc, which rounds: too small a bucket passes nothing."""
 _SWITCH = "switch"
 BURST_SECONDS = 0.0002
 """Of the link's rate that may pass at once after a pause; a packet at least, since a larger one would never pass."""
@@ -33,7 +33,7 @@ the others' small messages, as is the rest of such a piece on the wire."""
 LARGEST_PIECE_BYTES = 65_536
 WINDOW_BYTES = 262_144
 """Of a connection on its way: many times what so short a link needs."""
-LEAST_QUEUE_BYTES = 1_048_576
+LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 2**20, 2**30
 """At each end of a link. With the windows of all nodes it has room for whatever they send to one: nothing is dropped,
 so that a transfer takes what its bytes take, and no time in which TCP finds its rate again."""
 _CLONE_NEWUTS, _CLONE_NEWNET = 0x04000000, 0x40000000
@@ -86,10 +86,10 @@ def shape_links(network: EmulatedNetwork, nodes: Sequence[int]) -> None:
 
 
 def _shaping(network: EmulatedNetwork, device: str) -> str:
-    bits = max(8, round(network.virtual_mbit * 1e6))
-    burst = max(network.mtu + ETHERNET_BYTES, round(bits / 8 * BURST_SECONDS))
+    bits = round(network.virtual_mbit * 1e6)
+    burst = max(network.mtu + PACKET_MARGIN_BYTES, round(bits / 8 * BURST_SECONDS))
     # Twice a window: the kernel counts its own bookkeeping in windows, and their bytes in queues.
-    queue = burst + max(LEAST_QUEUE_BYTES, 2 * WINDOW_BYTES * network.ranks)
+    queue = burst + min(MOST_QUEUE_BYTES, max(LEAST_QUEUE_BYTES, 2 * WINDOW_BYTES * network.ranks))
     return f"qdisc replace dev {device} root tbf rate {bits}bit burst {burst}b limit {queue}b"
 
 

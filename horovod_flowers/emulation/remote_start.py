@@ -6,11 +6,12 @@ Open MPI calls it as it calls ssh (plm_rsh_agent): options, the host's name, and
 import shlex
 from pathlib import Path
 
-SHARED_MEMORY = Path("/dev/shm")
-"""A file system of the emulated job's own, for shared memory and small files: it goes with the job."""
-AGENT = SHARED_MEMORY / "flowers-on-node"
+JOB_FILES = Path("/dev/shm/flowers-emulation")
+"""Where each emulated job mounts a file system of its own, for its small files and those of mpirun: it goes with the
+job, and nobody else sees it. Outside it is an empty folder."""
+AGENT = JOB_FILES / "on-node"
 """The script."""
-NODES = SHARED_MEMORY / "flowers-nodes"
+NODES = JOB_FILES / "nodes"
 """Folder of files NODE that hold a process id."""
 
 _SCRIPT = """\

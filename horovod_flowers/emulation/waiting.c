@@ -3,7 +3,7 @@
  * Open MPI 4 calls sched_yield() in each idle turn of its progress loop where mpi_yield_when_idle is set. On cores that
  * many ranks share, that burns what the others need. Here the call sleeps until one of the process's event loops has
  * something to do, which Open MPI's TCP transport waits with too (opal_event_include epoll), and FLOWERS_WAITING_US
- * microseconds at the most, for what no event loop sees: shared memory, other threads.
+ * microseconds at the most, for what no event loop sees, such as other threads.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

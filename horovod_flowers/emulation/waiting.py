@@ -15,9 +15,8 @@ SOURCE = "waiting.c"
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-shared", "-fPIC")
 LIBRARIES = ("-ldl",)
-MICROSECONDS, MICROSECONDS_ALONE = 1000, 20_000
-"""A rank sleeps at most for so long at a time while it waits: one with others on its node, which talk to it through
-memory that no event loop sees; one alone, which is woken by what comes."""
+MICROSECONDS = 20_000
+"""A rank sleeps at most for so long at a time while it waits; what comes from another rank wakes it before."""
 _SECONDS_TO_BUILD = 120
 
 
@@ -64,9 +63,8 @@ def _build(source: bytes, path: Path, environment: Mapping[str, str]) -> None:
         raise UserError(f"{compiler} did not build {SOURCE} within {_SECONDS_TO_BUILD} s: try again") from error
 
 
-def variables_of_waiting(library: str, alone: bool, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What a rank's environment needs, which may be alone on its node; what else is to be loaded first stays so."""
+def variables_of_waiting(library: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a rank's environment needs; what else is to be loaded first stays so."""
     others = environment.get("LD_PRELOAD", "")
     loaded = f"{library}:{others}" if others else library
-    microseconds = MICROSECONDS_ALONE if alone else MICROSECONDS
-    return {"LD_PRELOAD": loaded, "FLOWERS_WAITING_US": environment.get("FLOWERS_WAITING_US", str(microseconds))}
+    return {"LD_PRELOAD": loaded, "FLOWERS_WAITING_US": environment.get("FLOWERS_WAITING_US", str(MICROSECONDS))}

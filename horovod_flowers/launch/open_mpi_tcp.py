@@ -1,9 +1,9 @@
 """How Open MPI 4 is told to use TCP between nodes: one setting of its transport, measured (docs/batch-jobs.md).
 
-By default two ranks that send each other more than 192 KiB at a time take turns: the whole of one message passes before
-the other's begins, so that such an exchange takes twice the time of a message, and an allreduce, whose ranks exchange
-in pairs, 1.7 to 2.1 times that of its bytes. Without the transport's put (btl_tcp_flags) messages are sent in pieces,
-both ways at a time. Nothing but TCP reads the setting: not InfiniBand, not shared memory.
+By default two ranks that send each other more than 192 KiB at a time often take turns: the whole of one message passes
+before the other's begins, so that such an exchange takes twice the time of a message, and an allreduce, whose ranks
+exchange in pairs, 1.7 to 2.1 times that of its bytes. Without the transport's put (btl_tcp_flags) messages are sent in
+pieces, both ways at a time. Nothing but TCP reads the setting: not InfiniBand, not shared memory.
 """
 
 import functools

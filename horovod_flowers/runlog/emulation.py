@@ -73,12 +73,12 @@ class CoreGauge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             return "nothing was timed"
         if self.waiting > MOST_WAITING:
             return (
-                f"a rank waited for a core {self.waiting:.0%} of the time, and {MOST_WAITING:.0%} are allowed: let "
+                f"a rank waited for a core {self.waiting:.1%} of the time, and {MOST_WAITING:.0%} are allowed: let "
                 "nothing else run on this machine, or emulate fewer ranks, or a slower or more shrunk network"
             )
         if self.busy > MOST_BUSY:
             return (
-                f"the ranks kept {self.busy:.0%} of the {self.cores} cores busy, and {MOST_BUSY:.0%} are allowed: "
+                f"the ranks kept {self.busy:.1%} of the {self.cores} cores busy, and {MOST_BUSY:.0%} are allowed: "
                 "emulate fewer ranks, or a slower or more shrunk network"
             )
         return None

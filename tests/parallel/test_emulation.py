@@ -19,6 +19,8 @@ from horovod_flowers.config.emulated_network import EmulatedNetwork, emulated_ne
 from horovod_flowers.emulation import waiting, world
 from horovod_flowers.emulation.launcher import on_virtual_nodes
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.__main__ import StudyConfig, read_points
+from horovod_flowers.study.point import CollectivesPoint
 from tests.conftest import Ended, run_command, start_command
 
 PROGRAM = Path(__file__).with_name("virtual_nodes.py")
@@ -87,10 +89,6 @@ def test_ranks_of_one_node_share_it(tmp_path: Path) -> None:
     assert [rank["told"] for rank in ranks] == [[0, 2], [1, 2], [0, 1]]
 
 
-def words_of_sleeper(seconds: float) -> list[str | Path]:
-    return ["mpirun", "-np", "1", sys.executable, "-c", f"import time; time.sleep({seconds})"]
-
-
 def descendants(process: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process).children(recursive=True)
@@ -157,14 +155,50 @@ def test_nothing_stays_of_a_job_that_is_killed(tmp_path: Path, number: signal.Si
     assert links() == before
 
 
+def test_nothing_stays_of_a_study_that_is_killed(tmp_path: Path) -> None:
+    job_file = tmp_path / "killed.yaml"
+    job_file.write_text(
+        "{name: killed, ranks: [2], repetitions: 1, collectives: true, network: {nodes: 2, mbit: 100}}\n", "utf-8"
+    )
+    points = read_points(StudyConfig(files=(str(job_file),), emulate=True), [])
+    number = next(number for number, point in enumerate(points) if isinstance(point, CollectivesPoint))
+    words = [sys.executable, "-m", "horovod_flowers.study", str(job_file), "--emulate", "--point", str(number)]
+    before = links()
+    with open(tmp_path / "output", "wb") as output:
+        study = start_command(words, tmp_path, output)
+    try:
+        assert wait_for(lambda: sum(_is_rank(each) for each in descendants(study.pid)) == 2)
+        processes = descendants(study.pid)
+        os.kill(study.pid, signal.SIGKILL)
+        assert wait_for(lambda: not alive(processes), 30), [process.cmdline() for process in alive(processes)]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(study.pid, signal.SIGKILL)
+        study.wait()
+    assert links() == before
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:3] == ["-m", "horovod_flowers.microbenchmark"]
+    return False
+
+
 def test_two_at_a_time_do_not_meet(tmp_path: Path) -> None:
     with sleeping_job(tmp_path):
-        ranks = emulated(EmulatedNetwork(nodes=2, mbit=100), 2, tmp_path)
+        ranks = emulated(EmulatedNetwork(nodes=2, mbit=100, mtu=1280), 2, tmp_path)
     assert [rank["host"] for rank in ranks] == ["flowers-n1", "flowers-n2"]
 
 
 def run_emulation(folder: Path, *words: str, variables: dict[str, str] | None = None) -> Ended:
     return run_command([sys.executable, "-m", "horovod_flowers.emulation", *words], folder, 60, variables)
+
+
+def test_an_mpirun_of_ones_own_finds_the_nodes(tmp_path: Path) -> None:
+    mpirun = [str(Path(sys.executable).with_name("mpirun")), "-np", "2", "-H", "flowers-n1,flowers-n2", "hostname"]
+    ended = run_emulation(tmp_path, "--nodes", "2", "--mbit", "10", "--", *mpirun)
+    assert ended.status == 0, ended.output
+    assert sorted(ended.stdout.split()) == ["flowers-n1", "flowers-n2"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +216,7 @@ def test_a_command_has_its_own_status(tmp_path: Path, words: list[str], status: 
         (["--mbit", "0", "--", "true"], "mbit is 0.0: give a positive number"),
         (["--mbit", "-5", "--", "true"], "mbit is -5.0: give a positive number"),
         (["--shrink", "0.5", "--", "true"], "shrink is 0.5: give a number from 1 to"),
+        (["--mbit", "1", "--shrink", "1000", "--", "true"], "a virtual link of 0.001 Mbit/s"),
         (["--nodes", "2"], "no command is given"),
         (["--", "/nowhere/program"], "/nowhere/program cannot be started"),
     ],
@@ -212,6 +247,15 @@ def test_what_is_missing_on_the_machine_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"there is no C compiler \(cc, gcc, clang\) on PATH"):
         waiting.waiting_library({"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_user_who_may_not_is_told_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "unshare"
+    program.write_text("#!/bin/sh\necho 'unshare: unshare failed: Operation not permitted' >&2\nexit 1\n", "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match=r"may not make a virtual network here \(unshare: .* Operation not permitted\)"):
+        world.check_namespaces()
 
 
 def test_the_library_is_built_whole_or_not_at_all(tmp_path: Path) -> None:

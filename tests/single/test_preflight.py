@@ -93,6 +93,17 @@ def test_cores_that_idle_are_worth_a_note() -> None:
     assert "bound each rank to one core" in note.text
 
 
+@pytest.mark.parametrize(("both_ways", "told"), [(1.0, False), (1.2, False), (1.9, True)])
+def test_directions_of_tcp_that_take_turns(both_ways: float, told: bool) -> None:
+    link = Link(1e-4, 1e9, tuple(Neighbours(f"n{k}", f"n{k + 1}", 1e-5, 1e9, both_ways) for k in range(3)))
+    over_tcp = [replace(seen, interfaces=("TCP eth0 1 Gbit/s",)) for seen in job()]
+    notes = find(over_tcp, link, ("mpi",), Limits())
+    assert all(note.remedy is None for note in notes)
+    said = [note.text for note in notes if "take turns" in note.text]
+    assert [("1.9 times as long" in text, "FLOWERS_TCP_SETTINGS=1" in text) for text in said] == [(True, True)] * told
+    assert not any("take turns" in note.text for note in find(job(), link, ("mpi",), Limits()))  # not over TCP
+
+
 @pytest.mark.parametrize(
     ("link", "text"),
     [
