@@ -109,7 +109,7 @@ def test_they_send_what_the_measured_model_would(found: dict[str, list[dict[str,
         for entry in expected:
             own = sent[entry.operation, entry.ranks]
             assert own["calls"] == entry.calls or name.startswith("sharded"), name
-            assert own["bytes_sent"] == pytest.approx(entry.bytes_sent, rel=5e-3), (name, entry.operation)
+            assert own["bytes_sent"] == pytest.approx(entry.bytes_sent, rel=1e-2), (name, entry.operation)
     reduced = found["allreduce reduced"][0]["volume"][0]["bytes_sent"]
     assert reduced == pytest.approx(2 * 3 / 4 * 4 * sum(ELEMENTS))
 
@@ -178,5 +178,5 @@ def test_what_an_emulated_run_cannot_give_is_refused(
 
 
 def test_a_complete_one_is_not_begun_again(run: Workplace) -> None:
-    ended = run_command(["python", "-m", "horovod_flowers.train", *EMULATED], run.folder)
+    ended = run_command(mpirun(2, "python", "-m", "horovod_flowers.train", *EMULATED), run.folder)
     assert (ended.status, "is complete: nothing to do" in ended.output) == (0, True), ended.output
