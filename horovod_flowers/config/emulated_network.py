@@ -15,6 +15,7 @@ MOST_NODES = 250
 MOST_RANKS_PER_NODE = 64
 MOST_MBIT = 1_000_000
 MOST_SHRINK = 10_000
+USUAL_MTU = 9000
 LEAST_VIRTUAL_MBIT = 0.01
 """That a virtual link carries: below, tc counts its packets wrongly."""
 
@@ -30,7 +31,7 @@ class EmulatedNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     shrink: Annotated[float, msgspec.Meta(ge=1, le=MOST_SHRINK)] = 1.0
     """By how much links and tensors are smaller than what they stand for: the ideal times stay, and fewer bytes need
     fewer cores."""
-    mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)] = 9000
+    mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)] = USUAL_MTU
     """Largest packet in bytes; 9000 is Ethernet's jumbo frame."""
 
     def __post_init__(self) -> None:

@@ -89,6 +89,8 @@ class ModelDouble:
         self.timeline: Timeline = timeline(batch, layers)
         self._pace = PacedGraph(self.core, self.timeline, self._role)
         self._kernels = [layer.kernel for layer in layers]
+        self.updated_share = 1.0
+        """Of all elements, those that this rank updates."""
         shapes = [ShrunkDense.of(profile.weights[layer.kernel], layer, batch.rows, shrink) for layer in layers]
         self.rows = shapes[0].rows if shapes else batch.rows
         """Of the inputs of large Dense layers, in place of the images of a rank."""
@@ -150,10 +152,20 @@ class ModelDouble:
             found.append(gradient * token)
         return found, self._pace.end()
 
-    def slept_for_update(self, gradients: Sequence[tf.Tensor], share: float) -> tf.Tensor:
-        """The token of the update of a share of all elements, which begins when these gradients are there."""
-        place, seconds = self.timeline.end.place + 1, share * self.timeline.update_seconds
-        return self._pace.slept(gradients[:1], place, lambda: seconds, after_others=True)
+    @property
+    def sends_activations(self) -> bool:
+        """Whether a strategy has divided one of its layers."""
+        return any(self._role(number) is Role.SENDS_ACTIVATIONS for number in range(len(self.layers)))
+
+    @property
+    def update_seconds(self) -> float:
+        """What this rank's update takes."""
+        return self.updated_share * self.timeline.update_seconds
+
+    def slept_for_update(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The token of this rank's update, which begins when these gradients are there."""
+        place = self.timeline.end.place + 1
+        return self._pace.slept(gradients[:1], place, lambda: self.update_seconds, after_others=True)
 
 
 class UpdateDouble(keras.optimizers.SGD):
@@ -162,12 +174,10 @@ class UpdateDouble(keras.optimizers.SGD):
     def __init__(self, double: ModelDouble) -> None:
         super().__init__(0.0)
         self._double = double
-        self.share = 1.0
-        """Of all elements, those that this rank updates."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         """Sleep; called inside tf.function."""
-        token = self._double.slept_for_update(grads, self.share)
+        token = self._double.slept_for_update(grads)
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             # What reads it then waits for the update.
             variable.value.assign_sub(gradient * (token * LEARNING_RATE))

@@ -19,10 +19,12 @@ class VirtualCore:
         self._waiting: list[int] = []
         self._busy = False
         self._busy_until = 0.0
+        self.busy_seconds = 0.0
+        """What it has computed of the step so far."""
 
     def begin(self) -> None:
         """A step begins now."""
-        self._busy_until = time.monotonic()
+        self._busy_until, self.busy_seconds = time.monotonic(), 0.0
 
     def compute(self, place: int, seconds: float, after_others: bool) -> None:
         """Be busy for so long. Blocks, without the interpreter's lock.
@@ -34,6 +36,7 @@ class VirtualCore:
             now = time.monotonic()
             start = max(self._busy_until, now) if after_others else self._busy_until
             self._busy_until = start + seconds
+            self.busy_seconds += seconds
             if self._busy_until > now:
                 time.sleep(self._busy_until - now)
 

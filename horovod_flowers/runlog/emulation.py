@@ -2,7 +2,7 @@
 
 import msgspec
 
-from horovod_flowers.config.emulated_network import EmulatedNetwork
+from horovod_flowers.config.emulated_network import USUAL_MTU, EmulatedNetwork
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.field_types import Positive, Seconds
 
@@ -26,8 +26,12 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         words = []
         if self.step is not None:
             words.append(f"sleeps for steps measured {self.step.started_utc}, sends 1/{self.step.shrink:g}")
-        if self.network is not None:
-            words.append(str(self.network))
+        network = self.network
+        if network is not None:  # more nodes than a run has ranks for change nothing
+            ranks = "rank" if network.ranks_per_node == 1 else "ranks"
+            words.append(f"{network.mbit:g} Mbit/s between nodes of {network.ranks_per_node} {ranks}")
+            words += [f"1/{network.shrink:g} of it on the way"] if network.shrink > 1 else []
+            words += [f"packets of {network.mtu} bytes"] if network.mtu != USUAL_MTU else []
         return ", ".join(words)
 
     def __str__(self) -> str:

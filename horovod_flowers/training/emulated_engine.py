@@ -1,5 +1,8 @@
 """The engine of an emulated run: a model's double in place of the model, and steps that sleep."""
 
+import time
+from dataclasses import replace
+
 import tensorflow as tf
 
 from horovod_flowers.config.run import RunConfig
@@ -31,8 +34,15 @@ class EmulatedStep(TrainingStep):
 
     def __call__(self, batch: Batch, learning_rate: float, update: Update) -> StepOutcome:
         """Sleep, and communicate."""
-        self.double.core.begin()
-        return super().__call__(batch, learning_rate, update)
+        core, begin_ns = self.double.core, time.monotonic_ns()
+        core.begin()
+        outcome = super().__call__(batch, learning_rate, update)
+        if not self.double.sends_activations:
+            return outcome
+        # The gradient of a divided kernel is worked out beside the exchange of activations. The strategy takes it for
+        # there as soon as the double has it, which is at once: what is no computing in the passes is waiting.
+        computed_ns = round((core.busy_seconds - self.double.update_seconds) * 1e9)
+        return replace(outcome, waited_ns=max(0, outcome.gradients_ns - begin_ns - computed_ns))
 
     def local_gradients(
         self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, shares: tf.Tensor
@@ -57,21 +67,21 @@ class EmulatedEngine(TrainingEngine):
         self._emulation = emulation
         super().__init__(config, ranks, prepared, images, strategy, emulation.precision)
         self.step.double = self._double
-        self._update.share = _share(self.strategy)
+        self._double.updated_share = _share(self.strategy)
 
     def _build(self, strategy: str) -> Recipe:
         emulation, size = self._emulation, self.ranks.size
         layers = emulation.layers(self.config, strategy, size)
         double = ModelDouble(emulation.profile, emulation.batch, layers, emulation.shrink)
         check_room(emulation, layers, double.inputs, size)
-        self._double, self._update = double, UpdateDouble(double)
+        self._double = double
         self.model, self.compiled = double.model, False
         self.parameters = emulation.profile.elements + emulation.profile.non_trainable_elements
         self.notes = []
         optimizer = self.config.optimizer
         return Recipe(
             CrossEntropy(),
-            self._update,
+            UpdateDouble(double),
             lambda images, steps_per_epoch, epochs: schedule(optimizer, images, steps_per_epoch, epochs),
             Clipping(NEVER_CLIPPED, together=True) if emulation.profile.clips_by_norm else None,
         )

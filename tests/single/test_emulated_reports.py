@@ -99,7 +99,8 @@ def test_runs_on_other_emulated_networks_are_other_work(tmp_path: Path) -> None:
     slower = Emulation(network=EmulatedNetwork(nodes=4, mbit=50, shrink=4.0), step=STEP)
     write(tmp_path / "a-1", 1, 400, BOTH)
     write(tmp_path / "b-4", 4, 300, slower)
-    write(tmp_path / "c-4", 4, 100, BOTH)
+    larger = Emulation(network=EmulatedNetwork(nodes=8, mbit=200, shrink=4.0), step=STEP)
+    write(tmp_path / "c-4", 4, 100, larger)  # of which it needs four nodes
     found = by_name(points_of([summarise(read_run(path)) for path in sorted(tmp_path.iterdir())]))
     assert found["b-4"].speed_up is None
     assert found["c-4"].speed_up is not None
@@ -138,7 +139,7 @@ def test_every_page_and_file_marks_them(tmp_path: Path, capsys: pytest.CaptureFi
     said = " ".join(capsys.readouterr().out.split())
     assert "4 ranks (allreduce (emulated)) against one rank: speed-up 4.00" in said
     assert "emulated: ranks slept for as long as a step was measured to take" in said
-    assert "left out: crowded-4: emulated, and no measurement: a rank waited for a core 20% of the time" in said
+    assert "left out: crowded-4: emulated, and no measurement: a rank waited for a core 20.0% of the time" in said
     assert "left out: unknown-4: emulated, and no measurement: nobody knows how long its ranks waited" in said
     for page in ("index.html", "report.md"):
         text = (output / page).read_text(encoding="utf-8")

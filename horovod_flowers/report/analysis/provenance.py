@@ -81,6 +81,9 @@ def baseline_command(point: Point) -> str:
     """The command that makes a point's one-rank baseline, beside the run that lacks it."""
     if is_script(point.runs[0].config):
         return "python -m horovod_flowers.study JOBFILE --ranks 1"
+    emulated = point.runs[0].environment.emulated
+    if emulated is not None and emulated.network is not None:  # which a study makes
+        return "python -m horovod_flowers.study JOBFILE --ranks 1 --emulate"
     work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
     words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
