@@ -228,30 +228,59 @@ class Terms:
 
 
 def terms_of(call: Call, algorithm: Algorithm, ranks_per_node: int) -> Terms:
-    """The terms of one call."""
+    """The terms of one call, of a round of both kinds of links those between nodes, as if these were the slower."""
     found = Terms()
-    if call.group.size < 2:
-        return found
-    for part in ROUNDS[call.operation, algorithm](call.bytes, call.group.size):
-        found += _round_terms(part, call.group, ranks_per_node)
+    for terms, _ in round_terms(call, algorithm, ranks_per_node):
+        found += terms
     return found
 
 
-def _round_terms(part: Round, group: RankGroup, ranks_per_node: int) -> Terms:
-    """Of `part.times` rounds. A round lasts as long as its slower kind of link, taken for the one between nodes."""
-    crossing = _crossing(part, group, ranks_per_node)
-    inside = crossing == 0
-    sent = by_size(part.bytes, part.times * (part.peers if inside else crossing))
+def round_terms(call: Call, algorithm: Algorithm, ranks_per_node: int) -> list[tuple[Terms, LinkTerms]]:
+    """The terms of each kind of round, and what its messages within nodes pay while others leave their nodes.
+
+    The round lasts as long as the slower of both.
+    """
+    if call.group.size < 2:
+        return []
+    parts = ROUNDS[call.operation, algorithm](call.bytes, call.group.size)
+    return [_round_terms(part, call.group, ranks_per_node) for part in parts]
+
+
+def _round_terms(part: Round, group: RankGroup, ranks_per_node: int) -> tuple[Terms, LinkTerms]:
+    """Of `part.times` rounds."""
+    crossing, added = _crossing(part, group, ranks_per_node), part.times * part.added
+    if crossing == 0:
+        return Terms(in_node=_link_terms(part, group, part.peers), added_bytes=added), LinkTerms()
+    beside = _staying(part, group, ranks_per_node)
+    inside = _link_terms(part, group, beside) if beside else LinkTerms()
+    return Terms(between_nodes=_link_terms(part, group, crossing), added_bytes=added), inside
+
+
+def _link_terms(part: Round, group: RankGroup, messages: float) -> LinkTerms:
+    """Of so many messages one after the other on a link, in each round."""
+    sent = by_size(part.bytes, part.times * messages)
     if group.size == 2:
-        link = LinkTerms(part.times, paired=sent)
-    elif part.peers > 1:
-        link = LinkTerms(part.times, concurrent=sent)
-    elif part.pattern in EXCHANGES or (part.pattern == "shift" and 2 * part.distance == group.size):
-        link = LinkTerms(part.times, exchanged=sent)
-    else:
-        link = LinkTerms(part.times, one_way=sent)
-    added = part.times * part.added
-    return Terms(in_node=link, added_bytes=added) if inside else Terms(between_nodes=link, added_bytes=added)
+        return LinkTerms(part.times, paired=sent)
+    if part.peers > 1:
+        return LinkTerms(part.times, concurrent=sent)
+    if part.pattern in EXCHANGES or (part.pattern == "shift" and 2 * part.distance == group.size):
+        return LinkTerms(part.times, exchanged=sent)
+    return LinkTerms(part.times, one_way=sent)
+
+
+def _staying(part: Round, group: RankGroup, ranks_per_node: int) -> int:
+    """Messages that a rank sends within its node in a round in which others leave theirs."""
+    members = max(1, ranks_per_node // group.stride)
+    if part.peers > 1:
+        return members - 1
+    stays = {
+        "steady": members > 1,
+        "shift": min(part.distance, group.size - part.distance) < members,
+        "exchange": False,
+        "neighbors": members > 1,
+        "tree": False,
+    }
+    return int(stays[part.pattern])
 
 
 def _crossing(part: Round, group: RankGroup, ranks_per_node: int) -> float:

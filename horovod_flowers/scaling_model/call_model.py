@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import log2
 
 from horovod_flowers.runlog.records import Operation
-from horovod_flowers.scaling_model.algorithms import Algorithm, MessageCost, Terms, terms_of
+from horovod_flowers.scaling_model.algorithms import Algorithm, MessageCost, Terms, round_terms, terms_of
 from horovod_flowers.scaling_model.network import Link, Network
 from horovod_flowers.scaling_model.open_mpi import AlgorithmChoice
 from horovod_flowers.scaling_model.schedule import Coordination
@@ -64,13 +64,11 @@ class CallModel:
         """Of one call alone, once the ranks have agreed on it."""
         if call.group.size < 2:
             return 0.0
-        terms = self.terms(call)
-        return (
-            self.between_nodes.seconds(terms.between_nodes)
-            + self.in_node.seconds(terms.in_node)
-            + terms.added_bytes * self.added_seconds_per_byte
-            + self.call_seconds_more.get(call.operation, 0.0)
-        )
+        found = self.call_seconds_more.get(call.operation, 0.0)
+        for terms, inside in round_terms(call, self.algorithm(call), self.ranks_per_node):
+            found += max(self.between_nodes.seconds(terms.between_nodes), self.in_node.seconds(inside))
+            found += self.in_node.seconds(terms.in_node) + terms.added_bytes * self.added_seconds_per_byte
+        return found
 
     def call_seconds(self, calls: Sequence[Call], ranks: int) -> list[float]:
         """Of each of these calls."""

@@ -173,6 +173,21 @@ def test_they_agree_on_groups_of_ranks_and_several_ranks_a_node(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("simgrid")
+@pytest.mark.parametrize(
+    ("operation", "algorithm"), [("allreduce", "ring"), ("allgather", "ring"), ("alltoall", "pairwise")]
+)
+def test_they_agree_where_ranks_of_a_node_are_farther_from_each_other(
+    operation: Operation, algorithm: Algorithm
+) -> None:
+    """As a busy node measures them, beside a given network. The formula takes the slower kind of link in each round."""
+    network = Network(Link(2e-6, 12.5e9), Link(5e-5, 6e9), ranks_per_node=2)
+    call = Call(operation, 16e6, RankGroup(16))
+    simulated = by_simgrid(call, algorithm, 16, network)
+    assert simulated == pytest.approx(by_formula(call, algorithm, network), rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("simgrid")
 @pytest.mark.parametrize(("operation", "algorithm"), PAIRS)
 def test_they_agree_on_a_network_whose_messages_cost_by_size_and_partner(
     operation: Operation, algorithm: Algorithm
