@@ -50,6 +50,7 @@ class ReportConfig:
         None, "of the prediction, between nodes: rate and latency such as 100Gbit,2us, or a kind such as 25gbe"
     )
     ranks_per_node: int | None = option(None, "of the prediction (default: as in the runs)", at_least=1, at_most=4096)
+    from_emulated: bool = option(False, "of the prediction: start from emulated runs; it is marked as emulated")
     open: bool = option(False, "open the report in a browser")
 
     def __post_init__(self) -> None:
@@ -66,8 +67,11 @@ class ReportConfig:
             raise UserError("open needs the HTML report: leave out --open, or add html to --format")
         _ = self.checks
         check_limits(self)
-        if self.predict is None and (self.network is not None or self.ranks_per_node is not None):
-            raise UserError("network and ranks_per_node are of a prediction: add --predict, or leave them out")
+        of_prediction = (self.network, self.ranks_per_node, self.from_emulated or None)
+        if self.predict is None and any(value is not None for value in of_prediction):
+            raise UserError(
+                "network, ranks_per_node and from_emulated are of a prediction: add --predict, or leave them out"
+            )
         _ = self.prediction
 
     @property
@@ -77,7 +81,7 @@ class ReportConfig:
             return None
         return PredictionConfig(
             ranks=self.predict, network=self.network, ranks_per_node=self.ranks_per_node,
-            min_efficiency=self.min_efficiency,
+            min_efficiency=self.min_efficiency, from_emulated=self.from_emulated,
         )  # fmt: skip
 
     @property

@@ -119,10 +119,12 @@ class AlgorithmChoice:
 def choice_from_settings(settings: Mapping[str, str]) -> AlgorithmChoice:
     """From MCA parameters by their names, such as coll_tuned_allreduce_algorithm: '4'; others are ignored.
 
-    Raises UserError for a number that this model does not know.
+    Raises UserError for a number that this model does not know, or a file of rules, which it does not read.
     """
     if settings.get("coll_tuned_use_dynamic_rules", "").strip().lower() not in _YES:
         return AlgorithmChoice()
+    if rules := settings.get("coll_tuned_dynamic_rules_filename", "").strip():
+        raise UserError(f"coll_tuned_dynamic_rules_filename is {rules}: the scaling model does not read such rules")
     pinned: dict[Operation, Algorithm] = {}
     for operation, parameter in _PARAMETERS.items():
         number = settings.get(parameter, "0").strip()

@@ -102,6 +102,8 @@ def test_a_pinned_algorithm_is_taken_and_told() -> None:
     assert choice.algorithm("alltoall", 1e9, 64) == "pairwise"
     assert choice.words == "pinned (allreduce ring), all others by the fixed decisions of Open MPI 4.1"
     assert choice_from_settings({"coll_tuned_allreduce_algorithm": "4"}).pinned == {}  # Open MPI ignores it, too
+    with pytest.raises(UserError, match="coll_tuned_dynamic_rules_filename is r.conf"):
+        choice_from_settings({"coll_tuned_use_dynamic_rules": "1", "coll_tuned_dynamic_rules_filename": "r.conf"})
     with pytest.raises(UserError, match="coll_tuned_allreduce_algorithm is 9, which the scaling model does not know"):
         choice_from_settings({"coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": "9"})
 

@@ -113,6 +113,24 @@ def test_the_report_has_a_section_where_it_is_asked_for(tmp_path: Path, runs: Pa
     assert (tmp_path / "report" / "pictures" / "prediction.svg").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--network", "25gbe"], "network, ranks_per_node and from_emulated are of a prediction: add --predict"),
+        (["--predict", "2"], "ranks names 2, and up to 4 were measured"),
+        (["--predict", "8", "--network", "fast"], "network is 'fast': give rate and latency"),
+    ],
+)
+def test_the_report_refuses_what_the_command_refuses(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        report(["--runs-dir", str(runs), "--output", str(tmp_path / "report"), *words])
+    assert ended.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "report").exists()
+
+
 def test_runs_that_are_not_used_are_told(tmp_path: Path, runs: Path) -> None:
     """Shared cores, another commit, and a run of more ranks of other work."""
     write_run(runs / "crowded", 8, [[1] * 8, [90] * 8], oversubscribed=True, traffic=allreduce(8))

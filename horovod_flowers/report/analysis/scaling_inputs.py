@@ -191,8 +191,14 @@ def study_of(
             f"collective calls were measured in {len(records)} place(s), none on the runs' kind of processor, threads "
             "and network with cores of their own: they are left out"
         )
-    elif len(kinds := calibrations_of(fitting)) > 1:
+    kinds = calibrations_of(fitting)
+    if len(kinds) > 1:
         left_out.append(f"calls were measured under {len(kinds)} settings: the one with the most calls is taken")
+    elif fitting and not kinds:
+        left_out.append(
+            "the measured calls could not be fitted (too few sizes, or algorithms that the model does not know): they "
+            "are left out"
+        )
     if profiles and profile is None:
         left_out.append(f"{len(profiles)} step profile(s) are of other work than the runs: they are left out")
     return ScalingStudy(baseline, tuple(members), scaling, fitting, profile, tuple(left_out))
