@@ -43,6 +43,7 @@ def with_dense(**fields: Any) -> StepProfile:
         (with_batch(gradient_ready_seconds=[0.2]), "batch 8 has 1 gradients of 6 weights"),
         (with_batch(dense=[]), "batch 8 has times of other Dense layers than the weights tell"),
         (with_batch(gradients_seconds=0.2), "batch 8 has its loss or a gradient after all gradients"),
+        (with_batch(step_seconds=[1e9]), "batch 8 has a step of more than 24 hours"),
         (with_dense(input_ready_seconds=0.095), "batch 8 has times of large in an impossible order"),
         (with_dense(output_gradient_ready_seconds=0.05), "batch 8 has times of large in an impossible order"),
     ],
