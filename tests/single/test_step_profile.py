@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from horovod_flowers.config.emulate import EmulateConfig
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile, write_step_profile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.step_profile import StepProfileConfig, described, main
@@ -73,6 +74,8 @@ def test_batches_are_those_that_are_given() -> None:
     assert StepProfileConfig().per_rank_batches == [32]
     with pytest.raises(UserError, match="leave out --accumulate"):
         StepProfileConfig(accumulate=2)
+    with pytest.raises(UserError, match="a step that sleeps is nothing to measure"):
+        StepProfileConfig(emulate=EmulateConfig(profile="p.json"))
 
 
 def test_a_measurement_is_told_in_a_line_a_batch() -> None:
