@@ -46,6 +46,11 @@ class StepProfileConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.per_rank_batches
+        if self.emulate.profile is not None:
+            raise UserError(
+                f"emulate.profile is {self.emulate.profile}, and a step that sleeps is nothing to measure: leave out "
+                "--emulate.profile"
+            )
         if self.accumulate > 1:
             raise UserError(
                 f"accumulate is {self.accumulate}, and the step that is measured ends with an update: leave out "

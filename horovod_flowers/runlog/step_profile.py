@@ -14,11 +14,14 @@ from typing import Annotated, Any
 
 import msgspec
 
+from horovod_flowers.config.choices import Precision
 from horovod_flowers.runlog.field_types import Count, Positive, Seconds
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
 
 SCHEMA = 1
+LONGEST_SECONDS = 86_400.0
+"""Of a step: an emulated run sleeps for it."""
 
 
 class ProfiledWeight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,8 +83,7 @@ class StepProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     options: dict[str, Any]
     """Of the run, by dotted names: those that decide what a step computes (docs/run-log.md)."""
     classes: Positive
-    precision: str
-    """Such as fp32."""
+    precision: Precision
     threads: Positive
     """Of the rank."""
     clips_by_norm: bool
@@ -165,6 +167,8 @@ def _in_batch(record: StepProfile, batch: ProfiledBatch) -> Iterator[str]:
         yield f"{of} has {len(batch.gradient_ready_seconds)} gradients of {len(record.weights)} weights"
     if sorted(dense.kernel for dense in batch.dense) != [k for k, weight in enumerate(record.weights) if weight.dense]:
         yield f"{of} has times of other Dense layers than the weights tell"
+    if max(last + batch.update_seconds, *batch.step_seconds) > LONGEST_SECONDS:
+        yield f"{of} has a step of more than {LONGEST_SECONDS / 3600:g} hours"
     if any(seconds > last for seconds in (batch.forward_seconds, *batch.gradient_ready_seconds)):
         yield f"{of} has its loss or a gradient after all gradients"
     for dense in batch.dense:

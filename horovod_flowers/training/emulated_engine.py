@@ -68,6 +68,8 @@ class EmulatedEngine(TrainingEngine):
         super().__init__(config, ranks, prepared, images, strategy, emulation.precision)
         self.step.double = self._double
         self._double.updated_share = _share(self.strategy)
+        if emulation.shrink > 1 and self.strategy.notes:
+            self.strategy.notes.append(f"counted in what is 1/{emulation.shrink:g} of the model")
 
     def _build(self, strategy: str) -> Recipe:
         emulation, size = self._emulation, self.ranks.size

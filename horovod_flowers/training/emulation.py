@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from horovod_flowers.config.choices import DIVIDING, INDEPENDENT, Precision
 from horovod_flowers.config.emulated_network import emulated_network
 from horovod_flowers.config.options import Effect, flag_of, flat_options, names_of, options_of
@@ -38,7 +36,7 @@ class Emulation:
     @property
     def precision(self) -> Precision:
         """That the step was measured in."""
-        return msgspec.convert(self.profile.precision, Precision)
+        return self.profile.precision
 
     @property
     def record(self) -> EmulatedStep:

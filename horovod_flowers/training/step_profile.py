@@ -180,7 +180,7 @@ def measure(
     return StepProfile(
         schema=record.SCHEMA,
         model=config.model.name,
-        options={name: options[name] for name in names_of(RunConfig, Effect.WORK)},
+        options={name: options[name] for name in names_of(RunConfig, Effect.WORK) if not name.startswith("emulate.")},
         classes=len(class_names),
         precision=precision,
         threads=threads,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from horovod_flowers.config.emulate import EmulateConfig
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile, write_step_profile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.step_profile import StepProfileConfig, described, main
@@ -43,6 +44,7 @@ def with_dense(**fields: Any) -> StepProfile:
         (with_batch(gradient_ready_seconds=[0.2]), "batch 8 has 1 gradients of 6 weights"),
         (with_batch(dense=[]), "batch 8 has times of other Dense layers than the weights tell"),
         (with_batch(gradients_seconds=0.2), "batch 8 has its loss or a gradient after all gradients"),
+        (with_batch(step_seconds=[1e9]), "batch 8 has a step of more than 24 hours"),
         (with_dense(input_ready_seconds=0.095), "batch 8 has times of large in an impossible order"),
         (with_dense(output_gradient_ready_seconds=0.05), "batch 8 has times of large in an impossible order"),
     ],
@@ -72,6 +74,8 @@ def test_batches_are_those_that_are_given() -> None:
     assert StepProfileConfig().per_rank_batches == [32]
     with pytest.raises(UserError, match="leave out --accumulate"):
         StepProfileConfig(accumulate=2)
+    with pytest.raises(UserError, match="a step that sleeps is nothing to measure"):
+        StepProfileConfig(emulate=EmulateConfig(profile="p.json"))
 
 
 def test_a_measurement_is_told_in_a_line_a_batch() -> None:
