@@ -89,9 +89,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print()
     for ranks in sorted({row["ranks"] for row in predicted}):
         errors = [abs(row["error"]) for row in predicted if row["ranks"] == ranks]
-        print(
-            f"{ranks} ranks: error {statistics.median(errors):.1%} median, {max(errors):.1%} at most, {len(errors)} steps"
-        )
+        print(f"{ranks} ranks: error {statistics.median(errors):.1%} median, {max(errors):.1%} at most")
     inside = sum(row["inside"] for row in predicted)
     print(f"inside the interval: {inside} of {len(predicted)}")
     named = best_named(rows)

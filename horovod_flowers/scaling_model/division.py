@@ -69,9 +69,14 @@ def divide(setting: Setting, ranks: int, work: Workload, profile: StepProfile) -
 
 def check_group(setting: Setting, ranks: int) -> None:
     """Raise CannotDivideError where the groups of a mesh do not fill the ranks."""
+    if not is_a_mesh_there(setting, ranks):
+        raise CannotDivideError(f"groups of {setting.group_of(ranks)} do not divide {ranks} ranks into several")
+
+
+def is_a_mesh_there(setting: Setting, ranks: int) -> bool:
+    """Whether so many ranks make several groups of a mesh; true of what is no mesh."""
     group = setting.group_of(ranks)
-    if setting.strategy == "mesh" and (ranks % group or group >= ranks):
-        raise CannotDivideError(f"groups of {group} do not divide {ranks} ranks into several")
+    return setting.strategy != "mesh" or (ranks % group == 0 and group < ranks)
 
 
 def _large(profile: StepProfile, weights: Sequence[StepWeight], work: Workload) -> list[int]:

@@ -11,7 +11,7 @@ from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.algorithms import MessageCost
 from horovod_flowers.scaling_model.calibration import Calibration, cycle_seconds
 from horovod_flowers.scaling_model.call_model import CallModel
-from horovod_flowers.scaling_model.division import CannotDivideError
+from horovod_flowers.scaling_model.division import CannotDivideError, is_a_mesh_there
 from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 from horovod_flowers.scaling_model.measured_steps import Setting
 from horovod_flowers.scaling_model.network import Link
@@ -86,8 +86,11 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
         predictor = replace(predictor, engine=_simulated(config, calls))
     settings = _settings(config, predictor, counts)
     predictions, left_out = [], []
+    measured = {step.setting for step in predictor.measured}
     for setting in settings:
         for ranks in counts:
+            if setting not in measured and not is_a_mesh_there(setting, ranks):
+                continue  # group sizes are proposed for all numbers of ranks together
             try:
                 predictions.append(predictor.predict(setting, ranks))
             except CannotDivideError as error:
