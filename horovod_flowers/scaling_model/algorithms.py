@@ -21,7 +21,8 @@ Where N is not a power of two, the ranks beyond 2^floor(L) first hand their valu
 back at the end: two more messages and one more addition (section 4.4 there; Rabenseifner halves what is handed over).
 
 What a round costs depends on who sends to whom. Between ranks of one node it is that node's own link; where ranks of a
-node send to other nodes at once, they share the node's link to the network.
+node send to other nodes at once, they share the node's link to the network. A round of both kinds lasts as long as the
+slower one.
 """
 
 import math
@@ -40,10 +41,10 @@ Algorithm: TypeAlias = Literal[
 ]  # fmt: skip
 
 
-Pattern = Literal["steady", "shift", "exchange", "neighbors", "tree"]
+Pattern = Literal["steady", "shift", "exchange", "neighbors", "tree", "gather"]
 """Who sends to whom in the rounds of an algorithm: each rank to the same neighbour in all of them; each rank to one at
 a distance, another one in each round; pairs at a distance to each other; a rank of odd number and the one after it to
-each other; or those at odd multiples of the distance to the ones before."""
+each other; those at odd multiples of the distance to the ones before; or all others to the first."""
 
 
 EXCHANGES = ("exchange", "neighbors")
@@ -145,7 +146,7 @@ def reduce_and_broadcast(n: float, ranks: int) -> list[Round]:
 def gather_and_broadcast(n: float, ranks: int) -> list[Round]:
     """One rank receives from all, then a binomial tree."""
     tree = [Round(1, n, 2**step, "tree") for step in range(math.ceil(math.log2(ranks)))]
-    return [Round(1, n / ranks, 1, peers=ranks - 1), *tree]
+    return [Round(1, n / ranks, 1, "gather", peers=ranks - 1), *tree]
 
 
 ROUNDS: dict[tuple[Operation, Algorithm], Callable[[float, int], list[Round]]] = {
@@ -271,7 +272,7 @@ def _link_terms(part: Round, group: RankGroup, messages: float) -> LinkTerms:
 def _staying(part: Round, group: RankGroup, ranks_per_node: int) -> int:
     """Messages that a rank sends within its node in a round in which others leave theirs."""
     members = max(1, ranks_per_node // group.stride)
-    if part.peers > 1:
+    if part.pattern == "gather" or part.peers > 1:
         return members - 1
     stays = {
         "steady": members > 1,
@@ -288,6 +289,8 @@ def _crossing(part: Round, group: RankGroup, ranks_per_node: int) -> float:
     if group.size * group.stride <= ranks_per_node:
         return 0
     members, groups = max(1, ranks_per_node // group.stride), min(ranks_per_node, group.stride)
+    if part.pattern == "gather":
+        return groups * (group.size - members)
     if part.peers > 1:
         return groups * members * (group.size - members) / (group.size - 1) * part.peers
     inside = part.distance < members

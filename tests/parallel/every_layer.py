@@ -339,11 +339,11 @@ def main() -> None:
         start_tensorflow(ranks, 1)
         import tensorflow as tf
 
-        from horovod_flowers.strategy import sharded
+        from horovod_flowers.strategy import choice
 
         # Most of the time of this program is the making of graphs.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-        sharded.SMALLEST_DIVIDED = SMALLEST_DIVIDED
+        choice.SMALLEST_DIVIDED = SMALLEST_DIVIDED
         base = RunConfig(shard_above=500, optimizer=OptimizerConfig(name="sgd", momentum=0.5))
         ranks = start_horovod(ranks, base.horovod, 1)
         alone = Ranks(0, 1, 0, 1, "single", SingleProcess())

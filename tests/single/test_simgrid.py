@@ -157,14 +157,11 @@ def test_they_agree_over_a_thousand_ranks(operation: Operation, algorithm: Algor
 @pytest.mark.slow
 @pytest.mark.usefixtures("simgrid")
 @pytest.mark.parametrize("group", [RankGroup(4, 4), RankGroup(8)])
-@pytest.mark.parametrize(("operation", "algorithm"), [pair for pair in PAIRS if pair[1] != "gather and broadcast"])
+@pytest.mark.parametrize(("operation", "algorithm"), PAIRS)
 def test_they_agree_on_groups_of_ranks_and_several_ranks_a_node(
     operation: Operation, algorithm: Algorithm, group: RankGroup
 ) -> None:
-    """The groups of a mesh call together: those that lie across nodes share the nodes' links.
-
-    Gathering to one rank, which is for messages below a kilobyte, the formula takes for as much as gathering to all.
-    """
+    """The groups of a mesh call together: those that lie across nodes share the nodes' links."""
     network = Network(Link(2e-6, 12.5e9), Link(5e-7, 25e9), ranks_per_node=4)
     call = Call(operation, 16e6, group)
     simulated = by_simgrid(call, algorithm, 16, network)
