@@ -201,6 +201,11 @@ def rank_counts(words: str) -> list[int]:
     return counts
 
 
+def options_of_strategies(kind: type) -> list[str]:
+    """Names of a configuration's own options that only some strategies use."""
+    return [item.name for item in fields(kind) if "option" in item.metadata and item.metadata["option"].strategies]
+
+
 def check_strategy(config: Any, strategy: str) -> None:
     """Refuse an option of this dataclass that the strategy does not use, unless it has its default (UserError)."""
     for item in fields(config):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from horovod_flowers.config.emulate import EmulateConfig
+from horovod_flowers.config.options import options_of_strategies
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.launch.job import run_job
 from horovod_flowers.runlog.step_profile import read_step_profile
@@ -44,6 +45,7 @@ class MissingProfile:
             checkpoint=default.checkpoint,
             validate=default.validate,
             bind=default.bind,
+            **{name: getattr(default, name) for name in options_of_strategies(RunConfig)},
         )
         words = ["--output", str(self.file), "--rows", ",".join(map(str, self.rows)), *option_words(plain)]
         return [sys.executable, "-m", "horovod_flowers.step_profile", *words]

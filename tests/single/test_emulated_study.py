@@ -132,6 +132,13 @@ def test_a_dry_run_prints_the_measured_step_and_each_job(
     assert all("none" in words[words.index("--bind") :] for words in measured)
 
 
+def test_options_of_a_strategy_are_none_of_the_measured_step(job_file: Folder) -> None:
+    """Which the strategy that one rank has would refuse."""
+    points = points_of(job_file(strategies=["mesh"], options={"model_parallel_size": 2, "shard_layers": "dense"}))
+    (missing,) = missing_profiles(points)
+    assert not {"--model-parallel-size", "--shard-layers", "--strategy"} & set(missing.command())
+
+
 def test_a_profile_of_ones_own_is_taken(job_file: Folder) -> None:
     points = points_of(job_file(options={"emulate": {"profile": "mine.json"}}))
     assert {point.config.emulate.profile for point in points} == {"mine.json"}

@@ -1,6 +1,7 @@
 """The record of a measured step: reading and writing it, measuring one, and refusing what is none."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from horovod_flowers.config.emulate import EmulateConfig
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile, write_step_profile
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.step_profile import StepProfileConfig, described, main
+from horovod_flowers.step_profile import StepProfileConfig, described
+from tests.conftest import run_command
 from tests.single.step_profiles import profile
+
+TIMEOUT_SECONDS = 300
 
 
 def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -90,7 +94,10 @@ def test_a_measurement_is_told_in_a_line_a_batch() -> None:
 def test_a_step_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     words = ["--rows", "4,2", "--data.image-size", "24", "--timed-steps", "3", "--threads", "1", "--bind", "none"]
-    main([*words, "--precision", "fp32", "--output", str(path), "--optimizer.global-clipnorm", "1"])
+    words += ["--precision", "fp32", "--output", str(path), "--optimizer.global-clipnorm", "1"]
+    # In a process of its own: the number of threads is set before TensorFlow starts.
+    ended = run_command([sys.executable, "-m", "horovod_flowers.step_profile", *words], tmp_path, TIMEOUT_SECONDS)
+    assert ended.status == 0, ended.output
     found = read_step_profile(path)
     assert [batch.rows for batch in found.batches] == [4, 2]
     assert (found.model, found.precision, found.threads, found.classes) == ("flower_cnn", "fp32", 1, 5)
