@@ -24,6 +24,8 @@ from horovod_flowers.scaling_model.simgrid.topology import topology_named
 from horovod_flowers.scaling_model.step_tasks import CallCosts
 
 LARGEST_BY_DEFAULT = 1024
+LEAST_LATENCY_SECONDS = 1e-8
+"""Below that a fitted latency is none: no network has less than its light takes for three metres."""
 GOODPUT = 0.9
 """Of a given rate, that messages get at least: headers of Ethernet, IP and TCP take 6 % of full packets of 1,500
 bytes (1,448 of 1,538), and more where packets are not full."""
@@ -250,6 +252,11 @@ def _lacks(
     return found
 
 
+def _latency_words(seconds: float) -> str:
+    """Of a message; a fit may find none, where the time of a call before its first message has all of it."""
+    return f"{seconds * 1e6:.3g} us" if seconds >= LEAST_LATENCY_SECONDS else "no latency a message to be seen"
+
+
 def _network_words(config: PredictionConfig, calibration: Calibration | None) -> str:
     if config.network is not None:
         inside = "" if config.in_node is None else f", within a node {config.in_node}"
@@ -261,5 +268,5 @@ def _network_words(config: PredictionConfig, calibration: Calibration | None) ->
     where = "" if calibration.between_nodes else " within a node"
     return (
         f"fitted to {calibration.calls:,} calls over {', '.join(map(str, calibration.ranks))} ranks{where}: "
-        f"{link.bytes_per_second * 8 / 1e9:.3g} Gbit/s, {link.latency_seconds * 1e6:.3g} us"
+        f"{link.bytes_per_second * 8 / 1e9:.3g} Gbit/s, {_latency_words(link.latency_seconds)}"
     )
