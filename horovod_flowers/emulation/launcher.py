@@ -77,6 +77,11 @@ def check_can_emulate() -> None:
 def emulation_options(network: EmulatedNetwork) -> list[str]:
     """Of `python -m horovod_flowers.emulation`, those that are not as by default."""
     words = ["--nodes", str(network.nodes), "--ranks-per-node", str(network.ranks_per_node)]
-    words += ["--mbit", f"{network.mbit:g}"]
-    words += ["--shrink", f"{network.shrink:g}"] if network.shrink != 1 else []
+    words += ["--mbit", _digits(network.mbit)]
+    words += ["--shrink", _digits(network.shrink)] if network.shrink != 1 else []
     return words + (["--mtu", str(network.mtu)] if network.mtu != 9000 else [])
+
+
+def _digits(number: float) -> str:
+    """All of them: a study compares its network with what its runs have recorded."""
+    return repr(float(number)).removesuffix(".0")
