@@ -13,7 +13,13 @@ from functools import partial
 from horovod_flowers.runtime.errors import UserError, harmless
 from horovod_flowers.runtime.parent_death import end_with_parent
 
-PROGRAMS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
+PROGRAMS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "util-linux (Debian: mount)",
+}
 """What is called, and the package that brings it."""
 FOLDERS_OF_ROOT = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where some of them are, and which a user's PATH may lack."""

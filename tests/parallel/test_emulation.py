@@ -241,7 +241,7 @@ def folder_of_programs(folder: Path, *names: str) -> str:
 
 def test_what_is_missing_on_the_machine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "FOLDERS_OF_ROOT", ())
-    path = folder_of_programs(tmp_path / "programs", "ip", "unshare", "nsenter")
+    path = folder_of_programs(tmp_path / "programs", "ip", "unshare", "nsenter", "mount")
     with pytest.raises(UserError, match="there is no tc on this machine, .* install iproute2"):
         world.check_programs({"PATH": path})
     with pytest.raises(UserError, match=r"there is no C compiler \(cc, gcc, clang\) on PATH"):
