@@ -50,7 +50,7 @@ class VirtualNodes(Mpirun):
 
     def transport_words(self, program: str, nodes: int, environment: Mapping[str, str]) -> list[str]:
         """As between real nodes whose links are no faster than TCP."""
-        given = environment.get(SWITCH, "auto").strip() or "auto"
+        given = environment.get(SWITCH, "").strip().lower() or "auto"
         return tcp_words(program, nodes, {**environment, SWITCH: "1" if given == "auto" else given}, self.options)
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
