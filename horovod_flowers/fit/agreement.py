@@ -156,7 +156,7 @@ def end_alike(model: Any, ranks: Ranks) -> None:
     crc = 0
     for weight in model.weights:
         crc = zlib.crc32(np.array(weight, order="C").tobytes(), crc)
-    if len(set(ranks.allgather(crc))) > 1:
+    if not all(ranks.same_on_all([crc])):
         broadcast_values(model.weights, ranks)
 
 
