@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from horovod_flowers.config.emulated_network import MOST_SHRINK
 from horovod_flowers.config.options import Effect, check_limits, flag_of, option
 from horovod_flowers.runtime.errors import UserError
-
-MOST_SHRINK = 10_000
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class StepProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def step_profile_file(runs_dir: Path, name: str) -> Path:
-    """Where a study of that name keeps its profile."""
+    """Where a study keeps the profile of that name."""
     return runs_dir / ".step_profiles" / f"{name}.json"
 
 

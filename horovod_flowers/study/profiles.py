@@ -9,7 +9,7 @@ from horovod_flowers.config.emulate import EmulateConfig
 from horovod_flowers.config.options import options_of_strategies
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.launch.job import run_job
-from horovod_flowers.runlog.step_profile import read_step_profile
+from horovod_flowers.runlog.step_profile import read_step_profile, step_profile_file
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import Stopped
 from horovod_flowers.study.point import Point, TrainingPoint, option_words
@@ -17,7 +17,7 @@ from horovod_flowers.study.point import Point, TrainingPoint, option_words
 
 def profile_file(runs_dir: str, study: str, precision: str) -> Path:
     """Where a study keeps what its emulated points of a precision sleep for."""
-    return Path(runs_dir) / ".step_profiles" / f"{study}-{precision}.json"
+    return step_profile_file(Path(runs_dir), f"{study}-{precision}")
 
 
 @dataclass(frozen=True)
