@@ -132,11 +132,16 @@ def read_step_profile(path: Path) -> StepProfile:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=StepProfile)
     except msgspec.MsgspecError as error:
-        raise UserError(f"step profile {path} is damaged or from another version ({error})") from error
+        raise UserError(
+            f"step profile {path} is damaged or from another version ({error}): delete it, and measure it again"
+        ) from error
     if record.schema != SCHEMA:
-        raise UserError(f"step profile {path} has schema {record.schema}, this version reads {SCHEMA}")
+        raise UserError(
+            f"step profile {path} has schema {record.schema}, this version reads {SCHEMA}: delete it, and measure it "
+            "again"
+        )
     if (wrong := _contradiction(record)) is not None:
-        raise UserError(f"step profile {path} contradicts itself ({wrong}): measure it again")
+        raise UserError(f"step profile {path} contradicts itself ({wrong}): delete it, and measure it again")
     return record
 
 

@@ -11,7 +11,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.launch.job import run_job
 from horovod_flowers.runlog.step_profile import read_step_profile, step_profile_file
 from horovod_flowers.runtime.console import say
-from horovod_flowers.runtime.errors import Stopped
+from horovod_flowers.runtime.errors import Stopped, UserError
 from horovod_flowers.study.point import Point, TrainingPoint, option_words
 
 
@@ -54,7 +54,7 @@ class MissingProfile:
 def missing_profiles(points: Sequence[Point]) -> Iterator[MissingProfile]:
     """What the points need and is not there, or lacks one of their batches.
 
-    Raises UserError where a file is damaged.
+    Raises UserError where a file is damaged, or cannot be read.
     """
     needed = dict[Path, set[int]]()
     config_of = dict[Path, RunConfig]()
@@ -64,9 +64,18 @@ def missing_profiles(points: Sequence[Point]) -> Iterator[MissingProfile]:
             needed.setdefault(file, set()).add(point.config.global_batch_for(point.ranks) // point.ranks)
             config_of.setdefault(file, point.config)
     for file, rows in needed.items():
-        there = {batch.rows for batch in read_step_profile(file).batches} if file.exists() else set()
+        there = _rows_in(file)
         if not rows <= there:
             yield MissingProfile(file, tuple(sorted(rows | there, reverse=True)), config_of[file])
+
+
+def _rows_in(file: Path) -> set[int]:
+    try:
+        return {batch.rows for batch in read_step_profile(file).batches}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise UserError(f"step profile {file} cannot be read ({error.strerror or error})") from error
 
 
 def measure_profiles(points: Sequence[Point]) -> None:
