@@ -27,10 +27,10 @@ WAITING = "waiting.so"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends with the status of the command, as a shell tells it."""
     with error_boundary("horovod_flowers.emulation"):
-        given, library, *words = sys.argv[1:] if arguments is None else arguments
-        network = msgspec.json.decode(given, type=EmulatedNetwork)
         if os.getpid() != 1:
             raise UserError("this is started by python -m horovod_flowers.emulation, in namespaces of its own")
+        given, library, *words = sys.argv[1:] if arguments is None else arguments
+        network = msgspec.json.decode(given, type=EmulatedNetwork)
         prepare_files(network, library)
         of_mpirun = {f"OMPI_MCA_{name}": value for name, value in SETTINGS.items()}
         raise SystemExit(run(words, {**os.environ, **of_mpirun, VARIABLE: given}))
