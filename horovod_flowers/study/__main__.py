@@ -74,6 +74,11 @@ class StudyConfig:
             raise UserError(
                 f"emulate and {given}: virtual nodes are of this machine, and mpirun starts their ranks: leave out one"
             )
+        if self.emulate and self.oversubscribe:
+            raise UserError(
+                "emulate and oversubscribe are given: virtual nodes have room for as many ranks as the job file says: "
+                "leave out --oversubscribe, and raise nodes or ranks_per_node of its network"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,6 +119,11 @@ def read_points(config: StudyConfig, more_options: Sequence[str]) -> list[Point]
     points, order_seed = list[Point](), 0
     for file in config.files:
         study = read_study(Path(file))
+        if config.emulate and study.network is None and study.command is not None:
+            raise UserError(
+                f"emulate is given, and job file {file} has a command: emulation is for train, since a script of one's "
+                "own computes, for which the cores of one machine are too few; leave out --emulate"
+            )
         if config.emulate != (study.network is not None):
             raise UserError(
                 f"job file {file} has a network, which is emulated: add --emulate, or leave it out to run on real nodes"

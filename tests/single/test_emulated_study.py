@@ -77,6 +77,10 @@ def test_a_network_is_emulated_or_refused(job_file: Folder) -> None:
         StudyConfig(files=("x",), emulate=True, hosts="a:1")
     with pytest.raises(UserError, match="emulate and launcher is srun"):
         StudyConfig(files=("x",), emulate=True, launcher="srun")
+    with pytest.raises(UserError, match="emulate and oversubscribe are given"):
+        StudyConfig(files=("x",), emulate=True, oversubscribe=True)
+    with pytest.raises(UserError, match="emulate is given, and job file .* has a command"):
+        points_of(job_file(network=None, command=["python", "x.py"], global_batch=8))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
