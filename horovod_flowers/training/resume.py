@@ -42,9 +42,7 @@ def read_config(arguments: Sequence[str] | None, rank: int, hold: RunHold | None
         hold.take(folder.path, IN_USE)
     if config.resume_or_start and folder.path.exists():
         # Decided by every rank before MPI starts, and so before rank 0 changes anything; what rank 0 finds counts.
-        # An emulated run keeps nothing to go on from.
-        ended = folder.result.exists() if config.emulate.profile is None else _has_result(folder, config.epochs)
-        if not (folder.has_checkpoint or ended):
+        if not (folder.has_checkpoint or _has_result_to_keep(folder, config)):
             return replace(config, overwrite=True, resume_or_start=False)
         words.append("--resume")
         config = replace(config, resume=True)
@@ -84,6 +82,18 @@ def has_ended(config: RunConfig) -> bool:
 
 def _has_result(folder: RunFolder, epochs: int) -> bool:
     return folder.result.exists() and read_json(folder.result, Result).ends(epochs)
+
+
+def _has_result_to_keep(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether a run without a checkpoint has a result that is not begun anew.
+
+    An emulated run keeps nothing to go on from: one of fewer epochs is begun anew, by another emulated one alone.
+    """
+    if not folder.result.exists() or config.emulate.profile is None or not folder.config.exists():
+        return folder.result.exists()
+    emulate = options_in(folder.config).get("emulate")
+    was_emulated = isinstance(emulate, dict) and emulate.get("profile") is not None
+    return not was_emulated or _has_result(folder, config.epochs)
 
 
 def check_continues(folder: RunFolder, config: RunConfig, size: int) -> None:
