@@ -31,9 +31,15 @@ def waiting_library(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """What this user keeps of us between jobs (XDG base directories)."""
-    given = environment.get("XDG_CACHE_HOME", "")
-    return (Path(given) if Path(given).is_absolute() else Path.home() / ".cache") / "horovod_flowers"
+    """What this user keeps of us between jobs (XDG base directories). Raises UserError where there is no place."""
+    given = Path(environment.get("XDG_CACHE_HOME", ""))
+    try:
+        return (given if given.is_absolute() else Path.home() / ".cache") / "horovod_flowers"
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder, where emulation would keep what it builds: set XDG_CACHE_HOME to a folder "
+            "that can be written"
+        ) from error
 
 
 def _build(source: bytes, path: Path, environment: Mapping[str, str]) -> None:
