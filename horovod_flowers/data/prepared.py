@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,10 +246,25 @@ def _write_shards(folder: Path, source: Source, processes: int, progress: Callab
     numbers, chunks = zip(*enumerate(source.chunks()), strict=True)
     processes = min(processes, len(chunks))
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (os.getpid(),)) as pool:
-        for shard in pool.map(_write_shard, chunks, repeat(folder), numbers):
+        with _left_to_this_process(signal.SIGUSR1):
+            written = pool.map(_write_shard, chunks, repeat(folder), numbers)  # which starts all processes
+        for shard in written:
             shards.append(shard)
             progress(shard.images + len(shard.unreadable))
     return shards
+
+
+@contextlib.contextmanager
+def _left_to_this_process(number: int) -> Iterator[None]:
+    """Processes and threads that are started within never see a signal, from their first moment on.
+
+    mpirun and Slurm send SIGUSR1 to a rank's processes, too, and one that does not know it would die of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _refuse_unreadable(shards: list[_Shard], source: Source, strict: bool) -> None:

@@ -1,7 +1,12 @@
 """Sources and the prepared store: contents, identity, bad photos, two jobs at once."""
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -186,3 +191,35 @@ def test_photos_that_are_gone_are_listed_as_unreadable(tmp_path: Path, write_pho
     shutil.rmtree(photos / "red")
     prepared = prepare(tmp_path / "prepared", source, processes=1)
     assert [name for name, _ in prepared.unreadable] == ["red/000.jpg", "red/001.jpg", "red/002.jpg"]
+
+
+TOLD_WHILE_IT_DRAWS = """
+import signal, sys
+from pathlib import Path
+from horovod_flowers.config.data import DataConfig
+from horovod_flowers.data.prepared import prepare
+from horovod_flowers.data.sources import open_source
+
+if __name__ == "__main__":
+    told = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+    print("begins", flush=True)
+    prepared = prepare(Path(sys.argv[1]), open_source(DataConfig(image_size=64, synthetic_images=60)), 2)
+    print(len(prepared), bool(told))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Python's handlers none is left when it ends
+"""
+
+
+def test_a_time_limit_while_images_are_drawn_reaches_nobody_but_the_rank(tmp_path: Path) -> None:
+    """The signal goes to all processes of a rank, at any moment of theirs: one that died would take the run along."""
+    (tmp_path / "draw.py").write_text(TOLD_WHILE_IT_DRAWS)
+    words = [sys.executable, "draw.py", "prepared"]
+    with subprocess.Popen(words, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGUSR1)
+            time.sleep(0.02)
+        assert process.stdout.read() == "60 True\n"
+        assert process.returncode == 0
