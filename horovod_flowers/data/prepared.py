@@ -245,9 +245,10 @@ def _write_shards(folder: Path, source: Source, processes: int, progress: Callab
     # Spawned, not forked: the parent may hold MPI or TensorFlow threads that a fork would break.
     numbers, chunks = zip(*enumerate(source.chunks()), strict=True)
     processes = min(processes, len(chunks))
-    with ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (os.getpid(),)) as pool:
-        with _left_to_this_process(signal.SIGUSR1):
-            written = pool.map(_write_shard, chunks, repeat(folder), numbers)  # which starts all processes
+    with _left_to_this_process(signal.SIGUSR1):  # the first of these starts a process for all, the second the others
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (os.getpid(),))
+        written = pool.map(_write_shard, chunks, repeat(folder), numbers)
+    with pool:
         for shard in written:
             shards.append(shard)
             progress(shard.images + len(shard.unreadable))
