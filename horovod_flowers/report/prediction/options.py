@@ -43,7 +43,11 @@ class PredictionConfig:
     )
     topology: str = option("star", f"of the network, for SimGrid: {SPELLING}")
     min_efficiency: float = option(
-        0.75, "parallel efficiency below which more ranks mean paying for waiting", above=0, at_most=2
+        0.75,
+        "parallel efficiency below which more ranks mean paying for waiting",
+        above=0,
+        at_most=2,
+        limits="give a share such as 0.75",
     )
     from_emulated: bool = option(False, "start from emulated runs, too; everything is marked as emulated")
     output: str = option("prediction", "folder to write into")
