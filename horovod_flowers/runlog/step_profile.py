@@ -131,7 +131,7 @@ def read_step_profile(path: Path) -> StepProfile:
     """
     try:
         record = msgspec.json.decode(path.read_bytes(), type=StepProfile)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(
             f"step profile {path} is damaged or from another version ({error}): delete it, and measure it again"
         ) from error
