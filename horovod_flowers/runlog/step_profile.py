@@ -164,6 +164,8 @@ def _in_weights(record: StepProfile) -> Iterator[str]:
     for weight in record.weights:
         if math.prod(weight.shape) != weight.elements:
             yield f"{weight.path} of shape {weight.shape} has {weight.elements} elements"
+        if weight.dense and len(weight.shape) != 2:
+            yield f"{weight.path} of shape {weight.shape} is no kernel of a Dense layer"
 
 
 def _in_batch(record: StepProfile, batch: ProfiledBatch) -> Iterator[str]:
