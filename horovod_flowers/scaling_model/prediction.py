@@ -383,5 +383,7 @@ class Predictor:
     @property
     def _divisible(self) -> bool:
         assert self.profile is not None
+        if self.work.shard_layers is not None:
+            return any(dense.layer in self.work.shard_layers for dense in self.profile.batches[0].dense)
         weights = weights_of(self.profile)
         return any(weight.layer is not None and weight.elements >= self.work.shard_above for weight in weights)
