@@ -30,6 +30,11 @@ GOODPUT = 0.9
 """Of a given rate, that messages get at least: headers of Ethernet, IP and TCP take 6 % of full packets of 1,500
 bytes (1,448 of 1,538), and more where packets are not full."""
 
+NOTHING_KNOWN = (
+    "no strategy that communicates was run on several ranks, and neither a network nor calls are known: give "
+    "--network, such as 100Gbit,2us, or run a study with collectives: true"
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -97,9 +102,10 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
                 predictions.append(predictor.predict(setting, ranks))
             except CannotDivideError as error:
                 left_out.append((setting, ranks, str(error)))
+    left_out += _no_mesh(config, predictor, counts, predictions, left_out)
     if not predictions:
-        _, _, reason = left_out[0]
-        raise UserError(f"nothing can be predicted: {reason}")
+        reasons = [reason for _, _, reason in left_out]
+        raise UserError(f"nothing can be predicted: {reasons[0] if reasons else NOTHING_KNOWN}")
     alone = predictor.baseline.step_seconds / predictor.work.rows(1)
     held_out = study.held_out()
     return Answer(
@@ -207,6 +213,25 @@ def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[i
         if name in config.strategy_names:
             wanted += [setting for setting in known if setting.strategy == name] or [Setting(name)]
     return list(dict.fromkeys(wanted))
+
+
+def _no_mesh(
+    config: PredictionConfig,
+    predictor: Predictor,
+    counts: Sequence[int],
+    predictions: Sequence[Predicted],
+    left_out: Sequence[tuple[Setting, int, str]],
+) -> list[tuple[Setting, int, str]]:
+    """Numbers of ranks on which --strategies asks for a mesh, none is there, and nothing has told of it yet."""
+    if "mesh" not in (config.strategy_names or ()):
+        return []
+    told = {one.ranks for one in predictions if one.setting.strategy == "mesh"}
+    told |= {ranks for setting, ranks, _ in left_out if setting.strategy == "mesh"}
+    if predictor.profile is None or predictor.calls is None:
+        reason = "it was not run on several ranks in such groups, which takes a step profile, and a network or calls"
+    else:
+        reason = "no Dense layer is large enough to divide, or no group of 2, 4, 8, ... divides the ranks into several"
+    return [(Setting("mesh"), ranks, reason) for ranks in counts if ranks not in told]
 
 
 def _lacks(
