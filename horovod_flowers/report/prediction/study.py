@@ -76,6 +76,8 @@ def _not_used(
             reason = "ranks shared cores"
         elif point.refusal is not None:
             reason = point.refusal
+        elif point.baseline is not None:
+            reason = f"of {point.scaling} scaling, and {study.scaling} scaling is predicted"
         else:
             reason = f"no run of one rank did the same work{point.nearest}"
         found.append(f"{_named(point.runs)}: {reason}: left out")
