@@ -12,7 +12,7 @@ from horovod_flowers.scaling_model.algorithms import MessageCost
 from horovod_flowers.scaling_model.calibration import Calibration, cycle_seconds
 from horovod_flowers.scaling_model.call_model import CallModel
 from horovod_flowers.scaling_model.division import CannotDivideError, is_a_mesh_there
-from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
+from horovod_flowers.scaling_model.hold_out import FEWEST_RANK_COUNTS, HeldOut, errors_of
 from horovod_flowers.scaling_model.measured_steps import Setting
 from horovod_flowers.scaling_model.network import Link
 from horovod_flowers.scaling_model.open_mpi import choice_from_settings
@@ -271,9 +271,9 @@ def _lacks(
     if not predictor.several:
         found.append("no runs on several ranks: nothing corrects the model's own estimate of what is hidden")
     if not errors_of(held_out):
-        found.append(
-            "fewer than three numbers of ranks were measured, so that no prediction could be checked against a run"
-        )
+        few = len(study.counts) < FEWEST_RANK_COUNTS
+        why = "fewer than three numbers of ranks were measured" if few else "nothing on fewer ranks tells of any run"
+        found.append(f"{why}, so that no prediction could be checked against a run")
     return found
 
 
