@@ -32,8 +32,8 @@ TURNS = 2.0
 SIDES = ("between", "inside")
 KINDS = ("one_way", "exchanged", "concurrent", "paired")
 _SLOPES = len(SIZES) + 1
-# Weak knowledge for what calls do not tell: slopes of neighbouring sizes, and of an exchange, are alike within a factor
-# of e^(1/0.3) or so, latency is microseconds to milliseconds. A hundred measured sizes outweigh it.
+# Weak knowledge for what calls do not tell: slopes of neighbouring sizes and of kinds of messages are alike, and so are
+# calls of different operations. A factor of e between two of them counts as much as one size that is missed by 10 %.
 _WEIGHT_OF_LIKENESS = 0.1
 
 
