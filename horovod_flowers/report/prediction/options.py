@@ -94,5 +94,5 @@ class PredictionConfig:
     @property
     def networks(self) -> tuple[Network | None, Network | None]:
         """Between nodes, and within one. Raises UserError for what is no network."""
-        words = (self.network, self.in_node)
-        return tuple(None if word is None else parse_network(word) for word in words)  # type: ignore[return-value]
+        between = None if self.network is None else parse_network(self.network)
+        return between, None if self.in_node is None else parse_network(self.in_node, "in_node")
