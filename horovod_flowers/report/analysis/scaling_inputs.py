@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from horovod_flowers.config.choices import StrategyName
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import is_script
 from horovod_flowers.report.analysis.call_costs import alike, calibrations_of, network_of
 from horovod_flowers.report.analysis.claims import cores_of
@@ -123,13 +124,20 @@ def setting_of(run: RunSummary) -> Setting | None:
     if run.ranks == 1 or strategy not in get_args(StrategyName):
         return None
     config = run.config
-    group = config.get("model_parallel_size") or run.environment.ranks[0].local_size
     return Setting(
         strategy,  # type: ignore[arg-type]
-        int(group) if strategy == "mesh" else None,
+        _group_of(run) if strategy == "mesh" else None,
         config.get("dense_gradients", "auto") if strategy in ("allreduce", "sharded") else "auto",
         config.get("compression", "none") if strategy == "allreduce" else "none",
     )
+
+
+def _group_of(run: RunSummary) -> int:
+    """Ranks of a mesh that divide one copy of the layers: those that were asked for, or of a node as far as they divide
+    all ranks."""
+    given = run.config.get("model_parallel_size")
+    per_node = min(rank.local_size for rank in run.environment.ranks)
+    return int(given) if given else RunConfig(strategy="mesh").model_parallel_size_for(run.ranks, per_node)
 
 
 def measured_step(point: Point) -> MeasuredStep:
