@@ -235,6 +235,6 @@ def test_measurements_that_do_not_fit_the_runs_are_told(
     write_step_profile(step_profile_file(runs, "other"), profile(64))
     lacks = predict(tmp_path, *NETWORK, "--ranks", "8")["lacks"]
     assert lacks[0].startswith("collective calls were measured in 1 place(s), none on the runs' kind of processor")
-    assert lacks[1] == "1 step profile(s) are of other work than the runs: they are left out"
+    assert lacks[1] == "1 step profile(s) are of other work, threads or processor than the runs: they are left out"
     path = str(step_profile_file(runs, "other"))
     assert "is of other work than the runs: model m, fp32" in refused(tmp_path, capsys, *NETWORK, "--profile", path)

@@ -208,7 +208,9 @@ def study_of(
             "are left out"
         )
     if profiles and profile is None:
-        left_out.append(f"{len(profiles)} step profile(s) are of other work than the runs: they are left out")
+        left_out.append(
+            f"{len(profiles)} step profile(s) are of other work, threads or processor than the runs: they are left out"
+        )
     return ScalingStudy(baseline, tuple(members), scaling, fitting, profile, tuple(left_out))
 
 
@@ -226,9 +228,13 @@ def of_the_same_kind(record: Collectives, point: Point) -> bool:
 
 
 def profile_fits(profile: StepProfile, point: Point) -> bool:
-    """Whether a profile is of this point's work: every option that both know, model, precision and threads."""
+    """Whether a profile is of this point's work: every option that both know, model and precision; of runs that are
+    not emulated, their threads and processor, too."""
     work = {name: value for name, value in work_of(point.runs[0]) if name not in ("scaling", "global_batch")}
     if profile.model != work.get("model") or profile.precision != work["precision"]:
+        return False
+    of_machine = ((profile.threads,), (profile.cpu_model or "",))
+    if not point.emulated and of_machine != (work["threads"], work["cpu_model"]):
         return False
     # An emulated run has the file that it slept for, which it would not do if that were of other work.
     told = (name for name in profile.options if name in work and name not in ("model.name", "emulate.profile"))

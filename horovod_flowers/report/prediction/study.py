@@ -52,8 +52,9 @@ def chosen_study(
     (study,) = wanted
     if given is not None and not profile_fits(given, study.baseline):
         raise UserError(
-            f"profile {config.profile} is of other work than the runs: model {given.model}, {given.precision}; measure "
-            "the runs' own with python -m horovod_flowers.step_profile"
+            f"profile {config.profile} is of other work than the runs: model {given.model}, {given.precision}, "
+            f"{given.threads} thread(s) on {given.cpu_model or 'an unknown processor'}, or other options; measure the "
+            "runs' own with python -m horovod_flowers.step_profile"
         )
     return replace(study, left_out=(*_not_used(runs, measured, every, study), *study.left_out))
 
