@@ -99,6 +99,7 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
             if setting not in measured and not is_a_mesh_there(setting, ranks):
                 continue  # group sizes are proposed for all numbers of ranks together
             try:
+                _check_batch(study, ranks)
                 predictions.append(predictor.predict(setting, ranks))
             except CannotDivideError as error:
                 left_out.append((setting, ranks, str(error)))
@@ -213,6 +214,14 @@ def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[i
         if name in config.strategy_names:
             wanted += [setting for setting in known if setting.strategy == name] or [Setting(name)]
     return list(dict.fromkeys(wanted))
+
+
+def _check_batch(study: ScalingStudy, ranks: int) -> None:
+    """Raise CannotDivideError where training would refuse to divide the global batch (RunConfig.global_batch_for)."""
+    batch = study.workload.batch
+    uneven = study.scaling == "strong" and batch > ranks and batch % ranks
+    if uneven and not study.run.config.get("elastic"):
+        raise CannotDivideError(f"a batch of {batch} cannot be divided equally over {ranks} ranks")
 
 
 def _no_mesh(
