@@ -64,11 +64,12 @@ def best_named(rows: list[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
     """Rate, ranks, best strategy measured and predicted, wherever the best one is clearly so."""
     found = []
     for mbit, ranks in sorted({(row["mbit"], row["ranks"]) for row in rows}):
-        here = [row for row in rows if (row["mbit"], row["ranks"]) == (mbit, ranks) and row["predicted_seconds"]]
+        here = [row for row in rows if (row["mbit"], row["ranks"]) == (mbit, ranks)]
+        told = [row for row in here if row["predicted_seconds"] is not None]
         measured = sorted(here, key=lambda row: row["measured_seconds"])
-        if len(measured) < 2 or measured[1]["measured_seconds"] < (1 + CLEAR) * measured[0]["measured_seconds"]:
+        if not told or len(here) < 2 or measured[1]["measured_seconds"] < (1 + CLEAR) * measured[0]["measured_seconds"]:
             continue
-        predicted = min(here, key=lambda row: row["predicted_seconds"])
+        predicted = min(told, key=lambda row: row["predicted_seconds"])
         found.append((mbit, ranks, measured[0]["setting"], predicted["setting"]))
     return found
 

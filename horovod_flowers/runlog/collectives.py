@@ -78,7 +78,7 @@ def read_collectives(path: Path) -> Collectives:
     """Read and check a record. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=Collectives)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged or from another version ({error})") from error
     if record.schema != SCHEMA:
         raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")

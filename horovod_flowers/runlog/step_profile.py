@@ -131,7 +131,7 @@ def read_step_profile(path: Path) -> StepProfile:
     """
     try:
         record = msgspec.json.decode(path.read_bytes(), type=StepProfile)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(
             f"step profile {path} is damaged or from another version ({error}): delete it, and measure it again"
         ) from error
@@ -164,6 +164,8 @@ def _in_weights(record: StepProfile) -> Iterator[str]:
     for weight in record.weights:
         if math.prod(weight.shape) != weight.elements:
             yield f"{weight.path} of shape {weight.shape} has {weight.elements} elements"
+        if weight.dense and len(weight.shape) != 2:
+            yield f"{weight.path} of shape {weight.shape} is no kernel of a Dense layer"
 
 
 def _in_batch(record: StepProfile, batch: ProfiledBatch) -> Iterator[str]:

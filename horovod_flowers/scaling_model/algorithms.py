@@ -18,7 +18,8 @@ there where N is a power of two):
     binomial             reduce, broadcast: ceil(L) a + ceil(L) n b each
 
 Where N is not a power of two, the ranks beyond 2^floor(L) first hand their values to neighbours, and get the result
-back at the end: two more messages and one more addition (section 4.4 there; Rabenseifner halves what is handed over).
+back at the end: two more messages and one more addition (section 4.4 there). Rabenseifner halves what is handed over:
+three more messages, and an addition of half as much.
 
 What a round costs depends on who sends to whom. Between ranks of one node it is that node's own link; where ranks of a
 node send to other nodes at once, they share the node's link to the network. A round of both kinds lasts as long as the

@@ -32,8 +32,8 @@ TURNS = 2.0
 SIDES = ("between", "inside")
 KINDS = ("one_way", "exchanged", "concurrent", "paired")
 _SLOPES = len(SIZES) + 1
-# Weak knowledge for what calls do not tell: slopes of neighbouring sizes, and of an exchange, are alike within a factor
-# of e^(1/0.3) or so, latency is microseconds to milliseconds. A hundred measured sizes outweigh it.
+# Weak knowledge for what calls do not tell: slopes of neighbouring sizes and of kinds of messages are alike, and so are
+# calls of different operations. A factor of e between two of them counts as much as one size that is missed by 10 %.
 _WEIGHT_OF_LIKENESS = 0.1
 
 
@@ -99,6 +99,8 @@ def calibrate(records: Sequence[Collectives]) -> Calibration:
         raise UserError(f"calls were measured on networks of different sizes ({listed}): keep those of one")
     rows = [row for record in records for row in _rows(record)]
     sizes = Counter((row.operation, row.ranks) for row in rows)
+    if not all(row.seconds > 0 for row in rows):
+        raise UserError("a record of calls has none of a size, or one that took no time: measure them again")
     if not sizes or min(sizes.values()) < FEWEST_SIZES:
         raise UserError(f"a model of calls needs at least {FEWEST_SIZES} message sizes of each operation")
     ranks = tuple(sorted({record.world_size for record in records}))
@@ -131,7 +133,7 @@ def shrink_of(record: Collectives) -> float:
 
 
 def _ranks_per_node(record: Collectives) -> int:
-    return max(1, record.world_size // len(record.hosts))
+    return max(1, record.world_size // max(1, len(record.hosts)))
 
 
 def cycle_seconds(horovod_settings: Mapping[str, str]) -> float:

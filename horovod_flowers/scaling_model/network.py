@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from horovod_flowers.runtime.errors import UserError
 
 BITS_A_BYTE = 8
+SLOWEST_BITS, FASTEST_BITS = 1e3, 1e18
+"""A second, of a link that can be given: a slip of the keyboard is told, not computed with."""
+LONGEST_LATENCY_SECONDS = 60.0
+"""The same of its latency."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,28 @@ _ALLOWED = (
 )
 
 
-def parse_network(text: str) -> Network:
-    """Read '100Gbit,2us' or a name. Raises UserError with a sentence."""
+def parse_network(text: str, option: str = "network") -> Network:
+    """Read '100Gbit,2us' or a name. Raises UserError with a sentence that names the option."""
     word = text.strip().lower()
     if word in NAMED:
         gbit, microseconds = NAMED[word]
         return Network(Link(microseconds * 1e-6, gbit * 1e9 / BITS_A_BYTE), source=f"{word}, published figures")
     parts = [part.strip() for part in word.split(",")]
     if len(parts) != 2:
-        raise UserError(f"network is {text!r}: {_ALLOWED}")
+        raise UserError(f"{option} is {text!r}: {_ALLOWED}")
     rate, latency = _quantity(parts[0], _RATES), _quantity(parts[1], _TIMES)
     if rate is None or latency is None:
         wrong = parts[0] if rate is None else parts[1]
         raise UserError(
-            f"network is {text!r}, of which {wrong!r} is no {'rate' if rate is None else 'time'}: {_ALLOWED}"
+            f"{option} is {text!r}, of which {wrong!r} is no {'rate' if rate is None else 'time'}: {_ALLOWED}"
         )
     if rate == 0:
-        raise UserError(f"network is {text!r}, a link of no rate: {_ALLOWED}")
+        raise UserError(f"{option} is {text!r}, a link of no rate: {_ALLOWED}")
+    if not SLOWEST_BITS <= rate <= FASTEST_BITS or latency > LONGEST_LATENCY_SECONDS:
+        raise UserError(
+            f"{option} is {text[:80]!r}, which no link is: give a rate from 1kbit to 1000000Tbit, and a latency of a "
+            "minute at most"
+        )
     return Network(Link(latency, rate / BITS_A_BYTE), source="given")
 
 

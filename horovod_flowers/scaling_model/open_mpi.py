@@ -79,7 +79,7 @@ _TABLES: dict[Operation, Rows] = {
 }  # fmt: skip
 
 _NUMBERS: dict[Operation, dict[int, Algorithm]] = {
-    "allreduce": {1: _TREES, 2: _TREES, 3: _DOUBLING, 4: _RING, 5: _RING, 6: _RABENSEIFNER},
+    "allreduce": {2: _TREES, 3: _DOUBLING, 4: _RING, 5: _RING, 6: _RABENSEIFNER},
     "reducescatter": {1: _TREES, 2: _HALVING, 3: _RING, 4: _BUTTERFLY},
     "allgather": {1: _GATHER, 2: _BRUCK, 3: _RING, 4: _NEIGHBOR},
     "alltoall": {1: "linear", 2: "pairwise"},

@@ -43,6 +43,9 @@ USUAL_ERROR = 0.067
 distributed training on up to 64 nodes (arXiv 2401.09877)."""
 ERRORS_OF_AN_INTERVAL = 2.0
 """Half of an interval, in root mean squares of the model's relative errors."""
+LEAST_PART = 0.1
+"""Of an estimate, the low end of its interval at least: a model that is off by half its value or more would have steps
+end before they begin."""
 PLAIN = ("none", "allreduce")
 """Strategies whose ranks compute as one rank does."""
 LEAST_ERROR = 0.02
@@ -183,14 +186,15 @@ class Predictor:
     def _interval(self, step: float, beside: float, exposed: float, model: _Modelled) -> tuple[float, float]:
         """From 'all hidden' to 'nothing hidden' at most; narrower as the model meets runs and calls."""
         error = ERRORS_OF_AN_INTERVAL * self.relative_error
+        low_part = max(LEAST_PART, 1 - error)
         least = beside + max(0.0, model.communication - beside)
         most = beside + max(model.communication_high, exposed)
         if not self._overlap_is_known:
             return min(step, beside + model.exposed_low), max(step, most)
-        low = min(beside + model.exposed_low, beside + exposed, step * (1 - error))
+        low = min(beside + model.exposed_low, beside + exposed, step * low_part)
         high = max(beside + model.exposed_high, beside + exposed, step * (1 + error))
         # Computing and waiting are uncertain, too: bounds of what is hidden are no bounds of these.
-        return max(low, min(step, least) * (1 - error)), min(high, max(step, most) * (1 + error))
+        return max(low, min(step, least) * low_part), min(high, max(step, most) * (1 + error))
 
     @property
     def _overlap_is_known(self) -> bool:
@@ -379,5 +383,7 @@ class Predictor:
     @property
     def _divisible(self) -> bool:
         assert self.profile is not None
+        if self.work.shard_layers is not None:
+            return any(dense.layer in self.work.shard_layers for dense in self.profile.batches[0].dense)
         weights = weights_of(self.profile)
         return any(weight.layer is not None and weight.elements >= self.work.shard_above for weight in weights)

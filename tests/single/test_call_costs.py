@@ -104,8 +104,9 @@ def test_a_pinned_algorithm_is_taken_and_told() -> None:
     assert choice_from_settings({"coll_tuned_allreduce_algorithm": "4"}).pinned == {}  # Open MPI ignores it, too
     with pytest.raises(UserError, match="coll_tuned_dynamic_rules_filename is r.conf"):
         choice_from_settings({"coll_tuned_use_dynamic_rules": "1", "coll_tuned_dynamic_rules_filename": "r.conf"})
-    with pytest.raises(UserError, match="coll_tuned_allreduce_algorithm is 9, which the scaling model does not know"):
-        choice_from_settings({"coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": "9"})
+    for number in ("1", "9"):  # 1: linear, which no algorithm of the model is
+        with pytest.raises(UserError, match=f"algorithm is {number}, which the scaling model does not know"):
+            choice_from_settings({"coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": number})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,9 @@ def test_networks_that_are_none_are_refused_in_a_sentence() -> None:
         "nan,1us",
     ):
         with pytest.raises(UserError, match="network is .*: give rate and latency such as 100Gbit,2us"):
+            parse_network(text)
+    for text in ("9" * 400 + "Gbit,2us", "0.1kbit,2us", "1Gbit,100s"):
+        with pytest.raises(UserError, match="which no link is: give a rate from 1kbit"):
             parse_network(text)
     assert all(parse_network(name).between_nodes.bytes_per_second > 0 for name in NAMED)
 

@@ -168,6 +168,10 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> 
         (["--strategies", "none"], "whose ranks do not communicate"),
         (["--strategies", "ring"], "strategies names 'ring': allowed are allreduce, sharded, tensor, mesh"),
         (["--strategies", "tensor", *NETWORK], "nothing can be predicted: it was not run on several ranks"),
+        (["--strategies", "mesh", *NETWORK], "nothing can be predicted: it was not run on several ranks in such"),
+        (["--ranks", "12", *NETWORK], "a batch of 64 cannot be divided equally over 12 ranks"),
+        (["--min-efficiency", "0"], "min_efficiency is 0.0: give a share such as 0.75"),
+        (["--network", "1Gbit,1us", "--in-node", "fast"], "in_node is 'fast': give rate and latency"),
         (["--from-emulated"], "from_emulated is given, and no run is emulated"),
         (["--format", "xml"], "format names 'xml': allowed are json, csv, picture"),
         (["--profile", "missing.json"], "step profile missing.json cannot be read (No such file or directory)"),
@@ -235,6 +239,6 @@ def test_measurements_that_do_not_fit_the_runs_are_told(
     write_step_profile(step_profile_file(runs, "other"), profile(64))
     lacks = predict(tmp_path, *NETWORK, "--ranks", "8")["lacks"]
     assert lacks[0].startswith("collective calls were measured in 1 place(s), none on the runs' kind of processor")
-    assert lacks[1] == "1 step profile(s) are of other work than the runs: they are left out"
+    assert lacks[1] == "1 step profile(s) are of other work, threads or processor than the runs: they are left out"
     path = str(step_profile_file(runs, "other"))
     assert "is of other work than the runs: model m, fp32" in refused(tmp_path, capsys, *NETWORK, "--profile", path)

@@ -74,13 +74,12 @@ def _predicted(point: Point, calibration: Calibration) -> float | None:
     environment = point.runs[0].environment
     if environment.communication_volume is None:
         return None
-    group = int(point.runs[0].config.get("model_parallel_size") or 1)
     total = 0.0
     for entry in environment.communication_volume:
         if entry.operation not in calibration.model.call_seconds_more:
             return None
         across = entry.ranks < point.ranks and entry.operation == "allreduce"
         size = entry.bytes_sent / sent_share(entry.operation, entry.ranks) / entry.calls
-        call = Call(entry.operation, size, RankGroup(entry.ranks, group if across else 1))
+        call = Call(entry.operation, size, RankGroup(entry.ranks, point.ranks // entry.ranks if across else 1))
         total += entry.calls * calibration.model.alone(call, point.ranks)
     return total

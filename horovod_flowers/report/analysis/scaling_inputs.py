@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from horovod_flowers.config.choices import StrategyName
+from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import is_script
 from horovod_flowers.report.analysis.call_costs import alike, calibrations_of, network_of
 from horovod_flowers.report.analysis.claims import cores_of
@@ -123,13 +124,20 @@ def setting_of(run: RunSummary) -> Setting | None:
     if run.ranks == 1 or strategy not in get_args(StrategyName):
         return None
     config = run.config
-    group = config.get("model_parallel_size") or run.environment.ranks[0].local_size
     return Setting(
         strategy,  # type: ignore[arg-type]
-        int(group) if strategy == "mesh" else None,
+        _group_of(run) if strategy == "mesh" else None,
         config.get("dense_gradients", "auto") if strategy in ("allreduce", "sharded") else "auto",
         config.get("compression", "none") if strategy == "allreduce" else "none",
     )
+
+
+def _group_of(run: RunSummary) -> int:
+    """Ranks of a mesh that divide one copy of the layers: those that were asked for, or of a node as far as they divide
+    all ranks."""
+    given = run.config.get("model_parallel_size")
+    per_node = min(rank.local_size for rank in run.environment.ranks)
+    return int(given) if given else RunConfig(strategy="mesh").model_parallel_size_for(run.ranks, per_node)
 
 
 def measured_step(point: Point) -> MeasuredStep:
@@ -200,7 +208,9 @@ def study_of(
             "are left out"
         )
     if profiles and profile is None:
-        left_out.append(f"{len(profiles)} step profile(s) are of other work than the runs: they are left out")
+        left_out.append(
+            f"{len(profiles)} step profile(s) are of other work, threads or processor than the runs: they are left out"
+        )
     return ScalingStudy(baseline, tuple(members), scaling, fitting, profile, tuple(left_out))
 
 
@@ -218,9 +228,13 @@ def of_the_same_kind(record: Collectives, point: Point) -> bool:
 
 
 def profile_fits(profile: StepProfile, point: Point) -> bool:
-    """Whether a profile is of this point's work: every option that both know, model, precision and threads."""
+    """Whether a profile is of this point's work: every option that both know, model and precision; of runs that are
+    not emulated, their threads and processor, too."""
     work = {name: value for name, value in work_of(point.runs[0]) if name not in ("scaling", "global_batch")}
     if profile.model != work.get("model") or profile.precision != work["precision"]:
+        return False
+    of_machine = ((profile.threads,), (profile.cpu_model or "",))
+    if not point.emulated and of_machine != (work["threads"], work["cpu_model"]):
         return False
     # An emulated run has the file that it slept for, which it would not do if that were of other work.
     told = (name for name in profile.options if name in work and name not in ("model.name", "emulate.profile"))

@@ -12,7 +12,7 @@ from horovod_flowers.scaling_model.algorithms import MessageCost
 from horovod_flowers.scaling_model.calibration import Calibration, cycle_seconds
 from horovod_flowers.scaling_model.call_model import CallModel
 from horovod_flowers.scaling_model.division import CannotDivideError, is_a_mesh_there
-from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
+from horovod_flowers.scaling_model.hold_out import FEWEST_RANK_COUNTS, HeldOut, errors_of
 from horovod_flowers.scaling_model.measured_steps import Setting
 from horovod_flowers.scaling_model.network import Link
 from horovod_flowers.scaling_model.open_mpi import choice_from_settings
@@ -29,6 +29,11 @@ LEAST_LATENCY_SECONDS = 1e-8
 GOODPUT = 0.9
 """Of a given rate, that messages get at least: headers of Ethernet, IP and TCP take 6 % of full packets of 1,500
 bytes (1,448 of 1,538), and more where packets are not full."""
+
+NOTHING_KNOWN = (
+    "no strategy that communicates was run on several ranks, and neither a network nor calls are known: give "
+    "--network, such as 100Gbit,2us, or run a study with collectives: true"
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,14 @@ def answer(config: PredictionConfig, study: ScalingStudy) -> Answer:
             if setting not in measured and not is_a_mesh_there(setting, ranks):
                 continue  # group sizes are proposed for all numbers of ranks together
             try:
+                _check_batch(study, ranks)
                 predictions.append(predictor.predict(setting, ranks))
             except CannotDivideError as error:
                 left_out.append((setting, ranks, str(error)))
+    left_out += _no_mesh(config, predictor, counts, predictions, left_out)
     if not predictions:
-        _, _, reason = left_out[0]
-        raise UserError(f"nothing can be predicted: {reason}")
+        reasons = [reason for _, _, reason in left_out]
+        raise UserError(f"nothing can be predicted: {reasons[0] if reasons else NOTHING_KNOWN}")
     alone = predictor.baseline.step_seconds / predictor.work.rows(1)
     held_out = study.held_out()
     return Answer(
@@ -209,6 +216,33 @@ def _settings(config: PredictionConfig, predictor: Predictor, counts: Sequence[i
     return list(dict.fromkeys(wanted))
 
 
+def _check_batch(study: ScalingStudy, ranks: int) -> None:
+    """Raise CannotDivideError where training would refuse to divide the global batch (RunConfig.global_batch_for)."""
+    batch = study.workload.batch
+    uneven = study.scaling == "strong" and batch > ranks and batch % ranks
+    if uneven and not study.run.config.get("elastic"):
+        raise CannotDivideError(f"a batch of {batch} cannot be divided equally over {ranks} ranks")
+
+
+def _no_mesh(
+    config: PredictionConfig,
+    predictor: Predictor,
+    counts: Sequence[int],
+    predictions: Sequence[Predicted],
+    left_out: Sequence[tuple[Setting, int, str]],
+) -> list[tuple[Setting, int, str]]:
+    """Numbers of ranks on which --strategies asks for a mesh, none is there, and nothing has told of it yet."""
+    if "mesh" not in (config.strategy_names or ()):
+        return []
+    told = {one.ranks for one in predictions if one.setting.strategy == "mesh"}
+    told |= {ranks for setting, ranks, _ in left_out if setting.strategy == "mesh"}
+    if predictor.profile is None or predictor.calls is None:
+        reason = "it was not run on several ranks in such groups, which takes a step profile, and a network or calls"
+    else:
+        reason = "no Dense layer is large enough to divide, or no group of 2, 4, 8, ... divides the ranks into several"
+    return [(Setting("mesh"), ranks, reason) for ranks in counts if ranks not in told]
+
+
 def _lacks(
     config: PredictionConfig,
     study: ScalingStudy,
@@ -246,9 +280,9 @@ def _lacks(
     if not predictor.several:
         found.append("no runs on several ranks: nothing corrects the model's own estimate of what is hidden")
     if not errors_of(held_out):
-        found.append(
-            "fewer than three numbers of ranks were measured, so that no prediction could be checked against a run"
-        )
+        few = len(study.counts) < FEWEST_RANK_COUNTS
+        why = "fewer than three numbers of ranks were measured" if few else "nothing on fewer ranks tells of any run"
+        found.append(f"{why}, so that no prediction could be checked against a run")
     return found
 
 

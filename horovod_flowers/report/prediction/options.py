@@ -43,7 +43,11 @@ class PredictionConfig:
     )
     topology: str = option("star", f"of the network, for SimGrid: {SPELLING}")
     min_efficiency: float = option(
-        0.75, "parallel efficiency below which more ranks mean paying for waiting", above=0, at_most=2
+        0.75,
+        "parallel efficiency below which more ranks mean paying for waiting",
+        above=0,
+        at_most=2,
+        limits="give a share such as 0.75",
     )
     from_emulated: bool = option(False, "start from emulated runs, too; everything is marked as emulated")
     output: str = option("prediction", "folder to write into")
@@ -90,5 +94,5 @@ class PredictionConfig:
     @property
     def networks(self) -> tuple[Network | None, Network | None]:
         """Between nodes, and within one. Raises UserError for what is no network."""
-        words = (self.network, self.in_node)
-        return tuple(None if word is None else parse_network(word) for word in words)  # type: ignore[return-value]
+        between = None if self.network is None else parse_network(self.network)
+        return between, None if self.in_node is None else parse_network(self.in_node, "in_node")

@@ -52,8 +52,9 @@ def chosen_study(
     (study,) = wanted
     if given is not None and not profile_fits(given, study.baseline):
         raise UserError(
-            f"profile {config.profile} is of other work than the runs: model {given.model}, {given.precision}; measure "
-            "the runs' own with python -m horovod_flowers.step_profile"
+            f"profile {config.profile} is of other work than the runs: model {given.model}, {given.precision}, "
+            f"{given.threads} thread(s) on {given.cpu_model or 'an unknown processor'}, or other options; measure the "
+            "runs' own with python -m horovod_flowers.step_profile"
         )
     return replace(study, left_out=(*_not_used(runs, measured, every, study), *study.left_out))
 
@@ -76,6 +77,8 @@ def _not_used(
             reason = "ranks shared cores"
         elif point.refusal is not None:
             reason = point.refusal
+        elif point.baseline is not None:
+            reason = f"of {point.scaling} scaling, and {study.scaling} scaling is predicted"
         else:
             reason = f"no run of one rank did the same work{point.nearest}"
         found.append(f"{_named(point.runs)}: {reason}: left out")
