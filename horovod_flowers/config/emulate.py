@@ -64,3 +64,8 @@ def check_emulated(config: Any, defaults: Mapping[str, Any]) -> None:
                 f"{name} and emulate.profile are both given, and an emulated run learns nothing and keeps nothing: "
                 f"leave out {flag_of(name)}"
             )
+    if config.steps is not None and config.steps * config.epochs <= config.warmup_steps:
+        raise UserError(
+            f"steps is {config.steps}, of which the first {config.warmup_steps} are not timed (warmup_steps), and an "
+            "emulated run has nothing but its times: give more --steps, or fewer --warmup-steps"
+        )

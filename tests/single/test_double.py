@@ -221,3 +221,9 @@ def test_a_shrink_alone_is_refused() -> None:
         EmulateConfig(shrink=2.0)
     with pytest.raises(UserError, match=r"emulate.shrink is 0.5: give a number from 1 to 10000"):
         EmulateConfig(profile="p.json", shrink=0.5)
+
+
+def test_a_run_of_which_nothing_would_be_timed_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^steps is 3, of which the first 3 are not timed"):
+        dataclasses.replace(SLEPT, steps=3, warmup_steps=3, epochs=1)
+    assert dataclasses.replace(SLEPT, steps=3, warmup_steps=3, epochs=2).epochs == 2

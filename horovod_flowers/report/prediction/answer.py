@@ -253,6 +253,12 @@ def _lacks(
 ) -> list[str]:
     """What is assumed because nobody measured it."""
     found = list(study.left_out)
+    library = study.run.environment.mpi_library or ""
+    if predictor.calls is not None and library and not library.startswith("Open MPI"):
+        found.append(
+            f"the runs' MPI is {library.split(',')[0]}, which chooses its algorithms by other rules than Open MPI's, "
+            "by which calls are predicted: compare the hold-out table"
+        )
     profile = predictor.profile
     if profile is None:
         found.append(
