@@ -41,7 +41,11 @@ def run_case(ranks: Ranks, path: str, options: dict[str, Any]) -> dict[str, Any]
 
     emulate = EmulateConfig(profile=path, shrink=options.get("shrink"))
     config = RunConfig(
-        per_rank_batch=8, steps=STEPS, emulate=emulate, **{k: v for k, v in options.items() if k != "shrink"}
+        per_rank_batch=8,
+        steps=STEPS,
+        warmup_steps=0,
+        emulate=emulate,
+        **{k: v for k, v in options.items() if k != "shrink"},
     )
     emulation = emulation_of(config, ranks.size, None)
     assert emulation is not None

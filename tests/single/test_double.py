@@ -133,7 +133,7 @@ def test_a_virtual_core_computes_one_thing_after_the_other_without_adding_up_del
     assert clock.slept[-1] == pytest.approx(0.03)
 
 
-SLEPT = RunConfig(per_rank_batch=8, steps=3, emulate=EmulateConfig(profile="p.json"))
+SLEPT = RunConfig(per_rank_batch=8, steps=3, warmup_steps=0, emulate=EmulateConfig(profile="p.json"))
 
 
 def emulated(folder: Path, size: int = 4, record: StepProfile | None = None, **options: Any) -> Any:
@@ -225,5 +225,5 @@ def test_a_shrink_alone_is_refused() -> None:
 
 def test_a_run_of_which_nothing_would_be_timed_is_refused() -> None:
     with pytest.raises(UserError, match=r"^steps is 3, of which the first 3 are not timed"):
-        dataclasses.replace(SLEPT, steps=3, warmup_steps=3, epochs=1)
-    assert dataclasses.replace(SLEPT, steps=3, warmup_steps=3, epochs=2).epochs == 2
+        dataclasses.replace(SLEPT, warmup_steps=3, epochs=1)
+    assert dataclasses.replace(SLEPT, warmup_steps=3, epochs=2).epochs == 2
