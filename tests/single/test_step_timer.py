@@ -32,7 +32,8 @@ def test_what_is_waited_for_is_counted() -> None:
         return waits.collect(waits.after([second]))
 
     waited = int(step(tf.ones([1]))) / 1e9
-    assert 2 * SECONDS <= waited < 20 * SECONDS
+    # What is waited for begins beside the timestamp that says so, a moment before it perhaps.
+    assert 1.8 * SECONDS <= waited < 20 * SECONDS
 
 
 def test_an_arrival_counts_by_how_much_it_is_later_than_everything_else() -> None:
