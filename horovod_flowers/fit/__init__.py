@@ -2,6 +2,7 @@
 
 start.py           the ranks of a script: MPI, cores, TensorFlow, Horovod; script.py: these ranks among themselves
 roll_call.py       that all ranks make the same calls: one that ends, or calls something else, is named
+options.py         what distribute takes beside the model
 model.py           what a distributed model does otherwise than Keras: a class made at run time
 state.py           what it knows of its ranks, and what they do before and after its steps
 epochs.py          what they do at the end of an epoch, and where this one stands

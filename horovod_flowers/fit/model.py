@@ -15,10 +15,11 @@ from horovod_flowers.fit.agreement import seeds_that_differ
 from horovod_flowers.fit.epochs import Epochs
 from horovod_flowers.fit.fitting import evaluating, fitting, in_order, predicting
 from horovod_flowers.fit.metrics import summed_over_ranks
+from horovod_flowers.fit.options import Options
 from horovod_flowers.fit.place import Place
 from horovod_flowers.fit.refusals import check_asked, check_can_train
 from horovod_flowers.fit.script import Script
-from horovod_flowers.fit.state import Options, State
+from horovod_flowers.fit.state import State
 from horovod_flowers.fit.step import RankBatch, put_back
 from horovod_flowers.fit.time_limit import TimeLimit, stop_fits_of
 from horovod_flowers.model import keras_internals

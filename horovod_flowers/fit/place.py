@@ -50,6 +50,7 @@ class Place(keras.callbacks.Callback):
     def note(self) -> str:
         """What a backup keeps of this place. Every rank calls it."""
         known: dict[str, Any] = {"epoch": self.epoch, "steps": self.steps, "steps_per_epoch": self._steps_per_epoch()}
+        known["batch_size"] = None if self.training is None else self.training.batch_size
         known["shuffle_seed"] = None if self.training is None else self.training.seed
         known["seeds"] = [np.asarray(state).tolist() for state in seed_states(self.model)]
         known["metrics"] = []
@@ -64,17 +65,31 @@ class Place(keras.callbacks.Callback):
     def go_on_from(self, note: str) -> None:
         """Begin where a backup was made, once the fit begins. Every rank calls it, with the same text."""
         self._note = json.loads(note)
-        then, now = self._note["steps_per_epoch"], self._steps_per_epoch()
         self.epoch, self.left_out = self._note["epoch"], self._note["steps"]
-        if self.left_out and None not in (then, now) and then != now:
+        changed = self._changed_since()
+        if self.left_out and changed:
             self.left_out = 0
             if self.ranks.rank == 0:
                 warn(
-                    f"the backup was made after step {self._note['steps']} of {then} of epoch {self.epoch + 1}, and "
-                    f"epochs have {now} steps now: epoch {self.epoch + 1} begins anew, with the weights of the backup"
+                    f"the backup was made after step {self._note['steps']} of epoch {self.epoch + 1}, and {changed}: "
+                    "the epoch begins anew, with the weights of the backup"
                 )
         if self.training is not None and self._note["shuffle_seed"] is not None:
             self.training.go_on(self.epoch, self._note["shuffle_seed"])
+
+    def _changed_since(self) -> str | None:
+        """What makes the first steps of the epoch other ones than those that the backup had done, in words."""
+        told = {"steps_per_epoch": self._steps_per_epoch()}
+        told["batch_size"] = None if self.training is None else self.training.batch_size
+        words = {
+            "steps_per_epoch": "epochs had {} steps and have {} now",
+            "batch_size": "batches had {} rows and have {} now",
+        }
+        for name, now in told.items():
+            then = self._note.get(name)
+            if None not in (then, now) and then != now:
+                return words[name].format(then, now)
+        return None
 
     def restore_seeds(self) -> None:
         """Let this rank's layers go on with the random numbers of rank 0's at the backup."""

@@ -1,20 +1,17 @@
 """What a distributed model knows of its ranks, and what they do before and after its steps."""
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from horovod_flowers.config.choices import DIVIDING
-from horovod_flowers.config.run import RunConfig
 from horovod_flowers.fit.agreed_steps import AgreedSteps
 from horovod_flowers.fit.agreement import (
     average_where_different,
@@ -28,6 +25,7 @@ from horovod_flowers.fit.dense_gradients import why_not_in_step
 from horovod_flowers.fit.division import Division, OverDividedRanks, check_can_divide
 from horovod_flowers.fit.global_batches import BatchIterator, GlobalBatches
 from horovod_flowers.fit.metrics import MetricsOverRanks, logs_over_ranks
+from horovod_flowers.fit.options import Options, as_arguments
 from horovod_flowers.fit.own_step import check_own_step
 from horovod_flowers.fit.penalties import SharedPenalties, places_moved_alike
 from horovod_flowers.fit.reductions import Kind, Reductions, kinds_of_losses
@@ -49,57 +47,6 @@ from horovod_flowers.strategy.allreduce import OneRank
 from horovod_flowers.strategy.choice import strategy_for
 from horovod_flowers.strategy.trial import TIMED_STEPS, WARMUP_STEPS, candidates, fastest
 from horovod_flowers.strategy.wide_dense import FactorDense, GatheredDense, TakenOver, all_dense_layers
-
-
-@dataclass(frozen=True)
-class Options:
-    """Further arguments of `distribute`."""
-
-    shard_above: int = RunConfig().shard_above
-    """Dense layers of at least so many weights count as large (tensor, mesh)."""
-    shard_layers: str | None = None
-    """Names of the Dense layers that tensor and mesh divide, with commas between them; None: all large ones."""
-    model_parallel_size: int | None = None
-    """Ranks that share one copy of the divided layers (mesh), a divisor of all; None: those of a node."""
-    dense_gradients: Literal["auto", "reduced", "factors"] = "auto"
-    """How gradients of large Dense layers are combined (allreduce, sharded): 'reduced', as they are; 'factors', their
-    inputs and output gradients are gathered and multiplied on arrival; 'auto', whichever sends fewer bytes."""
-    compression: Literal["none", "fp16"] = "none"
-    """Number format in which gradients travel (allreduce)."""
-    equal_seeds: str | Sequence[str] = ()
-    """Names of layers, with * and ?, whose random numbers are the same on every rank; those of others differ."""
-
-    @property
-    def names_of_equal_seeds(self) -> list[str]:
-        """As they are compared with names of layers. Raises UserError where they are none."""
-        given: Any = self.equal_seeds
-        names = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else [given]
-        if not all(isinstance(name, str) for name in names):
-            raise UserError(f"equal_seeds is {self.equal_seeds!r}: give names of layers, such as ('mask', 'noise_*')")
-        return names
-
-    def __post_init__(self) -> None:
-        _ = self.names_of_equal_seeds
-        for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if name == "equal_seeds":
-                continue
-            if get_origin(kind) is Literal:
-                if value not in get_args(kind):
-                    raise UserError(f"{name} is {value!r}: one of {', '.join(get_args(kind))}")
-            elif not isinstance(value, kind) or isinstance(value, bool):
-                words = {int: "a whole number", str: "a string"}
-                allowed = [words[each] for each in words if isinstance(each(), kind)]
-                raise UserError(f"{name} is {value!r}: give {' or '.join(allowed)}, or leave it out")
-
-    def of_run(self, strategy: str) -> RunConfig:
-        """As the options of the train command. Raises UserError where the strategy cannot use one of them."""
-        given: dict[str, Any] = asdict(self)
-        del given["equal_seeds"]
-        try:
-            return RunConfig(strategy=strategy, **given)  # type: ignore[arg-type]
-        except UserError as error:
-            raise UserError(as_arguments(str(error))) from error
 
 
 class State:
@@ -430,11 +377,6 @@ class State:
         if self.division is not None:
             self.division.bring_whole()
             self.division.collect_state()
-
-
-def as_arguments(sentence: str) -> str:
-    """With what `distribute` takes in place of flags of the train command."""
-    return re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), sentence)
 
 
 def computes_own_loss(model: Any) -> bool:

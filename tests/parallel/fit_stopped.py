@@ -145,16 +145,15 @@ def by_step(ranks: Any) -> dict[str, Any]:
     return fit(ranks, name, keras.callbacks.BackupAndRestore("kept"))
 
 
-def other_steps(ranks: Any) -> Any:
-    """Epochs of another number of steps than when the backup was made: the epoch begins anew."""
+def other_batches(ranks: Any, **settings: int) -> Any:
+    """Batches that are others than when the backup was made: the epoch begins anew."""
     import keras
 
     stopped(ranks, "in the middle of an epoch", "other")
     model = make(ranks, "allreduce", 1)
     x, y = rows()
-    history = model.fit(
-        x, y, batch_size=9, epochs=EPOCHS, verbose=0, callbacks=[keras.callbacks.BackupAndRestore("other")]
-    )
+    backup = keras.callbacks.BackupAndRestore("other")
+    history = model.fit(x, y, epochs=EPOCHS, verbose=0, callbacks=[backup], **settings)
     return {"epochs": history.epoch, "steps": int(model.optimizer.iterations)}
 
 
@@ -186,7 +185,8 @@ def main() -> None:
         found[name] = {"status": status, "files": there, "expected": expected, "gone on": gone_on}
     found["by step"] = by_step(ranks)
     if ranks.size > 1:
-        found["other steps"] = other_steps(ranks)
+        found["other steps"] = other_batches(ranks, batch_size=9)
+        found["other rows"] = other_batches(ranks, batch_size=5, steps_per_epoch=STEPS)
         found["independent"] = independent(ranks)
     everybodys = ranks.plain.gather(found)
     if ranks.is_root:

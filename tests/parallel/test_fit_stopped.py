@@ -53,7 +53,8 @@ def test_a_backup_of_every_few_steps_goes_on_at_its_step(found: list[Found]) -> 
 
 
 def test_what_cannot_go_on_is_said(found: list[Found]) -> None:
-    """Epochs of other lengths begin anew; a backup keeps no models of several ranks."""
+    """Epochs of other batches begin anew, as many as they are; a backup keeps no models of several ranks."""
     for rank in found[: 2 * (len(found) > 1)]:
         assert rank["other steps"] == {"epochs": [1, 2], "steps": 11 + 2 * 5}
+        assert rank["other rows"] == {"epochs": [1, 2], "steps": 11 + 9}  # all that there are, none left out
         assert rank["independent"].startswith("strategy 'none' trains a model on each rank, and BackupAndRestore keeps")
