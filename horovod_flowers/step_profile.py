@@ -22,7 +22,7 @@ from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.model.registry import check_file, check_name
 from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
-from horovod_flowers.runlog.step_profile import StepProfile, write_step_profile
+from horovod_flowers.runlog.step_profile import StepProfile, extended, read_step_profile, write_step_profile
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
@@ -42,6 +42,9 @@ class StepProfileConfig(RunConfig):
         "step_profile: images of a step on a rank, separated by commas, such as 32,16,8 (default: --per-rank-batch)",
     )
     timed_steps: int = option(20, "step_profile: steps that count, of each batch", at_least=3)
+    extend: bool = option(
+        False, "step_profile: keep the batches that the file has, measured of the same work, and add those of --rows"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_file(config.model.name)
         output = Path(config.output)
         writable_folder(output.parent, "choose another file with --output")
+        before = _before(output, config.per_rank_batches) if config.extend else None
         found = find_images(config)
         of_images = found.prepared if found.prepared is not None else found.source
         assert of_images is not None
@@ -103,10 +107,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record = measure(
             run, ranks, of_images.class_names, config.per_rank_batches, config.timed_steps, threads, precision
         )
+        if before is not None:
+            record = extended(before, record, output)
         write_step_profile(output, record)
         for line in described(record):
             say(line)
         say(f"step profile in {output}")
+
+
+def _before(output: Path, rows: Sequence[int]) -> StepProfile:
+    """What is to be extended. Raises UserError where there is none, or it has one of these batches."""
+    try:
+        before = read_step_profile(output)
+    except OSError as error:
+        raise UserError(f"step profile {output} cannot be read ({error.strerror}): leave out --extend") from error
+    for batch in before.batches:
+        if batch.rows in rows:
+            raise UserError(f"step profile {output} has a batch of {batch.rows} images: leave it out of --rows")
+    return before
 
 
 def described(record: StepProfile) -> Iterator[str]:

@@ -145,6 +145,26 @@ def read_step_profile(path: Path) -> StepProfile:
     return record
 
 
+_MEASURED = ("batches", "timestamp_seconds", "host", "started_utc", "command")
+"""Fields that two measurements of the same work may differ in."""
+
+
+def extended(before: StepProfile, more: StepProfile, path: Path) -> StepProfile:
+    """The record `before` with the batches of another one of the same work; the largest batch comes first.
+
+    What else differs (when, by which command) is kept as it was before. Raises UserError where they are of different
+    work, or of different processors or versions; path: of `before`, for the sentence.
+    """
+    for name in StepProfile.__struct_fields__:
+        if name not in _MEASURED and getattr(before, name) != getattr(more, name):
+            raise UserError(
+                f"step profile {path} differs in {name} from what is measured now, which cannot be added to it: "
+                "measure all batches into another file (--output)"
+            )
+    batches = sorted([*before.batches, *more.batches], key=lambda batch: -batch.rows)
+    return msgspec.structs.replace(before, batches=batches)
+
+
 def _contradiction(record: StepProfile) -> str | None:
     """What cannot be true of it, in a few words."""
     rows = [batch.rows for batch in record.batches]

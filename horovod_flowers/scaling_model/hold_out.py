@@ -36,10 +36,11 @@ class HeldOut:
         return self.predicted.low_seconds <= self.measured_seconds <= self.predicted.high_seconds
 
 
-def hold_out(predictor: Predictor, calls_below: Callable[[int], CallModels | None]) -> list[HeldOut]:
+def hold_out(predictor: Predictor, calls_below: Callable[[int, bool], CallModels | None]) -> list[HeldOut]:
     """Every step on several ranks, predicted by all that was measured on fewer. Empty below three numbers of ranks.
 
-    calls_below: what calls over fewer ranks than these say; a network that was given says the same at any number.
+    calls_below: what calls over fewer ranks than these say, asked for with whether the ranks are on several nodes;
+    None where nothing does. A network that was given says the same at any number.
     """
     counts = sorted({step.ranks for step in predictor.measured})
     if len(counts) < FEWEST_RANK_COUNTS or counts[0] != 1:
@@ -48,12 +49,17 @@ def hold_out(predictor: Predictor, calls_below: Callable[[int], CallModels | Non
     for step in sorted(predictor.several, key=lambda step: (step.ranks, step.setting.label if step.setting else "")):
         assert step.setting is not None
         below: list[MeasuredStep] = [other for other in predictor.measured if other.ranks < step.ranks]
-        narrowed = replace(predictor, measured=below, calls=calls_below(step.ranks))
+        calls = calls_below(step.ranks, step.several_nodes)
+        narrowed = replace(predictor, measured=below, calls=calls)
         from_ranks = tuple(sorted({other.ranks for other in below}))
-        try:
-            predicted, reason = narrowed.predict(step.setting, step.ranks), ""
-        except CannotDivideError as error:
-            predicted, reason = None, str(error)
+        predicted, reason = None, "fewer ranks were on one node, and these are on several"
+        several = [other for other in below if other.ranks > 1]
+        stayed = several and step.several_nodes and not any(other.several_nodes for other in several)
+        if calls is not None or not stayed:
+            try:
+                predicted, reason = narrowed.predict(step.setting, step.ranks), ""
+            except CannotDivideError as error:
+                reason = str(error)
         found.append(HeldOut(step.setting, step.ranks, step.step_seconds, predicted, from_ranks, reason))
     return found
 

@@ -94,6 +94,11 @@ class MeasuredStep:
     ranks_per_node: int = 1
 
     @property
+    def several_nodes(self) -> bool:
+        """Whether the ranks were on more than one."""
+        return self.ranks > self.ranks_per_node
+
+    @property
     def exposed_seconds(self) -> float:
         """Of the step, beyond computing: communication that is not hidden, and waiting for slower ranks."""
         return max(0.0, self.step_seconds - self.compute_seconds - self.update_seconds - self.input_seconds)

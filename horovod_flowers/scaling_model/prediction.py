@@ -332,12 +332,17 @@ class Predictor:
             model = self._model(setting, step.ranks, of_runs=True)
         except CannotDivideError:
             return _Correction()
-        factor = (step.compute_seconds + step.update_seconds) / model.compute if model.compute else 1.0
+        expected = model.compute if self.profile is None else self._profiled_compute(setting, step.ranks)
+        factor = (step.compute_seconds + step.update_seconds) / expected if expected else 1.0
         if self._run_calls is None or not model.communication:
             return _Correction(factor)
         beyond = step.exposed_seconds - self.straggling(step.ranks) - model.exposed
         hidden = max(0.0, model.communication - step.exposed_seconds) / (step.compute_seconds + step.update_seconds)
         return _Correction(factor, beyond / model.communication, hidden if beyond < 0 else None)
+
+    def _profiled_compute(self, setting: Setting, ranks: int) -> float:
+        """Seconds that a profile says so many ranks compute, on any network."""
+        return sum(task.seconds for task in self._tasks(setting, ranks))
 
     @cached_property
     def relative_error(self) -> float:

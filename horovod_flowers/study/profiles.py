@@ -26,7 +26,9 @@ class MissingProfile:
 
     file: Path
     rows: tuple[int, ...]
-    """Images of a step on a rank, of each batch."""
+    """Images of a step on a rank, of each batch that is missing."""
+    extends: bool
+    """Whether there is a file, whose other batches are kept: points that ran before sleep for these."""
     config: RunConfig
     """Of one of the points."""
 
@@ -48,6 +50,7 @@ class MissingProfile:
             **{name: getattr(default, name) for name in options_of_strategies(RunConfig)},
         )
         words = ["--output", str(self.file), "--rows", ",".join(map(str, self.rows)), *option_words(plain)]
+        words += ["--extend"] if self.extends else []
         return [sys.executable, "-m", "horovod_flowers.step_profile", *words]
 
 
@@ -66,7 +69,8 @@ def missing_profiles(points: Sequence[Point]) -> Iterator[MissingProfile]:
     for file, rows in needed.items():
         there = _rows_in(file)
         if not rows <= there:
-            yield MissingProfile(file, tuple(sorted(rows | there, reverse=True)), config_of[file])
+            missing = tuple(sorted(rows - there, reverse=True))
+            yield MissingProfile(file, missing, bool(there), config_of[file])
 
 
 def _rows_in(file: Path) -> set[int]:

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -63,6 +64,8 @@ def start_horovod_if_needed(config: RunConfig, ranks: Ranks, shrink: float = 1.0
     if config.strategy in ("mesh", "auto"):
         group = config.model_parallel_size_for(ranks.size, ranks.allreduce_min(ranks.local_size))
     options, fused_mb = config.horovod, config.horovod.fusion_threshold_mb
+    if fused_mb is None and os.environ.get("HOROVOD_FUSION_THRESHOLD", "").isdecimal():
+        fused_mb = int(os.environ["HOROVOD_FUSION_THRESHOLD"]) / 2**20
     if shrink > 1 and (fused_mb is not None or ranks.size <= MOST_RANKS_IN_ANY_ORDER):
         options = replace(options, fusion_threshold_mb=(HOROVODS_FUSION_MB if fused_mb is None else fused_mb) / shrink)
     return start_horovod(ranks, options, group)

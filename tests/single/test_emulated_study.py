@@ -16,11 +16,13 @@ from horovod_flowers.runlog import collectives
 from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.holder import this_process
+from horovod_flowers.runlog.step_profile import write_step_profile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import STANDS_FOR_VARIABLE, process_numbers
 from horovod_flowers.study.__main__ import StudyConfig, main, read_points
 from horovod_flowers.study.point import CollectivesPoint, largest_message_mb
 from horovod_flowers.study.profiles import missing_profiles
+from tests.single.step_profiles import profile
 
 Folder = Callable[..., Path]
 NETWORK = EmulatedNetwork(nodes=4, mbit=200, shrink=4)
@@ -149,6 +151,19 @@ def test_a_profile_of_ones_own_is_taken(job_file: Folder) -> None:
     (missing,) = missing_profiles(points)
     assert missing.file == Path("mine.json")
     assert missing.rows == (32,)
+
+
+def test_a_study_of_more_ranks_keeps_what_was_measured(job_file: Folder, tmp_path: Path) -> None:
+    """Points that ran before slept for these steps: measured anew they would be other work than those to come."""
+    file = tmp_path / "runs/.step_profiles/e-fp32.json"
+    file.parent.mkdir(parents=True)
+    write_step_profile(file, profile())  # of 8 images
+    points = points_of(job_file(precisions=["fp32"], options={"global_batch": 16}))
+    (missing,) = missing_profiles(points)
+    assert missing.rows == (4,)
+    words = missing.command()
+    assert words[3:7] == ["--output", "runs/.step_profiles/e-fp32.json", "--rows", "4"]
+    assert "--extend" in words
 
 
 @pytest.mark.parametrize(

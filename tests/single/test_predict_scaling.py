@@ -203,13 +203,28 @@ def test_runs_of_different_work_are_refused(tmp_path: Path, runs: Path, capsys: 
     )
 
 
+def resume(run: Path) -> None:
+    """A second header in the steps of rank 0."""
+    steps = run / "steps" / "rank-00000.jsonl"
+    header = steps.read_text().splitlines()[0]
+    with open(steps, "a") as file:
+        file.write(header + os.linesep)
+
+
+def test_a_report_predicts_no_resumed_run_and_from_none(tmp_path: Path, runs: Path) -> None:
+    def rows() -> list[int]:
+        report(["--runs-dir", str(runs), "--output", str(tmp_path / "report"), "--format", "json"])
+        document = json.loads((tmp_path / "report" / "scaling.json").read_text())
+        return [row["ranks"] for study in document.get("held_out", ()) for row in study["rows"]]
+
+    assert rows() == [2, 4]
+    resume(runs / "s-4")
+    assert rows() == []
+
+
 def test_resumed_runs_are_left_out(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All of them: a second header in the steps of rank 0."""
     for run in runs.iterdir():
-        steps = run / "steps" / "rank-00000.jsonl"
-        header = steps.read_text().splitlines()[0]
-        with open(steps, "a") as file:
-            file.write(header + os.linesep)
+        resume(run)
     assert "every run was resumed (s-1, s-2, s-4)" in refused(tmp_path, capsys, *NETWORK)
 
 

@@ -108,14 +108,36 @@ def test_without_a_profile_runs_alone_tell_with_a_wider_interval() -> None:
 def test_each_number_of_ranks_is_predicted_from_the_smaller_ones() -> None:
     truth = predictor()
     runs = [ALONE, *(as_measured(truth, SETTINGS[0], ranks) for ranks in (2, 4, 8))]
-    found = hold_out(predictor(measured=runs), lambda _: CALLS)
+    found = hold_out(predictor(measured=runs), lambda *_: CALLS)
     assert [(each.ranks, each.from_ranks) for each in found] == [(2, (1,)), (4, (1, 2)), (8, (1, 2, 4))]
     assert all(each.error == pytest.approx(0, abs=0.01) and each.inside for each in found)
-    assert hold_out(predictor(measured=runs[:2]), lambda _: CALLS) == []
-    blind = hold_out(predictor(measured=runs, profile=None), lambda _: None)
+    assert hold_out(predictor(measured=runs[:2]), lambda *_: CALLS) == []
+    blind = hold_out(predictor(measured=runs, profile=None), lambda *_: None)
     assert blind[0].predicted is None
     assert "neither calls nor a network are known" in blind[0].reason
     assert [each.predicted is not None for each in blind] == [False, True, True]
+
+
+def test_what_stayed_within_a_node_tells_nothing_of_several() -> None:
+    truth = predictor()
+    inside = [replace(as_measured(truth, SETTINGS[0], ranks), ranks_per_node=4) for ranks in (2, 4, 8)]
+    asked = []
+
+    def calls_below(ranks: int, several_nodes: bool) -> None:
+        asked.append((ranks, several_nodes))
+
+    found = hold_out(predictor(measured=[ALONE, *inside], profile=None), calls_below)
+    assert asked == [(2, False), (4, False), (8, True)]
+    assert [each.predicted is not None for each in found] == [False, True, False]
+    assert found[2].reason == "fewer ranks were on one node, and these are on several"
+
+
+def test_a_divided_layer_is_divided_once_where_calls_of_the_runs_are_unknown() -> None:
+    """With a given network and runs within a node, computing is compared with what the profile says of that division."""
+    truth, setting = predictor(work=Workload("weak", 64)), Setting("tensor")
+    runs = [ALONE, replace(as_measured(truth, setting, 4), ranks_per_node=4)]
+    found = replace(truth, measured=runs, calls_of_runs=None).predict(setting, 16)
+    assert found.compute_seconds == pytest.approx(truth.predict(setting, 16).compute_seconds, rel=1e-6)
 
 
 @pytest.mark.parametrize(

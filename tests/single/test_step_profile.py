@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from horovod_flowers.config.emulate import EmulateConfig
-from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile, write_step_profile
+from horovod_flowers.runlog.step_profile import StepProfile, extended, read_step_profile, write_step_profile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.step_profile import StepProfileConfig, described
 from tests.conftest import run_command
@@ -82,6 +82,29 @@ def test_batches_are_those_that_are_given() -> None:
         StepProfileConfig(emulate=EmulateConfig(profile="p.json"))
 
 
+def other_batch(rows: int = 16) -> StepProfile:
+    """Of the same work, measured later and on another node."""
+    batch = msgspec.structs.replace(profile().batches[0], rows=rows)
+    return profile(batches=[batch], host="node2", started_utc="2026-09-02T00:00:00+00:00", timestamp_seconds=0.0002)
+
+
+def test_batches_are_added_to_what_was_measured() -> None:
+    before = profile()
+    found = extended(before, other_batch(), Path("step.json"))
+    assert [batch.rows for batch in found.batches] == [16, 8]
+    assert found.batches[1] == before.batches[0]
+    assert (found.host, found.started_utc) == (before.host, before.started_utc)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cpu_model", "Another CPU"), ("gpu", "A100"), ("threads", 2), ("precision", "bf16")]
+)
+def test_batches_of_other_work_are_not_added(name: str, value: object) -> None:
+    other = msgspec.structs.replace(other_batch(), **{name: value})
+    with pytest.raises(UserError, match=f"differs in {name} from what is measured now"):
+        extended(profile(), other, Path("step.json"))
+
+
 def test_a_measurement_is_told_in_a_line_a_batch() -> None:
     assert list(described(profile())) == [
         "model flower_cnn: 1,064,453 trained parameters in 6 weights, fp32, 1 thread(s)",
@@ -93,11 +116,13 @@ def test_a_measurement_is_told_in_a_line_a_batch() -> None:
 @pytest.mark.slow
 def test_a_step_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
-    words = ["--rows", "4,2", "--data.image-size", "24", "--timed-steps", "3", "--threads", "1", "--bind", "none"]
+    words = ["--data.image-size", "24", "--timed-steps", "3", "--threads", "1", "--bind", "none"]
     words += ["--precision", "fp32", "--output", str(path), "--optimizer.global-clipnorm", "1"]
-    # In a process of its own: the number of threads is set before TensorFlow starts.
-    ended = run_command([sys.executable, "-m", "horovod_flowers.step_profile", *words], tmp_path, TIMEOUT_SECONDS)
-    assert ended.status == 0, ended.output
+    for batches in (["--rows", "4"], ["--rows", "2", "--extend"]):
+        # In a process of its own: the number of threads is set before TensorFlow starts.
+        command = [sys.executable, "-m", "horovod_flowers.step_profile", *batches, *words]
+        ended = run_command(command, tmp_path, TIMEOUT_SECONDS)
+        assert ended.status == 0, ended.output
     found = read_step_profile(path)
     assert [batch.rows for batch in found.batches] == [4, 2]
     assert (found.model, found.precision, found.threads, found.classes) == ("flower_cnn", "fp32", 1, 5)

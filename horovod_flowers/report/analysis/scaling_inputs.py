@@ -15,6 +15,7 @@ from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import work_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runlog.collectives import Collectives
+from horovod_flowers.runlog.reading.steps import times_begun
 from horovod_flowers.runlog.step_profile import StepProfile
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.hold_out import HeldOut, hold_out
@@ -96,9 +97,9 @@ class ScalingStudy:
     def held_out(self) -> list[HeldOut]:
         """Each number of ranks predicted from the smaller ones."""
 
-        def calls_below(ranks: int) -> CallModels | None:
+        def calls_below(ranks: int, several_nodes: bool) -> CallModels | None:
             found = self.calibration(ranks)
-            return None if found is None else call_models(found)
+            return None if found is None or several_nodes > found.between_nodes else call_models(found)
 
         return hold_out(self.predictor(None), calls_below)
 
@@ -162,19 +163,25 @@ def studies_of(
     points: Sequence[Point], records: Sequence[Collectives], profiles: Sequence[StepProfile] = ()
 ) -> list[ScalingStudy]:
     """Points on several ranks by their baseline and kind of scaling. Left out: those whose ranks shared cores, unless
-    emulated, and those of scripts, whose calls are their own."""
+    emulated, those of resumed runs, whose times are of several jobs, and those of scripts, whose calls are their own.
+    """
     groups: dict[tuple[int, str, bool], list[Point]] = {}
     for point in points:
         baseline = point.baseline
         if baseline is None or baseline.ranks != 1 or point.ranks == 1 or is_script(point.runs[0].config):
             continue
-        if usable(point):
+        if usable(point) and not was_resumed(point) and not was_resumed(baseline):
             groups.setdefault((id(baseline), point.scaling, is_emulated(point.runs[0])), []).append(point)
     found = []
     for members in groups.values():
         assert members[0].baseline is not None
         found.append(study_of(members, members[0].baseline, records, profiles))
     return found
+
+
+def was_resumed(point: Point) -> bool:
+    """Whether a run of it was: its times are of several jobs."""
+    return any(times_begun(run.path) > 1 for run in point.runs)
 
 
 def usable(point: Point) -> bool:
@@ -231,6 +238,9 @@ def profile_fits(profile: StepProfile, point: Point) -> bool:
     """Whether a profile is of this point's work: every option that both know, model and precision; of runs that are
     not emulated, their threads and processor, too."""
     work = {name: value for name, value in work_of(point.runs[0]) if name not in ("scaling", "global_batch")}
+    on_gpus = any(rank.gpu is not None for rank in point.runs[0].environment.ranks)
+    if not point.emulated and (profile.gpu is not None) is not on_gpus:
+        return False
     if profile.model != work.get("model") or profile.precision != work["precision"]:
         return False
     of_machine = ((profile.threads,), (profile.cpu_model or "",))

@@ -188,8 +188,8 @@ def _unmeasured(study: ScalingStudy, link: Link) -> CallModel:
 
 
 def _given(link: Link, base: CallModel, inside: MessageCost, per_node: int) -> CallModels:
-    """A given network between nodes, under Horovod's own costs."""
-    probable = replace(base, between_nodes=MessageCost.of(link), in_node=inside, ranks_per_node=per_node)
+    """A given network between nodes, under Horovod's own costs: a real one, whatever the calls were measured on."""
+    probable = replace(base, between_nodes=MessageCost.of(link), in_node=inside, ranks_per_node=per_node, shrink=1.0)
     slow = MessageCost.of(Link(link.latency_seconds, link.bytes_per_second * GOODPUT))
     return CallModels(probable, probable, replace(probable, between_nodes=slow))
 
