@@ -133,7 +133,7 @@ def test_what_stayed_within_a_node_tells_nothing_of_several() -> None:
 
 
 def test_a_divided_layer_is_divided_once_where_calls_of_the_runs_are_unknown() -> None:
-    """With a given network and runs within a node, computing is compared with what the profile says of that division."""
+    """With a given network and runs within a node, computing is compared with what the profile says of it."""
     truth, setting = predictor(work=Workload("weak", 64)), Setting("tensor")
     runs = [ALONE, replace(as_measured(truth, setting, 4), ranks_per_node=4)]
     found = replace(truth, measured=runs, calls_of_runs=None).predict(setting, 16)
