@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import cpu_quota
 
 _THREADS = Path("/proc/self/task")
 
@@ -27,6 +28,8 @@ class RankGauge:
     cpu_seconds: float
     cpus: frozenset[int]
     """That the rank may run on."""
+    quota: float | None
+    """Cores' worth of time that its control group gives it, shared with all else in there; None: no limit."""
     has_precedence: bool
     """Whether it took a core from other processes when it woke."""
 
@@ -40,6 +43,7 @@ def together(spans: Sequence[RankGauge]) -> RankGauge | None:
         sum(span.waited_seconds for span in spans),
         sum(span.cpu_seconds for span in spans),
         frozenset[int]().union(*(span.cpus for span in spans)),
+        spans[-1].quota,
         all(span.has_precedence for span in spans),
     )
 
@@ -74,7 +78,7 @@ class CoreReading:
         if self._has_precedence:
             _schedule(os.SCHED_OTHER, os.sched_param(0))
         cpus = frozenset(os.sched_getaffinity(0))
-        return RankGauge(elapsed, max(0, waited) / 1e9, cpu, cpus, self._has_precedence)
+        return RankGauge(elapsed, max(0, waited) / 1e9, cpu, cpus, cpu_quota(), self._has_precedence)
 
 
 def _schedule(policy: int, parameters: os.sched_param) -> bool:

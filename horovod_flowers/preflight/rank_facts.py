@@ -13,7 +13,7 @@ import psutil
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog.environment import CPU_FEATURES, versions
-from horovod_flowers.runtime.machine import cpu_flags, machine_id
+from horovod_flowers.runtime.machine import control_groups, cpu_flags, cpu_quota, machine_id
 from horovod_flowers.runtime.temporary_space import scarce_space
 
 CLOCK_EXCHANGES = 5
@@ -84,7 +84,7 @@ def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: 
 def available_memory_bytes() -> int:
     """What the node has left, or the job's limit where that is less."""
     left = [psutil.virtual_memory().available]
-    for folder in _control_groups():
+    for folder in control_groups():
         try:
             limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
         except OSError:
@@ -92,30 +92,6 @@ def available_memory_bytes() -> int:
         if limit != "max":
             left.append(max(0, int(limit) - int(used)))
     return min(left)
-
-
-def cpu_quota() -> float | None:
-    """The tightest limit on this process' CPU time, in cores."""
-    found = []
-    for folder in _control_groups():
-        try:
-            quota, period = (folder / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            continue
-        if quota != "max":
-            found.append(int(quota) / int(period))
-    return min(found) if found else None
-
-
-def _control_groups() -> list[Path]:
-    """This process' control group (version 2) and those above it: each may set a limit."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    root = Path("/sys/fs/cgroup")
-    groups = [root / line.partition("::")[2].lstrip("/") for line in lines if line.startswith("0::")]
-    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(root)]
 
 
 def digest_of_sources() -> str:

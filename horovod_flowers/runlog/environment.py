@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -133,10 +133,21 @@ def gather_core_gauge(ranks: Ranks, own: RankGauge) -> CoreGauge | None:
         elapsed_seconds=[gauge.elapsed_seconds for gauge in gauges],
         waited_seconds=[gauge.waited_seconds for gauge in gauges],
         cpu_seconds=[gauge.cpu_seconds for gauge in gauges],
-        # Virtual nodes are one machine. Real ones, on which ranks may sleep as well, number their CPUs alike.
-        cores=len({(machine, cpu) for machine, gauge in gathered for cpu in gauge.cpus}),
+        cores=_usable_cores(gathered),
         precedence=all(gauge.has_precedence for gauge in gauges),
     )
+
+
+def _usable_cores(gathered: Sequence[tuple[str, RankGauge]]) -> int:
+    """Of all machines: logical CPUs, or as many whole ones as a control group's quota gives time for."""
+    total = 0
+    # Virtual nodes are one machine. Real ones, on which ranks may sleep as well, number their CPUs alike.
+    for machine in {machine for machine, _ in gathered}:
+        gauges = [gauge for name, gauge in gathered if name == machine]
+        cpus = len({cpu for gauge in gauges for cpu in gauge.cpus})
+        quotas = [gauge.quota for gauge in gauges if gauge.quota is not None]
+        total += max(1, min([cpus, *map(int, quotas)]))
+    return total
 
 
 _YES_OF_OPEN_MPI = ("1", "true", "t", "yes", "enabled")

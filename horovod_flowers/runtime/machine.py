@@ -21,6 +21,30 @@ def core_of(cpu: int) -> tuple[int, ...]:
         return -1, cpu
 
 
+def cpu_quota() -> float | None:
+    """The tightest limit on this process' CPU time, in cores."""
+    found = []
+    for folder in control_groups():
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            found.append(int(quota) / int(period))
+    return min(found) if found else None
+
+
+def control_groups() -> list[Path]:
+    """This process' control group (version 2) and those above it: each may set a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    root = Path("/sys/fs/cgroup")
+    groups = [root / line.partition("::")[2].lstrip("/") for line in lines if line.startswith("0::")]
+    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(root)]
+
+
 def machine_id() -> str:
     """The same for all processes under one Linux kernel, however many nodes or containers it is divided into."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

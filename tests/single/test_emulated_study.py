@@ -11,10 +11,14 @@ import pytest
 import yaml
 
 from horovod_flowers.config.emulated_network import EmulatedNetwork
+from horovod_flowers.emulation.gauge import RankGauge
 from horovod_flowers.launch.launchers import FORWARDED
+from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.runlog import collectives
 from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, collectives_file, write_collectives
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
+from horovod_flowers.runlog.environment import gather_core_gauge
 from horovod_flowers.runlog.holder import this_process
 from horovod_flowers.runlog.step_profile import write_step_profile
 from horovod_flowers.runtime.errors import UserError
@@ -196,6 +200,14 @@ def gauge(waited: float = 0.0, cpu: float = 0.1, elapsed: float = 10.0) -> CoreG
 def test_the_gauge_judges(found: CoreGauge, problem: str | None) -> None:
     assert (found.problem is None) == (problem is None)
     assert problem is None or problem in str(found.problem)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 2), (4.0, 2), (1.5, 1), (0.5, 1)])
+def test_a_quota_of_time_counts_as_fewer_cores(quota: float | None, cores: int) -> None:
+    own = RankGauge(10.0, 0.0, 1.0, frozenset({0, 1}), quota, True)
+    found = gather_core_gauge(Ranks(0, 1, 0, 1, "single", SingleProcess()), own)
+    assert found is not None
+    assert found.cores == cores
 
 
 def record(network: EmulatedNetwork | None, found: CoreGauge | None) -> Collectives:

@@ -117,6 +117,8 @@ def test_an_algorithm_that_is_not_written_out_is_refused() -> None:
         ("fat-tree:16:x", "in whole numbers"),
         ("fat-tree:16:0", "needs nodes and uplinks at each leaf, not 16:0"),
         ("fat-tree:4:8", "has at most as many uplinks, not 8"),
+        ("fat-tree:1000000:16", "a fat tree with 1,000,000 places for nodes is too large to simulate: at most 65,536"),
+        ("dragonfly:100:100:100", "a dragonfly with 1,000,000 places for nodes is too large"),
         ("dragonfly:4:2:1", "needs at least as many routers in each, not 2"),
         ("dragonfly:0:2:1", "each at least 1, not 0:2:1:1"),
         ("", "is none of these"),

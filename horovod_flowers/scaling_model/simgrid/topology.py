@@ -7,6 +7,14 @@ from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.scaling_model.network import Network
 
 NODES_A_LEAF = 16
+MOST_NODES = 65_536
+"""Of a topology, used or not: SimGrid makes an object of each, and of its links."""
+
+
+def _check_size(name: str, nodes: int) -> None:
+    """Refuse what no simulation would finish (UserError)."""
+    if nodes > MOST_NODES:
+        raise UserError(f"a {name} with {nodes:,} places for nodes is too large to simulate: at most {MOST_NODES:,}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class FatTree:
             raise UserError(
                 f"a fat tree of {self.nodes_a_leaf} nodes a leaf has at most as many uplinks, not {self.uplinks}"
             )
+        _check_size("fat tree", self.nodes_a_leaf)
 
     def sentence(self) -> str:
         """What it is, for a table's head."""
@@ -83,6 +92,7 @@ class Dragonfly:
                 f"a dragonfly of {self.groups} groups needs at least as many routers in each, not {self.routers}: "
                 "each router of a group leads to one other group"
             )
+        _check_size("dragonfly", self.nodes(0))
 
     def sentence(self) -> str:
         """What it is, for a table's head."""
