@@ -15,7 +15,11 @@ MOST_NODES = 250
 MOST_RANKS_PER_NODE = 64
 MOST_MBIT = 1_000_000
 MOST_SHRINK = 10_000
-USUAL_MTU = 9000
+LEAST_MTU, MOST_MTU = 1280, 9000
+"""Bytes; 9000 is Ethernet's jumbo frame."""
+PACKET_SECONDS = 0.001
+"""That the largest packet is on a link, where it is not given: a message waits for the packets of others, and one
+packet passes at once after a pause, whatever the rate is."""
 LEAST_VIRTUAL_MBIT = 0.01
 """That a virtual link carries: below, tc counts its packets wrongly."""
 
@@ -31,16 +35,23 @@ class EmulatedNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     shrink: Annotated[float, msgspec.Meta(ge=1, le=MOST_SHRINK)] = 1.0
     """By how much links and tensors are smaller than what they stand for: the ideal times stay, and fewer bytes need
     fewer cores."""
-    mtu: Annotated[int, msgspec.Meta(ge=1280, le=9000)] = USUAL_MTU
-    """Largest packet in bytes; 9000 is Ethernet's jumbo frame."""
+    mtu: Annotated[int, msgspec.Meta(ge=LEAST_MTU, le=MOST_MTU)] = 0
+    """Largest packet in bytes; where it is not given, what suits the virtual link (`usual_mtu`)."""
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
+        if self.mtu == 0:
+            msgspec.structs.force_setattr(self, "mtu", self.usual_mtu)
         if self.virtual_mbit < LEAST_VIRTUAL_MBIT:
             raise ValueError(
                 f"a virtual link of {self.virtual_mbit:g} Mbit/s (mbit {self.mbit:g}, shrink {self.shrink:g}) cannot "
                 f"be emulated: at least {LEAST_VIRTUAL_MBIT:g} can, so raise mbit, or lower shrink"
             )
+
+    @property
+    def usual_mtu(self) -> int:
+        """The largest packet that is on a virtual link for no longer than `PACKET_SECONDS`, within what there is."""
+        return min(MOST_MTU, max(LEAST_MTU, round(self.virtual_mbit * 1e6 / 8 * PACKET_SECONDS)))
 
     @property
     def ranks(self) -> int:

@@ -17,6 +17,8 @@ import msgspec
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.emulated_network import (
     MOST_MBIT,
+    LEAST_MTU,
+    MOST_MTU,
     MOST_NODES,
     MOST_RANKS_PER_NODE,
     MOST_SHRINK,
@@ -55,7 +57,12 @@ class EmulationConfig:
         at_least=1,
         at_most=MOST_SHRINK,
     )
-    mtu: int = option(9000, "largest packet in bytes", at_least=1280, at_most=9000)
+    mtu: int | None = option(
+        None,
+        "largest packet in bytes (default: what a virtual link carries in a millisecond, within these limits)",
+        at_least=LEAST_MTU,
+        at_most=MOST_MTU,
+    )
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -71,7 +78,7 @@ class EmulationConfig:
             ranks_per_node=self.ranks_per_node,
             mbit=self.mbit,
             shrink=self.shrink,
-            mtu=self.mtu,
+            mtu=self.mtu or 0,
         )
 
 

@@ -79,7 +79,7 @@ def emulation_options(network: EmulatedNetwork) -> list[str]:
     words = ["--nodes", str(network.nodes), "--ranks-per-node", str(network.ranks_per_node)]
     words += ["--mbit", _digits(network.mbit)]
     words += ["--shrink", _digits(network.shrink)] if network.shrink != 1 else []
-    return words + (["--mtu", str(network.mtu)] if network.mtu != 9000 else [])
+    return words + (["--mtu", str(network.mtu)] if network.mtu != network.usual_mtu else [])
 
 
 def _digits(number: float) -> str:

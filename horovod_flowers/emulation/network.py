@@ -24,6 +24,8 @@ ADDRESSES = f"{SUBNET}.0/24"
 NODE_INTERFACE = "eth0"
 PACKET_MARGIN_BYTES = 256
 """Above the largest packet, for what is around it and for tc, which rounds: too small a bucket passes nothing."""
+HEADERS_AROUND_BYTES, HEADERS_IN_BYTES = 14, 52
+"""Of a packet: Ethernet's, beside what counts in the MTU; and of IP and TCP with its timestamps, which count."""
 _SWITCH = "switch"
 BURST_SECONDS = 0.0002
 """Of the link's rate that may pass at once after a pause; a packet at least, since a larger one would never pass."""
@@ -86,7 +88,9 @@ def shape_links(network: EmulatedNetwork, nodes: Sequence[int]) -> None:
 
 
 def _shaping(network: EmulatedNetwork, device: str) -> str:
-    bits = round(network.virtual_mbit * 1e6)
+    # The rate is that of what packets carry: small ones have the same, though headers are more of them.
+    headers = (network.mtu + HEADERS_AROUND_BYTES) / (network.mtu - HEADERS_IN_BYTES)
+    bits = round(network.virtual_mbit * 1e6 * headers)
     burst = max(network.mtu + PACKET_MARGIN_BYTES, round(bits / 8 * BURST_SECONDS))
     # Twice a window: the kernel counts its own bookkeeping in windows, and their bytes in queues.
     queue = burst + min(MOST_QUEUE_BYTES, max(LEAST_QUEUE_BYTES, 2 * WINDOW_BYTES * network.ranks))

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from horovod_flowers.config.emulated_network import USUAL_MTU, EmulatedNetwork
+from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.field_types import Positive, Seconds
 
@@ -31,7 +31,7 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ranks = "rank" if network.ranks_per_node == 1 else "ranks"
             words.append(f"{network.mbit:g} Mbit/s between nodes of {network.ranks_per_node} {ranks}")
             words += [f"1/{network.shrink:g} of it on the way"] if network.shrink > 1 else []
-            words += [f"packets of {network.mtu} bytes"] if network.mtu != USUAL_MTU else []
+            words += [f"packets of {network.mtu} bytes"] if network.mtu != network.usual_mtu else []
         return ", ".join(words)
 
     def __str__(self) -> str:
