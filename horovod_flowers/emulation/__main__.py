@@ -16,8 +16,8 @@ import msgspec
 
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.emulated_network import (
-    MOST_MBIT,
     LEAST_MTU,
+    MOST_MBIT,
     MOST_MTU,
     MOST_NODES,
     MOST_RANKS_PER_NODE,

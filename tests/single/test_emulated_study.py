@@ -12,6 +12,7 @@ import yaml
 
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.emulation.gauge import RankGauge
+from horovod_flowers.emulation.launcher import emulation_options
 from horovod_flowers.launch.launchers import FORWARDED
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.single_process import SingleProcess
@@ -70,6 +71,15 @@ def points_of(path: Path, *options: str, **config: Any) -> list[Any]:
 def test_a_network_that_cannot_be_is_refused(job_file: Folder, network: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         points_of(job_file(network=network))
+
+
+@pytest.mark.parametrize(
+    ("mbit", "shrink", "given", "mtu"), [(50, 16, 0, 1280), (200, 4, 0, 6250), (1000, 1, 0, 9000), (50, 16, 9000, 9000)]
+)
+def test_packets_take_a_millisecond_of_a_virtual_link_at_most(mbit: float, shrink: float, given: int, mtu: int) -> None:
+    network = EmulatedNetwork(nodes=2, mbit=mbit, shrink=shrink, mtu=given)
+    assert network.mtu == mtu
+    assert ("--mtu" in emulation_options(network)) == (given != 0)
 
 
 def test_a_network_is_emulated_or_refused(job_file: Folder) -> None:
