@@ -17,7 +17,7 @@ from horovod_flowers.report.analysis.claims import (
 )
 from horovod_flowers.report.analysis.efficiency_losses import EfficiencyLosses, ceiling_of, efficiency_losses_of
 from horovod_flowers.report.analysis.evaluation import Evaluation, evaluation_of, predictions_of
-from horovod_flowers.report.analysis.laws import Fit, Law, fit
+from horovod_flowers.report.analysis.laws import Fit, Law, fit, preferred
 from horovod_flowers.report.analysis.learning import Curve, Reached, curve_of, reached_by
 from horovod_flowers.report.analysis.points import Point, Series, points_of, series_of
 from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
@@ -44,6 +44,11 @@ class SeriesFits:
     series: Series
     fits: list[Fit]
     refused: list[str]
+
+    @property
+    def preferred(self) -> tuple[Fit, float] | None:
+        """The law that the data prefer, and by how much of AICc; None where they do not tell."""
+        return preferred(self.fits)
 
 
 @dataclass(frozen=True)

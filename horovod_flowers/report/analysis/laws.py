@@ -25,6 +25,12 @@ PARAMETERS: Mapping[Law, tuple[str, ...]] = {
 }
 FEWEST_RANK_COUNTS: Mapping[Law, int] = {"Amdahl": 3, "Gustafson": 3, "USL": 4}
 """One more than the unknowns, throughput of one rank included: else the curve meets all points and shows nothing."""
+WIDEST_PEAK = 2.0
+"""High over low end of the interval of a peak that is still told."""
+REJECTED_BELOW = 0.01
+"""Probability of a fit's residuals by chance below which the law is taken not to hold."""
+CLEARLY_BETTER = 2.0
+"""Of AICc: below, two laws have as much support (Burnham and Anderson 2002, section 2.6)."""
 
 
 def karp_flatt(speed_up: np.ndarray | float, ranks: int) -> np.ndarray | float:
@@ -63,12 +69,36 @@ class Fit:
     """Fitted images a second of one rank."""
     parameters: dict[str, Estimate]
     peak_ranks: Estimate | None
-    """Of the Universal Scalability Law."""
+    """Of the Universal Scalability Law, as the parameters alone have it: see `determined_peak`."""
     rank_counts: tuple[int, ...]
     fewest_runs: int
     """Of any number of ranks."""
+    quality: "Quality"
     resampled_parameters: np.ndarray | None = field(repr=False, default=None)
     """[resamples, 1 + parameters], for the band of an extrapolation: rate of one rank, then the parameters."""
+
+    @property
+    def determined_peak(self) -> Estimate | None:
+        """The peak, where its interval is finite and narrow enough to say anything; None where it is not known."""
+        found = self.peak_ranks
+        if found is None or found.low is None or found.high is None or not self.quality.holds:
+            return None
+        narrow = np.isfinite(found.high) and found.low > 0 and found.high <= WIDEST_PEAK * found.low
+        return found if narrow else None
+
+    @property
+    def not_extrapolated(self) -> str | None:
+        """Why the law says nothing of more ranks than were measured, in a clause; None where it may be asked."""
+        if not self.quality.holds:
+            return f"the runs reject it (lack of fit, p = {self.quality.lack_of_fit:.2g})"
+        for name, value in self.parameters.items():
+            if name == "contention":
+                continue  # a serial part below 0 is seen in the other laws, and bends this one's start alone
+            end = value.value if value.low is None else value.low
+            if end <= 0:
+                what = "is not" if value.value <= 0 else "has an interval that is not all"
+                return f"its {name.replace('_', ' ')} {what} above 0, and would pass the ideal on more ranks"
+        return None
 
     def rates(self, ranks: np.ndarray) -> np.ndarray:
         """Images a second, [counts], at these numbers of ranks."""
@@ -82,6 +112,64 @@ class Fit:
             return None
         values = [drawn[:, column, None] for column in range(1, drawn.shape[1])]
         return limits(drawn[:, :1] * _speed_up(self.law, ranks[None, :], values), self.fewest_runs)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a law meets the runs that it was fitted to."""
+
+    residual: float
+    """Root mean square, over numbers of ranks, of fitted over measured throughput, less one."""
+    information: float | None
+    """AICc of the runs' logarithms of throughput (Hurvich and Tsai 1989): least for the law that the data prefer. None
+    with too few runs for as many unknowns."""
+    lack_of_fit: float | None
+    """Probability of residuals as large as these by the runs' own scatter alone, if the law held (F test of lack of
+    fit, Draper and Smith 1998, section 2.1). None where no number of ranks was run twice."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the runs do not reject the law."""
+        return self.lack_of_fit is None or self.lack_of_fit >= REJECTED_BELOW
+
+    @staticmethod
+    def of(groups: Sequence[np.ndarray], told: np.ndarray, likeliest: np.ndarray, unknowns: int) -> "Quality":
+        """groups: runs by number of ranks, each [runs, 2], images and seconds. told, likeliest: images a second,
+        [counts], by the law as it is fitted, and with the least relative errors."""
+        rates = np.array([group[:, 0].sum() / group[:, 1].sum() for group in groups])
+        with np.errstate(all="ignore"):
+            residual = float(np.sqrt(np.mean((told / rates - 1) ** 2)))
+            of_runs = [np.log(group[:, 0] / group[:, 1]) for group in groups]
+            apart = [each - np.log(value) for each, value in zip(of_runs, likeliest, strict=True)]
+        squares = float(sum((each**2).sum() for each in apart))
+        count, free = sum(map(len, of_runs)), unknowns + 1  # the scatter is unknown, too
+        information = None
+        if count > free + 1 and np.isfinite(squares) and squares > 0:
+            information = count * float(np.log(squares / count)) + 2 * free + 2 * free * (free + 1) / (count - free - 1)
+        return Quality(residual, information, _lack_of_fit(of_runs, squares, unknowns))
+
+
+def _lack_of_fit(of_runs: Sequence[np.ndarray], squares: float, unknowns: int) -> float | None:
+    pure = float(sum(((each - each.mean()) ** 2).sum() for each in of_runs))
+    repeated, more = sum(map(len, of_runs)) - len(of_runs), len(of_runs) - unknowns
+    if repeated < 1 or more < 1 or pure <= 0 or not np.isfinite(squares):
+        return None
+    from scipy import special  # takes half a second, which --help and small studies need not
+
+    ratio = max(0.0, squares - pure) / more / (pure / repeated)
+    return float(special.fdtrc(more, repeated, ratio))
+
+
+def preferred(fits: Sequence[Fit]) -> tuple[Fit, float] | None:
+    """The law that the data prefer, and by how much of AICc; None where none is better by CLEARLY_BETTER."""
+    known = sorted(
+        (found.quality.information, number)
+        for number, found in enumerate(fits)
+        if found.quality.information is not None
+    )
+    if len(known) < 2 or known[1][0] - known[0][0] < CLEARLY_BETTER:
+        return None
+    return fits[known[0][1]], known[1][0] - known[0][0]
 
 
 def _speed_up(law: Law, ranks: np.ndarray, values: Sequence[float] | Sequence[np.ndarray]) -> np.ndarray:
@@ -125,13 +213,21 @@ def fit(law: Law, runs: Mapping[int, np.ndarray]) -> Fit | str:
             for column, (name, value) in enumerate(zip(names, values, strict=True), 1)
         }
     largest = _peak(values, drawn, fewest) if law == "USL" else None
-    return Fit(law, rate_of_one, parameters, largest, counts, fewest, drawn)
+    with np.errstate(all="ignore"):
+        rates = np.stack([group[:, 0].sum() / group[:, 1].sum() for group in groups])
+        told = rate_of_one * _speed_up(law, ranks, values)
+        # Judged by relative errors, which the scatter of runs is in proportion to, whatever the law is fitted by.
+        first, *rest = _solve(law, ranks, rates, relative=True).tolist()
+        likeliest = first * _speed_up(law, ranks, rest)
+    quality = Quality.of(groups, told, likeliest, 1 + len(values))
+    return Fit(law, rate_of_one, parameters, largest, counts, fewest, quality, drawn)
 
 
-def _solve(law: Law, ranks: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def _solve(law: Law, ranks: np.ndarray, rates: np.ndarray, relative: bool = False) -> np.ndarray:
     """Rate of one rank and the law's parameters, [..., 1 + parameters], from rates [..., counts].
 
-    Amdahl and the Universal Scalability Law are linear in N / rate, Gustafson's law in the rate.
+    Amdahl and the Universal Scalability Law are linear in N / rate, Gustafson's law in the rate. relative: the last one
+    by relative errors, too.
     """
     if law == "Gustafson":
         target, columns = rates, [np.ones_like(ranks), ranks]
@@ -139,9 +235,9 @@ def _solve(law: Law, ranks: np.ndarray, rates: np.ndarray) -> np.ndarray:
         target, columns = ranks / rates, [np.ones_like(ranks), ranks - 1]
     else:
         target, columns = ranks / rates, [np.ones_like(ranks), ranks - 1, ranks * (ranks - 1)]
-    relative = np.stack(columns, axis=-1) / target[..., None]  # [..., counts, unknowns]; the target becomes 1
-    solved = _least_squares(relative, np.ones_like(target))
-    if law == "USL":
+    weighted = np.stack(columns, axis=-1) / target[..., None]  # [..., counts, unknowns]; the target becomes 1
+    solved = _least_squares(weighted, np.ones_like(target))
+    if law == "USL" and not relative:
         solved = _absolute(ranks, rates, np.stack(np.broadcast_arrays(*columns), axis=-1), solved)
     first, rest = solved[..., :1], solved[..., 1:]
     if law == "Gustafson":  # rate = X s + X (1-s) N

@@ -124,7 +124,11 @@ def scaling_json(content: Content) -> dict[str, Any]:
                 "law": fit.law,
                 "rate_of_one": fit.rate_of_one,
                 "parameters": {name: _estimate(value) for name, value in fit.parameters.items()},
-                "peak_ranks": _estimate(fit.peak_ranks),
+                "peak_ranks": _estimate(fit.determined_peak),
+                "residual": fit.quality.residual,
+                "aicc": fit.quality.information,
+                "lack_of_fit_p": fit.quality.lack_of_fit,
+                "not_extrapolated": fit.not_extrapolated,
                 "rank_counts": list(fit.rank_counts),
             }
             for fits in content.fits

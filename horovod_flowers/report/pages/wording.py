@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from horovod_flowers.report.analysis.claims import Proposal
 from horovod_flowers.report.analysis.intervals import CONFIDENCE, FEWEST_RUNS, Estimate
+from horovod_flowers.report.analysis.laws import Fit
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 
@@ -80,6 +81,25 @@ def held_out_sentence(rows: Sequence[HeldOut]) -> str:
         f"{len(errors)} of {counted(len(rows), 'step')} predicted from fewer ranks, median error "
         f"{percent(statistics.median(errors))}, largest {percent(errors[-1])}, {inside} inside the interval"
     )
+
+
+def law_words(found: Fit) -> str:
+    """A fitted law in a clause: its parameters, how well it meets the runs, its peak, and why it says no more."""
+    words = [f"{name.replace('_', ' ')} {number(value, 5)}" for name, value in found.parameters.items()]
+    words.append(f"meets the measured throughput within {percent(found.quality.residual)} (root mean square)")
+    if found.law == "USL":
+        peak = found.determined_peak
+        words.append("predicted peak not determined" if peak is None else f"predicted peak at {number(peak, 0)} ranks")
+    refusal = found.not_extrapolated
+    words += [] if refusal is None else [f"not extrapolated, since {refusal}"]
+    return "; ".join(words)
+
+
+def preferred_words(found: tuple[Fit, float] | None) -> str:
+    """Which of several laws the data prefer."""
+    if found is None:
+        return "the runs do not tell which of the laws holds (AICc)"
+    return f"the runs prefer {found[0].law} (AICc lower by {found[1]:.1f})"
 
 
 def counted(count: int, word: str) -> str:

@@ -104,6 +104,8 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "seconds",
         "signed_percent",
         "proposal_paragraph",
+        "law_words",
+        "preferred_words",
         "step_digits",
         "time_words",
         "with_interval",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from horovod_flowers.report.analysis.call_costs import kind_of, network_of, real_ones
 from horovod_flowers.report.content import Content
@@ -42,9 +43,14 @@ def draw(content: Content) -> Iterator[Drawn]:
                     seconds = [found.model.alone(call, ranks) for call in calls]
                     axes.loglog(line, seconds, color=colour, linewidth=1)
         crowded = not emulated and any(record.oversubscribed for record in records)
-        axes.set(title=f"{ranks}{'*' if crowded else ''} ranks", xlabel="bytes of each rank's input")
+        axes.set(title=f"{ranks}{'*' if crowded else ''} ranks", xlabel="message, each rank's input")
+        axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
+        axes.xaxis.set_major_formatter(EngFormatter("B"))
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    grid[0, 0].set_ylabel("seconds (slowest rank)")
+    grid[0, 0].set_ylabel("time of the slowest rank")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     title = "Collective calls: medians measured, and the fitted cost models"
     if emulated:

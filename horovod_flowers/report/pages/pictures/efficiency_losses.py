@@ -103,7 +103,7 @@ def _waterfall(axes: Any, point: Point, losses: EfficiencyLosses) -> None:
     axes.bar([len(labels)], [level], color="#0072b2")
     axes.text(len(labels), level + 0.02, f"{level * 100:.1f}", ha="center", fontsize=8)
     labels.append("efficiency")
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
     title = f"{point.ranks}{marks(point)} ranks, {point.strategy}\n{point.scaling} {point.batch}, {point.precision}"
     axes.set_title(title, fontsize=9)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"], fontsize=8)

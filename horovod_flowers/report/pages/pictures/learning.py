@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from horovod_flowers.report.analysis.learning import Curve
 from horovod_flowers.report.content import Content
@@ -36,6 +37,7 @@ def draw(content: Content) -> Iterator[Drawn]:
     by_epoch.set(xlabel="epoch", ylabel="validation accuracy", title="Accuracy by epoch", ylim=(0, 1))
     by_time.set(xlabel="training seconds", ylabel="validation accuracy", title="Accuracy by time", ylim=(0, 1))
     losses.set(xlabel="epoch", ylabel="loss", title="Loss (dashed, ×: training)")
+    by_time.xaxis.set_major_locator(MaxNLocator(4))
     _whole_epochs(by_epoch, shown)
     _whole_epochs(losses, shown)
     for axes in (by_epoch, by_time, losses):

@@ -14,6 +14,8 @@ from horovod_flowers.report.pages.pictures.lettering import letter
 
 # Okabe and Ito 2008: told apart by colour-blind readers too.
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Told apart in print without colours."""
 PART_COLOURS = {"input_wait": "#999999", "compute": "#0072b2", "communication": "#d55e00", "update": "#009e73"}
 STYLE = {
     "axes.spines.right": False,

@@ -12,12 +12,14 @@ from horovod_flowers.report.analysis.laws import Fit
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.content import Content, SeriesFits
 from horovod_flowers.report.pages.pictures.legend import legend_below
-from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
+from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, SERIES_MARKERS, Drawn
 
-EXTRAPOLATION = 4
+EXTRAPOLATION = 2
 """How far beyond the measured numbers of ranks a law is drawn, in multiples."""
-
-
+MARGIN = 1.15
+"""Of an axis, beyond what was measured."""
+LAW_STYLES = (("-", ":"), ("-.", (0, (1, 3))))
+"""Of the laws of a series: among the measured numbers of ranks, and beyond."""
 ASIDE = 0.05
 """Between the points of two series on the same number of ranks, in powers of two."""
 
@@ -45,8 +47,9 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
         label = "ceiling: strategy none, no communication" if ceiling else members.label
         label += ", emulated" if ceiling and members.emulated else ""
         label += f" ({members.points[0].which})" if members.points[0].which else ""
-        _series(left, members, "speed_up", colour, label, aside)
-        _series(right, members, "efficiency", colour, label, aside)
+        marker = "o" if ceiling else SERIES_MARKERS[number % len(SERIES_MARKERS)]
+        _series(left, members, "speed_up", colour, label, aside, marker)
+        _series(right, members, "efficiency", colour, label, aside, marker)
         if not ceiling:
             _modelled(left, content, members, colour, aside)
         for fits in content.fits:
@@ -60,18 +63,41 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     if any(bounds.exposed for bounds in content.bounds.values()):
         left.plot([], [], "x", color="#444444", label="cost model, all communication exposed")
     ticks = sorted({point.ranks for members in chosen for point in members.points} | {least})
+    farthest = max((_reach(found) for fits in content.fits if fits.series in chosen for found in fits.fits), default=0)
+    ticks += [most * 2] if farthest > most else []
     for axes in (left, right):
         _rank_axis(axes, ticks)
+        axes.set_xlim(least / MARGIN, max(most, farthest) * MARGIN)
+    _follow_measurements(left, right, chosen, least, most)
     left.set(ylabel="speed-up", title=f"Speed-up, {scaling} scaling")
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.set(ylabel="parallel efficiency", title="Parallel efficiency")
-    right.set_ylim(0, max(1.08, right.get_ylim()[1]))
     crowded = any(point.oversubscribed for members in chosen for point in members.points)
     if crowded:
         left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: not a measure of speed")
     legend_below(figure, *left.get_legend_handles_labels(), columns=2)
     words = ", ".join(_in_words(point) for members in chosen for point in members.points)
     return f"speed-up-{scaling}", "scaling", f"Speed-up and efficiency by ranks, {scaling} scaling: {words}", figure
+
+
+def _reach(found: Fit) -> float:
+    """The largest number of ranks up to which a law is drawn."""
+    return found.rank_counts[-1] * (EXTRAPOLATION if found.not_extrapolated is None else 1)
+
+
+def _follow_measurements(left: Any, right: Any, chosen: Sequence[Series], least: int, most: int) -> None:
+    """Scale the axes to what was measured and to the ideal there: a law may go anywhere."""
+    points = [point for members in chosen for point in members.points if point.speed_up is not None]
+    speeds = [value for point in points if point.speed_up for value in _values(point.speed_up)]
+    efficiencies = [value for point in points if point.efficiency for value in _values(point.efficiency)]
+    left.set_ylim(min(least, *speeds) / MARGIN, max(most, *speeds) * MARGIN)
+    right.set_ylim(0, max(1.08, *(value * 1.05 for value in efficiencies)))
+
+
+def _values(found: Estimate) -> list[float]:
+    """Everything of an estimate that is drawn."""
+    ends = (found.low, found.high) if found.low is not None and found.high is not None else found.each
+    return [found.value, *(end for end in ends if end is not None)]
 
 
 def _in_words(point: Point) -> str:
@@ -90,7 +116,7 @@ def _rank_axis(axes: Any, ticks: Sequence[int]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _series(axes: Any, members: Series, name: str, colour: str, label: str, aside: float) -> None:
+def _series(axes: Any, members: Series, name: str, colour: str, label: str, aside: float, marker: str) -> None:
     """Points with their intervals, or the single runs; a little aside, so that those of several series can be seen."""
     points = [point for point in members.points if getattr(point, name) is not None]
     base = [members.baseline] if members.baseline is not None else []
@@ -98,7 +124,7 @@ def _series(axes: Any, members: Series, name: str, colour: str, label: str, asid
     start = [float(point.ranks) if name == "speed_up" else 1.0 for point in base]
     ranks = [point.ranks * aside for point in (*base, *points)]
     values = [*start, *(value.value for value in found)]
-    axes.plot(ranks, values, marker="o", color=colour, label=label, zorder=3, markersize=5)
+    axes.plot(ranks, values, marker=marker, color=colour, label=label, zorder=3, markersize=5)
     for point, value in zip(points, found, strict=True):
         if value.low is not None and value.high is not None:
             ends = [[value.value - value.low], [value.high - value.value]]
@@ -106,7 +132,7 @@ def _series(axes: Any, members: Series, name: str, colour: str, label: str, asid
         else:  # no interval: the runs themselves
             axes.plot([point.ranks * aside] * len(value.each), value.each, "_", color=colour, markersize=10, zorder=2)
         if point.oversubscribed:
-            axes.plot([point.ranks * aside], [value.value], "o", mfc="white", mec=colour, markersize=7, zorder=4)
+            axes.plot([point.ranks * aside], [value.value], marker, mfc="white", mec=colour, markersize=7, zorder=4)
 
 
 def _laws(left: Any, right: Any, fits: SeriesFits, colour: str) -> None:
@@ -114,26 +140,30 @@ def _laws(left: Any, right: Any, fits: SeriesFits, colour: str) -> None:
     if baseline is None:
         return
     one = baseline.images_per_second.value / baseline.ranks
-    for found, style in zip(fits.fits, ("-", "-."), strict=False):
-        inside = np.geomspace(found.rank_counts[0], found.rank_counts[-1], 60)
-        beyond = np.geomspace(found.rank_counts[-1], found.rank_counts[-1] * EXTRAPOLATION, 60)
-        for ranks, extrapolated in ((inside, False), (beyond, True)):
-            _law(left, right, found, ranks, one, colour, extrapolated, style)
+    for found, (inner, outer) in zip(fits.fits, LAW_STYLES, strict=False):
+        words = ", ".join(f"{name.replace('_', ' ')} {value.value:.3g}" for name, value in found.parameters.items())
+        extrapolated = found.not_extrapolated is None
+        said = "rejected by the runs" if not found.quality.holds else "not extrapolated"
+        label = f"{found.law}: {words} ({'dotted: extrapolated' if extrapolated else said})"
+        first, last = found.rank_counts[0], found.rank_counts[-1]
+        _law(left, right, found, np.geomspace(first, last, 60), one, colour, inner, label)
+        if extrapolated:
+            _law(left, right, found, np.geomspace(last, last * EXTRAPOLATION, 60), one, colour, outer, None)
 
 
 def _law(
-    left: Any, right: Any, found: Fit, ranks: np.ndarray, one: float, colour: str, extrapolated: bool, style: str
+    left: Any, right: Any, found: Fit, ranks: np.ndarray, one: float, colour: str, style: Any, label: str | None
 ) -> None:
-    words = ", ".join(f"{name.replace('_', ' ')} {value.value:.3g}" for name, value in found.parameters.items())
-    label = None if extrapolated else f"{found.law}: {words} (dotted: extrapolated)"
-    shape = {"linestyle": ":" if extrapolated else style, "color": colour, "linewidth": 1.1, "alpha": 0.9, "zorder": 2}
-    speed = found.rates(ranks) / one
+    """One piece of a law's curve, with its band; neither is drawn above the ideal, which no law may promise."""
+    shape = {"linestyle": style, "color": colour, "linewidth": 1.1, "alpha": 0.9, "zorder": 2}
+    speed = np.clip(found.rates(ranks) / one, 0, ranks)
     left.plot(ranks, speed, label=label, **shape)
     right.plot(ranks, speed / ranks, **shape)
     band = found.band(ranks)
     if band is not None:
-        left.fill_between(ranks, band[0] / one, band[1] / one, color=colour, alpha=0.12, linewidth=0)
-        right.fill_between(ranks, band[0] / one / ranks, band[1] / one / ranks, color=colour, alpha=0.12, linewidth=0)
+        low, high = (np.clip(end / one, 0, ranks) for end in band)
+        left.fill_between(ranks, low, high, color=colour, alpha=0.12, linewidth=0)
+        right.fill_between(ranks, low / ranks, high / ranks, color=colour, alpha=0.12, linewidth=0)
 
 
 def _modelled(axes: Any, content: Content, members: Series, colour: str, aside: float) -> None:
