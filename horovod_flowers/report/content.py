@@ -15,6 +15,7 @@ from horovod_flowers.report.analysis.claims import (
     judge,
     proposal_of,
 )
+from horovod_flowers.report.analysis.doubts import doubts_of
 from horovod_flowers.report.analysis.efficiency_losses import EfficiencyLosses, ceiling_of, efficiency_losses_of
 from horovod_flowers.report.analysis.evaluation import Evaluation, evaluation_of, predictions_of
 from horovod_flowers.report.analysis.laws import Fit, Law, fit, preferred
@@ -63,6 +64,8 @@ class Content:
     bounds: dict[Point, Bounds]
     rank_times: list[RankTimes]
     """Of every point of more than one rank."""
+    doubts: dict[Point, list[str]]
+    """Sentences for each point that something speaks against."""
     bursts: dict[Point, str]
     """A sentence for each point whose mean and median step part."""
     detailed: list[RankTimes]
@@ -139,7 +142,8 @@ def gather(
         proposals=[proposal for proposal in proposals if proposal is not None],
         before_after=before_and_after(series),
         comparison=comparison,
-        verdicts=[judge(check, points) for check in config.checks],
+        doubts={point: told for point in points if (told := doubts_of(point))},
+        verdicts=[judge(check, points, config.strict_checks) for check in config.checks],
         provenance=provenance_of(runs),
         collectives=list(collectives),
         call_models=call_models,

@@ -1,6 +1,8 @@
 """What the report command takes."""
 
+import os
 from dataclasses import dataclass
+from typing import Literal
 
 from horovod_flowers.config.options import check_limits, option
 from horovod_flowers.report.analysis.claims import Check, parse_check
@@ -40,6 +42,11 @@ class ReportConfig:
         None,
         "conditions for CI, separated by commas, such as min-efficiency=0.8@4 (at 4 ranks) or "
         "min-speed-up=1.5@2:tensor; status 1 where one is not kept",
+    )
+    strict: Literal["auto", "yes", "no"] = option(
+        "auto",
+        "of --check: pass only with an interval (six runs of each side) and nothing that speaks against the figures; "
+        "auto: yes where the variable CI is set",
     )
     predict: str | None = option(
         None,
@@ -93,6 +100,11 @@ class ReportConfig:
     def folders(self) -> list[str]:
         """Where runs are looked for."""
         return [word for word in self.runs_dir.split(",") if word]
+
+    @property
+    def strict_checks(self) -> bool:
+        """Whether checks need an interval."""
+        return bool(os.environ.get("CI")) if self.strict == "auto" else self.strict == "yes"
 
     @property
     def checks(self) -> list[Check]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from horovod_flowers.config.emulated_network import emulated_network
 from horovod_flowers.emulation.gauge import RankGauge
@@ -61,7 +62,7 @@ def gather_environment(
         physical_cores=cores.physical,
         threads=threads,
         oversubscribed=cores.oversubscribed,
-        gpu=gpus[0].name if gpus else None,
+        gpu=gpu_model(gpus[0]) if gpus else None,
     )
     host = _host(ranks.local_size) if ranks.local_rank == 0 else None
     gathered = ranks.gather((own, host))
@@ -121,6 +122,13 @@ def emulation(step: EmulatedStep | None = None) -> Emulation | None:
     """What is emulated where this rank runs; None where nothing is. `step`: what it sleeps for instead of computing."""
     network = emulated_network()
     return None if network is None and step is None else Emulation(network=network, step=step)
+
+
+def gpu_model(gpu: Any) -> str:
+    """What a GPU of TensorFlow's is called by its maker, or else by TensorFlow. Not run on real hardware."""
+    import tensorflow as tf
+
+    return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
 
 
 def gather_core_gauge(ranks: Ranks, own: RankGauge) -> CoreGauge | None:

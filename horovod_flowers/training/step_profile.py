@@ -27,7 +27,7 @@ from horovod_flowers.data.noise import noise_images
 from horovod_flowers.model.keras_internals import all_layers
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.runlog import step_profile as record
-from horovod_flowers.runlog.environment import versions
+from horovod_flowers.runlog.environment import gpu_model, versions
 from horovod_flowers.runlog.step_profile import ProfiledBatch, ProfiledDense, ProfiledWeight, StepProfile
 from horovod_flowers.runtime.console import Steps
 from horovod_flowers.runtime.machine import cpu_model, own_command, utc_now
@@ -197,7 +197,7 @@ def measure(
         timestamp_seconds=timestamp_seconds(),
         host=os.uname().nodename,
         cpu_model=cpu_model(),
-        gpu=gpus[0].name if gpus else None,
+        gpu=gpu_model(gpus[0]) if gpus else None,
         versions=versions(),
         started_utc=started,
         command=own_command(),

@@ -45,6 +45,11 @@ def write_run(
     horovod_settings: dict[str, str] | None = None,
     emulated: Emulation | None = None,
     core_gauge: CoreGauge | None = None,
+    gpu: str | None = None,
+    cpu_features: Sequence[str] = (),
+    hosts: int = 1,
+    yield_when_idle: bool = True,
+    started_utc: str = "2026-01-01T00:00:00+00:00",
 ) -> RunFolder:
     """A finished run.
 
@@ -66,8 +71,14 @@ def write_run(
         oversubscribed=oversubscribed,
         hosts=[
             HostEnvironment(
-                host="node", cpu_model=cpu_model, logical_cpus=8, memory_bytes=1, cpu_features=[], ranks=ranks
+                host=f"node{number or ''}",
+                cpu_model=cpu_model,
+                logical_cpus=8,
+                memory_bytes=1,
+                cpu_features=list(cpu_features),
+                ranks=ranks // hosts,
             )
+            for number in range(hosts)
         ],
         ranks=[
             RankEnvironment(
@@ -79,7 +90,7 @@ def write_run(
                 physical_cores=1,
                 threads=1,
                 oversubscribed=oversubscribed,
-                gpu=None,
+                gpu=gpu,
             )
             for rank in range(ranks)
         ],
@@ -91,11 +102,11 @@ def write_run(
         strategy_notes=[],
         trials=[],
         precision=precision,
-        yield_when_idle=True,
+        yield_when_idle=yield_when_idle,
         commit=commit,
         communication_volume=traffic,
         emulated=emulated,
-        started_utc="2026-01-01T00:00:00+00:00",
+        started_utc=started_utc,
         command=[],
     )
     folder.write_start(to_yaml(dataclasses.replace(config, name=path.name)), environment)

@@ -115,10 +115,13 @@ def test_nothing_is_claimed_from_emulated_runs(tmp_path: Path) -> None:
     assert told is not None
     assert told.after is not None
     assert told.after.strategy == "allreduce"
-    verdict = judge(parse_check("min-speed-up=3@4"), points)
-    assert (verdict.passed, verdict.reason) == (False, "allreduce, strong scaling: 2")
+    verdict = judge(parse_check("min-speed-up=3@4"), points, strict=False)
+    assert (verdict.passed, verdict.reason) == (
+        False,
+        "allreduce, strong scaling: 2, no interval, which takes 6 runs of each side",
+    )
     emulated = [point for point in points if point.emulated]
-    verdict = judge(parse_check("min-speed-up=3@4"), emulated)
+    verdict = judge(parse_check("min-speed-up=3@4"), emulated, strict=False)
     assert not verdict.passed
     assert verdict.reason == "there is no run of 4 ranks, but for emulated ones, which measure no machine"
 

@@ -208,11 +208,11 @@ def test_a_single_slow_run_makes_no_peak() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", [(1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64)])
 def test_no_peak_is_told_where_there_is_none_and_a_true_law_is_hardly_ever_rejected(counts: tuple[int, ...]) -> None:
-    """Studies of six runs with 3 % noise, by each law; and with a peak at 14 ranks. benchmarks/report_coverage.py has more."""
+    """Studies of six runs with 3 % noise, by each law; and with a peak at 14 ranks."""
     peaks, rejected = [], 0
     for seed in range(SEEDS):
         for law, formula in (("Amdahl", amdahl), ("Gustafson", gustafson)):
-            runs = runs_of({n: 150 * float(formula(n, 0.05)) for n in counts}, 6, 0.03, seed)  # type: ignore[operator]
+            runs = runs_of({n: 150 * float(formula(n, 0.05)) for n in counts}, 6, 0.03, seed)
             assert fitted("USL", runs).determined_peak is None
             rejected += not fitted(law, runs).quality.holds  # type: ignore[arg-type]
         runs = runs_of({n: 150 * float(universal(n, 0.05, 0.005)) for n in counts}, 6, 0.03, seed)

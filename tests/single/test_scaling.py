@@ -1,9 +1,12 @@
 """From records to speed-up and efficiency: the arithmetic, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from horovod_flowers.config.data import DataConfig
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import points_of
@@ -79,6 +82,60 @@ def test_one_rank_of_strong_scaling_serves_weak_scaling_too(tmp_path: Path) -> N
     write_run(tmp_path / "two", 2, [[1, 1], [400, 400]], config=WEAK, images_per_step=64)
     points = points_of([summary(tmp_path / "one"), summary(tmp_path / "two")])
     assert [value(point.speed_up) for point in points if point.ranks == 2] == [pytest.approx(2.0)]
+
+
+STRONG = RunConfig(global_batch=64, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "told"),
+    [
+        ({"cpu_model": "Other CPU"}, "CPU Other CPU"),
+        ({"digest": "e" * 32}, f"data hash {'e' * 32}"),
+        ({"gpu": "NVIDIA A100"}, "GPU NVIDIA A100"),
+        ({"cpu_features": ["amx_tile"]}, "CPU features amx_tile"),
+        ({"hosts": 2}, "nodes 2, ranks per node 1"),
+        ({"yield_when_idle": False}, "MPI yields when idle no"),
+        ({"commit": "abc"}, "commit abc"),
+        ({"horovod_settings": {"HOROVOD_CYCLE_TIME": "5"}}, "HOROVOD_CYCLE_TIME 5"),
+        ({"config": replace(STRONG, warmup_steps=1)}, "warmup_steps 1"),
+        ({"config": replace(STRONG, average_decay=0.9)}, "average_decay 0.9"),
+        ({"config": replace(STRONG, shard_above=10)}, "allreduce above 10"),
+        ({"config": replace(STRONG, data=DataConfig(augment=True, crop_size=64))}, "data.crop_size 64"),
+    ],
+)
+def test_runs_that_differ_in_anything_that_may_matter_have_rows_of_their_own(
+    tmp_path: Path, difference: dict[str, Any], told: str
+) -> None:
+    """And the rows say in what."""
+    for number in range(3):
+        write_run(tmp_path / f"a{number}", 2, [[1, 1], [100, 100]])
+        write_run(tmp_path / f"b{number}", 2, [[1, 1], [200, 200]], **difference)
+    points = points_of([summary(path) for path in sorted(tmp_path.iterdir())])
+    assert [len(point.runs) for point in points] == [3, 3]
+    slower = max(points, key=lambda point: point.step_seconds.value)
+    assert told in slower.which or told in slower.strategy
+
+
+@pytest.mark.parametrize("name", ["hosts", "seed", "checkpoint", "stall_seconds"])
+def test_what_cannot_matter_does_not_part_runs(tmp_path: Path, name: str) -> None:
+    others: dict[str, Any] = {"seed": 5, "checkpoint": False, "stall_seconds": 77}
+    config = replace(STRONG, **{name: others[name]}) if name in others else STRONG
+    write_run(tmp_path / "a", 2, [[1, 1], [100, 100]])
+    write_run(tmp_path / "b", 2, [[1, 1], [200, 200]], config=config)
+    (point,) = points_of([summary(path) for path in sorted(tmp_path.iterdir())])
+    assert len(point.runs) == 2
+
+
+def test_a_baseline_on_another_processor_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 1, [[1], [400]], cpu_model="Other CPU")
+    write_run(tmp_path / "two", 2, [[1, 1], [200, 200]])
+    of_both = [summary(tmp_path / "one"), summary(tmp_path / "two")]
+    (_, two) = points_of(of_both)
+    assert two.refusal == "they differ in more than the ranks (CPU: Test CPU against Other CPU)"
+    (_, marked) = points_of(of_both, allow_differences=True)
+    assert value(marked.speed_up) == pytest.approx(2.0)
+    assert marked.unlike == ("CPU: Test CPU against Other CPU",)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from horovod_flowers.report.analysis.call_costs import Kind, links_of
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.run_factors import cpu_models_of
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.division import sent_share
 from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
@@ -36,7 +37,7 @@ def model_of(point: Point, models: Mapping[Kind, Calibration]) -> Calibration | 
         links = links_of(emulated.network)
         found = [model for kind, model in models.items() if model.emulated and links and kind[-1] == links]
     else:
-        alike = (work["cpu_model"], work["threads"], point.oversubscribed)
+        alike = (cpu_models_of(point.runs[0]), work["threads"], point.oversubscribed)
         found = [
             model
             for (cpu_models, threads, crowded, _, _), model in models.items()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from horovod_flowers.config.options import Effect
-from horovod_flowers.report.analysis.intervals import Estimate, estimate
+from horovod_flowers.report.analysis.doubts import doubts_of
+from horovod_flowers.report.analysis.intervals import FEWEST_RUNS, Estimate, estimate
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.analysis.run_factors import names_with, recipe_of, values_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -16,7 +17,16 @@ from horovod_flowers.runtime.errors import UserError
 
 # Factors that follow from others, or are what a comparison of two numbers of ranks is about.
 _FOLLOWS = (
-    *("ranks", "strategy", "hosts", "batch per rank", "MPI yields when idle", "oversubscribed"),
+    *(
+        "ranks",
+        "strategy",
+        "hosts",
+        "nodes",
+        "ranks per node",
+        "batch per rank",
+        "MPI yields when idle",
+        "oversubscribed",
+    ),
     *names_with(Effect.STRATEGY),
 )
 
@@ -113,12 +123,15 @@ class Proposal:
 
     series: Series
     point: Point | None
-    """The largest number of ranks up to which every measured efficiency is at least the threshold."""
+    """The largest number of ranks up to which every measured efficiency, by the low end of its interval where there is
+    one, is at least the threshold."""
     threshold: float
     core_hours: float | None
     """Of one training: cores held, times the whole training's seconds (median over runs)."""
     beyond: Point | None
-    """The next measured point, which falls below."""
+    """The next measured point, which falls below, or may."""
+    doubts: tuple[str, ...]
+    """What speaks against the figures of `point` (doubts.py)."""
 
 
 def proposal_of(series: Series, threshold: float) -> Proposal | None:
@@ -131,7 +144,7 @@ def proposal_of(series: Series, threshold: float) -> Proposal | None:
     reached, beyond = None, None
     for point in rated:
         assert point.efficiency is not None
-        if point.efficiency.value < threshold:
+        if surely(point.efficiency) < threshold:
             beyond = point
             break
         reached = point
@@ -142,7 +155,12 @@ def proposal_of(series: Series, threshold: float) -> Proposal | None:
             * float(np.median([run.result.progress.training_seconds for run in reached.runs]))
             / 3600
         )
-    return Proposal(series, reached, threshold, hours, beyond)
+    return Proposal(series, reached, threshold, hours, beyond, tuple(doubts_of(reached or rated[0])))
+
+
+def surely(found: Estimate) -> float:
+    """What a figure is at least, as far as its runs tell: the low end of its interval, where there is one."""
+    return found.value if found.low is None else found.low
 
 
 @dataclass(frozen=True)
@@ -220,6 +238,8 @@ def compared_factors(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> 
     follows |= {"global batch"} if "ranks" in differing and "batch per rank" not in differing else set()
     follows |= {"batch per rank"} if "ranks" in differing and "global batch" not in differing else set()
     follows |= {"batch per rank"} if "global batch" in differing and "ranks" not in differing else set()
+    follows |= {"nodes", "ranks per node"} if "ranks" in differing else set()
+    follows |= {"ranks per node"} if "nodes" in differing else set()
     # One rank has no strategy to differ in, and options of one strategy come with it.
     alone = {1} in ({run.ranks for run in one}, {run.ranks for run in other})
     follows |= {"strategy"} if alone and "ranks" in differing else set()
@@ -250,6 +270,7 @@ class Verdict:
     check: Check
     passed: bool
     reason: str
+    strict: bool
 
 
 FIGURES = ("min-efficiency", "min-speed-up", "max-step-seconds")
@@ -266,9 +287,13 @@ def parse_check(text: str) -> Check:
     return Check(text.strip(), found[1], float(found[2]), int(found[3]), found[4])
 
 
-def judge(check: Check, points: Sequence[Point]) -> Verdict:
+def judge(check: Check, points: Sequence[Point], strict: bool) -> Verdict:
     """Whether every point of the check's ranks keeps its limit; one that cannot be judged fails. Emulated ones are
-    not judged."""
+    not judged.
+
+    Where there is an interval, its worse end has to keep the limit. strict: there has to be one, and nothing that
+    speaks against the figures.
+    """
     chosen = [
         point
         for point in points
@@ -279,7 +304,7 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
     if not chosen:
         emulated = any(point.ranks == check.ranks and point.emulated for point in points)
         but = ", but for emulated ones, which measure no machine" if emulated else ""
-        return Verdict(check, False, f"there is no run of {check.ranks} ranks{_of(check.strategy)}{but}")
+        return Verdict(check, False, f"there is no run of {check.ranks} ranks{_of(check.strategy)}{but}", strict)
     told = []
     passed = True
     for point in chosen:
@@ -295,11 +320,25 @@ def judge(check: Check, points: Sequence[Point]) -> Verdict:
         elif point.oversubscribed:
             kept, words = False, f"{label}: {found.value:.3g}, oversubscribed: not a measure of speed"
         else:
-            kept = found.value <= check.limit if check.figure.startswith("max") else found.value >= check.limit
-            words = f"{label}: {found.value:.3g}{_interval(found)}"
+            kept, words = _kept(check, found, doubts_of(point), strict)
+            words = f"{label}: {words}"
         passed = passed and kept
         told.append(words)
-    return Verdict(check, passed, "; ".join(told))
+    return Verdict(check, passed, "; ".join(told), strict)
+
+
+def _kept(check: Check, found: Estimate, doubts: Sequence[str], strict: bool) -> tuple[bool, str]:
+    """Whether a figure keeps a limit, and what is said of it."""
+    at_most = check.figure.startswith("max")
+    worst = (found.value if found.high is None else found.high) if at_most else surely(found)
+    kept = worst <= check.limit if at_most else worst >= check.limit
+    words = [f"{found.value:.3g}{_interval(found)}"]
+    if not kept and (found.value <= check.limit if at_most else found.value >= check.limit):
+        words.append("the interval reaches past the limit: more runs are needed")
+    if not found.has_interval:
+        words.append(f"no interval, which takes {FEWEST_RUNS} runs of each side")
+    words += [f"doubtful: {sentence}" for sentence in doubts]
+    return kept and not (strict and len(words) > 1), ", ".join(words)
 
 
 def _of(strategy: str | None) -> str:

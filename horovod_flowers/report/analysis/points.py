@@ -14,6 +14,7 @@ from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
     Work,
+    apart_key,
     differences,
     names_with,
     other_scaling,
@@ -183,7 +184,7 @@ def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_dif
         work = work_of(run)
         speed: object = None if allow_differences else speed_key(run)
         crowded = run.environment.oversubscribed and run.environment.emulated is None
-        key = (work, strategy_of(run), run.ranks, crowded, recipe_of(run), speed)
+        key = (work, strategy_of(run), run.ranks, crowded, recipe_of(run), speed, apart_key(run) if speed else None)
         groups.setdefault(key, []).append(run)
         if run.ranks == 1 if baseline is None else fnmatch.fnmatchcase(run.name, baseline):
             chosen.setdefault((work, speed), []).append(run)
@@ -196,7 +197,7 @@ def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_dif
         if point.ranks == 1:  # with the same global and per-rank batch, it serves the other kind of scaling too
             bases.setdefault((other_scaling(work), speed), point)
     points = [
-        _against(tuple(members), bases, None if allow_differences else key[-1]) for key, members in groups.items()
+        _against(tuple(members), bases, None if allow_differences else key[-2]) for key, members in groups.items()
     ]
     return sorted(_told_apart(points), key=lambda point: (repr(point.work), point.ranks, point.strategy))
 
@@ -253,11 +254,11 @@ def _apart(alike: Sequence[Point]) -> list[list[str]]:
     every = [values_of(point.runs) for point in alike]
     varied = [
         name
-        for name in every[0]
+        for name in dict.fromkeys(name for values in every for name in values)
         if len({tuple(sorted(values.get(name, ()))) for values in every}) > 1 and name not in untold
     ]
     return [
-        [f"{name} {'/'.join(sorted(values.get(name, ())))}" for name in varied if name != "oversubscribed"]
+        [f"{name} {'/'.join(sorted(values.get(name, {'not set'})))}" for name in varied if name != "oversubscribed"]
         for values in every
     ]
 

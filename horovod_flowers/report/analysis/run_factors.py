@@ -27,7 +27,17 @@ _DEFAULTS: dict[type, dict[str, Any]] = {kind: flat_options(asdict(kind())) for 
 # What may change the seconds of a step though the work is the same, beside the number of ranks, the strategy and the
 # options that say so of themselves.
 _HOROVOD = "HOROVOD_"
-_SPEED = ("commit", "launcher", "MPI library", _HOROVOD, "version of ")
+_SPEED = ("CPU", "CPU features", "GPU", "commit", "launcher", "MPI library", _HOROVOD, "version of ")
+# What does not tell runs apart though it is recorded; whatever else differs does.
+CANNOT_MATTER: Mapping[str, str] = {
+    "hosts": "names of nodes: their processors, how many there are and how ranks are placed are told apart",
+    "memory per host (GiB)": "a run that lacks memory fails; kernels of equal nodes keep a little more or less of it",
+    "training images": "follows from the data hash",
+    "validation images": "follows from the data hash; they are in no timed step",
+}
+_EFFECTS_THAT_CANNOT_MATTER = (Effect.REPETITION, Effect.HARMLESS)  # what each means is said where it is declared
+# Of one rank, which sends nothing: how ranks talk, and how work is divided among them.
+_OF_SEVERAL_RANKS = (_HOROVOD, "MPI ", "launcher", "nodes", "ranks per node")
 
 
 @cache
@@ -47,7 +57,6 @@ def work_of(run: RunSummary) -> Work:
         ("data", run.result.data_digest),
         ("precision", harmless(environment.precision)),
         ("threads", tuple(sorted({rank.threads for rank in environment.ranks}))),
-        ("cpu_model", tuple(sorted({host.cpu_model or "" for host in environment.hosts}))),
         *((name, value) for name, value in _options(run, Effect.WORK).items() if name != "model.name"),
         *((("emulated", environment.emulated.kind),) if environment.emulated is not None else ()),
     )
@@ -118,6 +127,11 @@ def recipe_of(run: RunSummary) -> str:
     return repr(list(_options(run, Effect.RECIPE).items()))
 
 
+def cpu_models_of(run: RunSummary) -> tuple[str, ...]:
+    """Models of the processors that its ranks ran on, each once; empty text for one that is not known."""
+    return tuple(sorted({host.cpu_model or "" for host in run.environment.hosts}))
+
+
 @cache
 def learned_from(run: RunSummary) -> str:
     """What decides what a run learns, but for its batch, its precision and its seed."""
@@ -143,7 +157,11 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
         "validation images": run.result.validation_images,
         "commit": environment.commit or "unknown",
         "hosts": ", ".join(sorted({host.host for host in hosts})),
-        "CPU": ", ".join(sorted({host.cpu_model or "unknown" for host in hosts})),
+        "nodes": len(hosts),
+        "ranks per node": "/".join(str(count) for count in sorted({host.ranks for host in hosts})),
+        "CPU": ", ".join(model or "unknown" for model in cpu_models_of(run)),
+        "CPU features": " ".join(sorted({flag for host in hosts for flag in host.cpu_features})) or "none known",
+        "GPU": ", ".join(sorted({rank.gpu for rank in environment.ranks if rank.gpu})) or "none",
         "logical CPUs per host": "/".join(str(count) for count in sorted({host.logical_cpus for host in hosts})),
         "memory per host (GiB)": "/".join(f"{size:.0f}" for size in sorted({h.memory_bytes / 2**30 for h in hosts})),
         "launcher": environment.launcher,
@@ -197,6 +215,21 @@ def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     factors = run_factors_of(run).items()
     key = tuple(sorted((name, value) for name, value in factors if name in options or name.startswith(_SPEED)))
     return without_horovod(key) if run.ranks == 1 else key
+
+
+@cache
+def apart_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Every factor that tells runs apart: runs of one point are equal in all of these."""
+    ignored = {*CANNOT_MATTER, *names_with(*_EFFECTS_THAT_CANNOT_MATTER)}
+    if run.ranks == 1:
+        ignored |= names_with(Effect.STRATEGY)
+    return tuple(
+        sorted(
+            (name, value)
+            for name, value in run_factors_of(run).items()
+            if name not in ignored and not (run.ranks == 1 and name.startswith(_OF_SEVERAL_RANKS))
+        )
+    )
 
 
 def without_horovod(key: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from horovod_flowers.config.script import is_script
 from horovod_flowers.report.analysis.call_costs import alike, calibrations_of, network_of
 from horovod_flowers.report.analysis.claims import cores_of
 from horovod_flowers.report.analysis.points import Point
-from horovod_flowers.report.analysis.run_factors import work_of
+from horovod_flowers.report.analysis.run_factors import cpu_models_of, work_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.runlog.reading.steps import times_begun
@@ -231,7 +231,7 @@ def of_the_same_kind(record: Collectives, point: Point) -> bool:
         judged = record.core_gauge is None or record.core_gauge.problem is None
         return judged and emulated.network is not None and alike(network_of(record), emulated.network)
     cpu_models = tuple(sorted({model or "" for model in record.cpu_models}))
-    return not record.oversubscribed and (cpu_models, (record.threads,)) == (work["cpu_model"], work["threads"])
+    return not record.oversubscribed and (cpu_models, (record.threads,)) == (cpu_models_of(run), work["threads"])
 
 
 def profile_fits(profile: StepProfile, point: Point) -> bool:
@@ -244,7 +244,7 @@ def profile_fits(profile: StepProfile, point: Point) -> bool:
     if profile.model != work.get("model") or profile.precision != work["precision"]:
         return False
     of_machine = ((profile.threads,), (profile.cpu_model or "",))
-    if not point.emulated and of_machine != (work["threads"], work["cpu_model"]):
+    if not point.emulated and of_machine != (work["threads"], cpu_models_of(point.runs[0])):
         return False
     # An emulated run has the file that it slept for, which it would not do if that were of other work.
     told = (name for name in profile.options if name in work and name not in ("model.name", "emulate.profile"))

@@ -10,6 +10,7 @@ from horovod_flowers.report.analysis.evaluation import Evaluation
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.rank_times import RankTimes
+from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.predicted import as_json
@@ -19,7 +20,20 @@ from horovod_flowers.scaling_model.hold_out import HeldOut
 
 SCHEMA = 3
 COLUMNS = (
-    *("scaling", "batch", "precision", "strategy", "which", "ranks", "threads", "epochs", "runs"),
+    *(
+        "scaling",
+        "batch",
+        "precision",
+        "strategy",
+        "which",
+        "ranks",
+        "nodes",
+        "ranks_per_node",
+        "threads",
+        "epochs",
+        "runs",
+    ),
+    *("model", "data", "optimizer", "cpu", "gpu", "mpi", "commit"),
     *("median_step_seconds", "median_step_seconds_low", "median_step_seconds_high", "mean_step_seconds"),
     *("images_per_second", "images_per_second_low", "images_per_second_high"),
     *("speed_up", "speed_up_low", "speed_up_high"),
@@ -34,7 +48,11 @@ COLUMNS = (
 
 
 def row(content: Content, point: Point) -> dict[str, Any]:
-    """One point as plain values, None where there is none."""
+    """One point as plain values, None where there is none.
+
+    Factors are those of its first run: `which` and `unlike` tell where others differ.
+    """
+    factors = run_factors_of(point.runs[0])
     found: dict[str, Any] = {
         "scaling": point.scaling,
         "batch": point.batch,
@@ -42,9 +60,18 @@ def row(content: Content, point: Point) -> dict[str, Any]:
         "strategy": point.strategy,
         "which": point.which,
         "ranks": point.ranks,
+        "nodes": factors["nodes"],
+        "ranks_per_node": factors["ranks per node"],
         "threads": "/".join(str(threads) for threads in dict(point.work)["threads"]),
         "epochs": point.runs[0].result.progress.epochs_done,
         "runs": len(point.runs),
+        "model": factors.get("model.name", f"{point.runs[0].result.parameters} parameters"),
+        "data": factors["data hash"],
+        "optimizer": factors.get("optimizer.name", ""),
+        "cpu": factors["CPU"],
+        "gpu": factors["GPU"],
+        "mpi": factors["MPI library"],
+        "commit": factors["commit"],
     }
     for name, value in (
         ("median_step_seconds", point.step_seconds),
@@ -113,7 +140,9 @@ def scaling_json(content: Content) -> dict[str, Any]:
         ]
         refusal = point.refusal or (f"its baseline is missing{point.nearest}" if point.other_work else None)
         bursts = content.bursts.get(point)
-        points.append({**row(content, point), "bursts": bursts, "refusal": refusal, "of_runs": runs})
+        doubts = content.doubts.get(point, [])
+        found = {**row(content, point), "bursts": bursts, "doubts": doubts, "refusal": refusal, "of_runs": runs}
+        points.append(found)
     return {
         "schema": SCHEMA,
         "command": shlex.join(content.command),
@@ -155,7 +184,7 @@ def scaling_json(content: Content) -> dict[str, Any]:
         "before_after": _before_after(content.before_after),
         "comparison": _comparison(content.comparison),
         "checks": [
-            {"check": verdict.check.text, "passed": verdict.passed, "reason": verdict.reason}
+            {"check": verdict.check.text, "strict": verdict.strict, "passed": verdict.passed, "reason": verdict.reason}
             for verdict in content.verdicts
         ],
         # Only where runs have some: it came later, and a report without is what it was.

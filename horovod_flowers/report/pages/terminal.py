@@ -98,8 +98,9 @@ def sentences(content: Content) -> list[str]:
                 f"slow in {times.run.name}: rank {first.rank} on {first.host}, cores {first.cores}, takes "
                 f"{percent(first.excess)} longer than the median rank for its own work{others}"
             )
-    for point, sentence in content.bursts.items():
-        lines.append(f"{counted(point.ranks, 'rank')} ({point.strategy}){_note(point)}: {sentence}")
+    for point, doubts in content.doubts.items():
+        label = f"{counted(point.ranks, 'rank')} ({point.strategy}{', ' if point.which else ''}{point.which})"
+        lines += [f"doubtful: {label}{_note(point)}: {sentence}" for sentence in doubts]
     if content.predicted is not None:
         lines += [f"predicted: {sentence}" for sentence in predicted_sentences(content.predicted)]
     for study, rows in content.held_out:
@@ -113,7 +114,10 @@ def sentences(content: Content) -> list[str]:
     if content.before_after is not None:
         lines.append(f"before and after: {_before_after(content.before_after)}")
     for verdict in content.verdicts:
-        lines.append(f"check {verdict.check.text}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}")
+        strict = " (strict)" if verdict.strict else ""
+        lines.append(
+            f"check {verdict.check.text}{strict}: {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}"
+        )
     return lines
 
 

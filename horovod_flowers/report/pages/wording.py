@@ -115,10 +115,17 @@ def proposal_paragraph(proposal: Proposal) -> str:
     model = work.get("model") or f"a model of {work['parameters']:,} parameters"
     name = f"training {model} ({first.strategy}, {first.scaling} scaling, {first.precision})"
     if point is None:
+        assert first.efficiency is not None
+        surely_below = first.efficiency.value < proposal.threshold
+        verb = "is" if surely_below else "may be"
+        advice = (
+            "Ask for the baseline's ranks, or lower the threshold."
+            if surely_below
+            else "The interval reaches below the threshold: more runs are needed to be sure."
+        )
         return (
-            f"For a proposal: {name} is below a parallel efficiency of {proposal.threshold:g} on {first.ranks} ranks "
-            f"already, the fewest beyond its baseline: {number(first.efficiency, 2)}. Ask for the baseline's ranks, or "
-            "lower the threshold."
+            f"For a proposal: {name} {verb} below a parallel efficiency of {proposal.threshold:g} on {first.ranks} "
+            f"ranks already, the fewest beyond its baseline: {below(first.efficiency, proposal.threshold)}. {advice}"
         )
     measured = counted(len(point.runs), "run")
     efficiency = number(point.efficiency, 2)
@@ -127,20 +134,39 @@ def proposal_paragraph(proposal: Proposal) -> str:
         if point.efficiency is not None and point.efficiency.has_interval
         else f", {measured}, {NO_INTERVAL.split(':', maxsplit=1)[0]}"
     )
+    assert point.efficiency is not None
     reach = (
-        f"At {proposal.beyond.ranks} ranks it falls to {number(proposal.beyond.efficiency, 2)}"
+        _falls(proposal.beyond, proposal.threshold)
         if proposal.beyond is not None
         else f"No larger number of ranks was measured{_crowded(proposal)}"
     )
-    doubt = ""
-    if point.efficiency is not None and point.efficiency.low is not None and point.efficiency.low < proposal.threshold:
-        doubt = " The interval reaches below the threshold: more runs are needed to be sure."
+    doubt = "".join(f" Doubtful: {sentence}." for sentence in proposal.doubts)
+    if not point.efficiency.has_interval:
+        doubt = f" More runs are needed to be sure: an interval takes {FEWEST_RUNS} of each side.{doubt}"
     return (
         f"For a proposal: {name} keeps a parallel efficiency of at least {proposal.threshold:g} up to {point.ranks} "
         f"ranks: {efficiency}{interval}, against {counted(point.baseline.ranks if point.baseline else 1, 'rank')} of "
         f"the same work. {reach}. One training on {point.ranks} ranks takes {proposal.core_hours:.3g} core-hours."
         f"{doubt}"
     )
+
+
+def _falls(beyond: Point, threshold: float) -> str:
+    assert beyond.efficiency is not None
+    verb = "it falls to" if beyond.efficiency.value < threshold else "it may fall below: it is"
+    return f"At {beyond.ranks} ranks {verb} {below(beyond.efficiency, threshold)}"
+
+
+def below(found: Estimate | None, threshold: float) -> str:
+    """A figure that falls below a threshold, or whose interval does, with the digits that show it."""
+    if found is None:
+        return MISSING
+    digits = 2
+    while digits < 6 and any(
+        round(end, digits) >= threshold for end in (found.value, found.low) if end is not None and end < threshold
+    ):
+        digits += 1
+    return number(found, digits)
 
 
 def _crowded(proposal: Proposal) -> str:
