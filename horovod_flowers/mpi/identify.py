@@ -3,9 +3,11 @@
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -64,20 +66,26 @@ def installed_library(python: str = sys.executable) -> MpiLibrary | None:
     return None if told is None else library_from_text(told)
 
 
-@functools.cache
 def manager_of(program: str) -> ProcessManager:
-    """Of which kind a program is that starts ranks; OtherManager where that is not known."""
-    told = _told([program, "--version"]) or ""
+    """Of which kind a program is that starts ranks, on PATH or by its path; OtherManager where that is not known."""
+    return replace(_manager_at(shutil.which(program) or program), program=program)
+
+
+@functools.cache
+def _manager_at(path: str) -> ProcessManager:
+    told = _told([path, "--version"]) or ""
     for pattern, kind in MANAGERS.items():
         if found := re.search(pattern, told, re.DOTALL):
-            return kind(program, found["version"])
-    if "pals" in Path(os.path.realpath(program)).parts:
-        return Pals(program)
-    return OtherManager(program, told=_first_line(told))
+            return kind(path, found["version"])
+    if "pals" in Path(os.path.realpath(path)).parts:
+        return Pals(path)
+    return OtherManager(path, told=_first_line(told))
 
 
 def _told(words: list[str], statuses: tuple[int, ...] | None = None) -> str | None:
     """What a command says; None where it cannot be started, ends with another status, or does not end."""
+    # Intel MPI's mpirun is a script, which finds what it calls on PATH alone.
+    path = os.pathsep.join([str(Path(words[0]).parent), os.environ.get("PATH", os.defpath)])
     try:
         done = subprocess.run(
             words,
@@ -85,6 +93,7 @@ def _told(words: list[str], statuses: tuple[int, ...] | None = None) -> str | No
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if statuses is None else subprocess.DEVNULL,
+            env={**os.environ, "PATH": path},
             text=True,
             errors="replace",
             timeout=SECONDS_TO_ANSWER,

@@ -50,6 +50,6 @@ class IntelHydra(Hydra):
             words += ["-hosts", start.hosts]
         return words
 
-    def variables(self, oversubscribe: bool) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, str]:
         """Its pinning is left to the ranks."""
         return IntelMpi.unbound_variables

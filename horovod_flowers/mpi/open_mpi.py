@@ -40,6 +40,11 @@ class OpenMpiRun(ProcessManager):
     processes: ClassVar[tuple[str, ...]] = ("mpirun", "mpiexec", "orterun", "orted")
     rank_variable = "OMPI_COMM_WORLD_RANK"
 
+    @property
+    def is_4(self) -> bool:
+        """Whether it is the version whose settings were measured, and whose parameters others build on."""
+        return self.version.startswith("4.")
+
     def start_words(self, start: Start) -> list[str]:
         """Hosts where they are not Slurm's; variables, which it does not take to other nodes by itself."""
         words = ["-np", str(start.ranks), "--bind-to", "none", "--map-by", "slot"]
@@ -51,7 +56,7 @@ class OpenMpiRun(ProcessManager):
             words += [word for name in start.forwarded for word in ("-x", name)]
         return words
 
-    def variables(self, oversubscribe: bool) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, str]:
         """It asks a node that is silent, and gives it up within a minute instead of eight: before ranks there stall."""
         return {
             "OMPI_MCA_oob_tcp_keepalive_time": "20",
@@ -67,7 +72,7 @@ class OpenMpi5Run(OpenMpiRun):
     processes: ClassVar[tuple[str, ...]] = ("mpirun", "mpiexec", "prterun", "prted", "prte")
     horovodrun_refusal: ClassVar[str | None] = "horovodrun 0.28.1 knows the options of Open MPI 4 and older"
 
-    def variables(self, oversubscribe: bool) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, str]:
         """As for Open MPI 4, by PRRTE's names."""
         return {
             "PRTE_MCA_oob_tcp_keepalive_time": "20",

@@ -76,7 +76,7 @@ class ProcessManager(ABC):
     def start_words(self, start: Start) -> list[str]:
         """Options that start ranks, without the program itself, and bind none of them to cores. Raises UserError."""
 
-    def variables(self, oversubscribe: bool) -> Mapping[str, str]:
+    def variables(self) -> Mapping[str, str]:
         """What the program and its ranks are to find in the environment, unless it is set there."""
         return {}
 
