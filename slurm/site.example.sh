@@ -12,14 +12,14 @@
 #module load gcc openmpi/4.1                 # or mpich, cray-mpich, intel-oneapi-mpi: the MPI that Horovod was built with
 #source "$HOME/envs/horovod-flowers/bin/activate"
 
-# How ranks are started: mpirun, mpiexec (PALS), horovodrun (needs ssh between nodes) or srun. Default: mpirun, or where
-# there is none mpiexec or srun. For srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel MPI, cray_shasta for Cray
+# How ranks are started: mpirun, mpiexec (PALS), horovodrun (needs ssh between nodes), srun or ibrun (TACC). Default:
+# mpirun, or where there is none mpiexec or srun. For srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel MPI, cray_shasta for Cray
 # MPICH is what is taken by default; empty leaves it to the site.
 #export FLOWERS_LAUNCHER=mpirun
 #export FLOWERS_SRUN_MPI=
 #export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher: here of Open MPI's mpirun
 
-# Ranks per node, for submit.sh (sbatch itself: --ntasks-per-node).
+# Ranks per node, for submit.sh (sbatch itself: --ntasks-per-node), and for PBS where $PBS_NODEFILE names each node once.
 #export FLOWERS_TASKS_PER_NODE=2
 
 # The network, where MPI does not find the fast one by itself (one line for your MPI); for NCCL too.

@@ -1,4 +1,4 @@
-"""mpirun, mpiexec, horovodrun and srun: one class for each.
+"""mpirun, mpiexec, horovodrun, srun and ibrun: one class for each.
 
 What differs from MPI to MPI in a program of the same name is in `horovod_flowers.mpi`.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from horovod_flowers.launch.job_environment import slurm_layout
 from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
-from horovod_flowers.mpi.identify import installed_library, manager_of
+from horovod_flowers.mpi.identify import all_unbound_variables, installed_library, manager_of
 from horovod_flowers.mpi.open_mpi import OpenMpiRun
 from horovod_flowers.mpi.process_manager import OtherManager, ProcessManager, Start
 from horovod_flowers.runtime.errors import UserError
@@ -242,6 +242,22 @@ class Srun(Launcher):
         return [*words, *(["--overcommit"] if self.oversubscribe else [])]
 
 
+@registered
+class Ibrun(Launcher):
+    """ibrun, which starts ranks of any MPI on TACC's machines, in Slurm. Not run on a real one."""
+
+    name = "ibrun"
+    needs_allocation_of = SLURM
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """The first ranks of the allocation, which it places by itself."""
+        return [find_program(self.name), "-n", str(ranks), "-o", "0"]
+
+    def variables(self) -> Mapping[str, str]:
+        """No MPI is to pin its ranks."""
+        return all_unbound_variables()
+
+
 def usual_srun_type(srun: str) -> str:
     """The --mpi through which ranks of this Python's MPI find each other; empty, the site's default, for none there.
 
@@ -343,9 +359,19 @@ def find_slots(hosts: str | None, environment: Mapping[str, str]) -> Slots:
             lines = Path(environment["PBS_NODEFILE"]).read_text(encoding="utf-8").split()
         except OSError as error:
             raise UserError(f"PBS_NODEFILE cannot be read ({error.strerror}): give --hosts") from error
-        return Slots(tuple((node, lines.count(node)) for node in dict.fromkeys(lines)), "pbs")
+        # Where jobs ask for whole nodes, each is there once, however many ranks are meant.
+        most = tasks_per_node(environment) if len(set(lines)) == len(lines) else 1
+        return Slots(tuple((node, max(most, lines.count(node))) for node in dict.fromkeys(lines)), "pbs")
     cores = {core_of(cpu) for cpu in os.sched_getaffinity(0)}
     return Slots(((os.uname().nodename, len(cores)),), "this machine")
+
+
+def tasks_per_node(environment: Mapping[str, str]) -> int:
+    """FLOWERS_TASKS_PER_NODE, for a scheduler that does not tell; 1 where it is not set. Raises UserError."""
+    given = environment.get("FLOWERS_TASKS_PER_NODE", "").strip() or "1"
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"FLOWERS_TASKS_PER_NODE is {given!r}: give the number of ranks for each node, such as 4")
+    return int(given)
 
 
 def _parse_host(word: str) -> tuple[str, int]:

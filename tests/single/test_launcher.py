@@ -159,6 +159,13 @@ def test_srun_takes_just_the_nodes_that_it_needs(on_path: Callable[..., Path], m
     assert "--mpi" not in spelled("srun", 1, slots)
 
 
+def test_ibrun_places_ranks_itself(on_path: Callable[..., Path]) -> None:
+    on_path(ibrun="")
+    launcher = LAUNCHERS["ibrun"](Slots(HOSTS.nodes, "slurm"), False)
+    assert launcher.command(3, ["x"], {}) == ["ibrun", "-n", "3", "-o", "0", "x"]
+    assert launcher.variables()["I_MPI_PIN"] == "0"
+
+
 def test_what_is_there_is_taken(on_path: Callable[..., Path]) -> None:
     environment = {"SLURM_JOB_NODELIST": "n1", "FLOWERS_HOSTS": ""}
     on_path(alone=True, scontrol="", otherwise="echo n1")
@@ -203,6 +210,9 @@ def test_flags_come_before_variables_before_the_scheduler(tmp_path: Path) -> Non
     chosen = choose_launcher("mpirun", "f:1,g", True, environment)
     assert chosen == Mpirun(Slots((("f", 1), ("g", 1)), "hosts"), True)
     assert find_slots(None, environment) == Slots((("a", 2), ("b", 2)), "pbs")
+    (tmp_path / "nodes").write_text("a\nb\n")  # as where jobs ask for whole nodes
+    environment["FLOWERS_TASKS_PER_NODE"] = "4"
+    assert find_slots(None, environment) == Slots((("a", 4), ("b", 4)), "pbs")
     options = choose_launcher("auto", "f:1", False, {"FLOWERS_LAUNCHER_OPTIONS": "--mca a 'b c'"}).options
     assert options == ("--mca", "a", "b c")
 
@@ -214,6 +224,12 @@ def test_flags_come_before_variables_before_the_scheduler(tmp_path: Path) -> Non
         ("mpirun", "n1:x", {}, "hosts names 'n1:x': give NODE:RANKS"),
         ("srun", None, {}, "srun needs a Slurm allocation"),
         ("mpirun", None, {"PBS_NODEFILE": "/no/file"}, "PBS_NODEFILE cannot be read"),
+        (
+            "mpirun",
+            None,
+            {"PBS_NODEFILE": "/dev/null", "FLOWERS_TASKS_PER_NODE": "0"},
+            "FLOWERS_TASKS_PER_NODE is '0': give the number of ranks",
+        ),
     ],
 )
 def test_mistakes(name: str, hosts: str | None, environment: dict[str, str], sentence: str) -> None:
@@ -241,14 +257,17 @@ def test_a_further_launcher_is_one_class(monkeypatch: pytest.MonkeyPatch) -> Non
         UserError, match=r"^further-in-slurm needs a Slurm allocation: call it in a job \(sbatch, salloc"
     ):
         choose_launcher("further-in-slurm", "n1:2", False, {})
-    with pytest.raises(UserError, match="one of mpirun, mpiexec, horovodrun, srun, further, further-in-slurm$"):
+    with pytest.raises(UserError, match="one of mpirun, mpiexec, horovodrun, srun, ibrun, further, further-in-slurm$"):
         choose_launcher("aprun", None, False, {})
 
 
 def test_the_option_lists_the_launchers_that_there_are(tmp_path: Path) -> None:
     ended = run_command(["python", "-m", "horovod_flowers.launcher", "--launcher", "aprun", "--", "x"], tmp_path)
     assert ended.status == 2
-    assert "launcher is 'aprun': allowed is one of 'auto', 'mpirun', 'mpiexec', 'horovodrun', 'srun'" in ended.stderr
+    assert (
+        "launcher is 'aprun': allowed is one of 'auto', 'mpirun', 'mpiexec', 'horovodrun', 'srun', 'ibrun'"
+        in ended.stderr
+    )
 
 
 def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> None:
