@@ -13,8 +13,8 @@
 #source "$HOME/envs/horovod-flowers/bin/activate"
 
 # How ranks are started: mpirun, mpiexec (PALS), horovodrun (needs ssh between nodes), srun or ibrun (TACC). Default:
-# mpirun, or where there is none mpiexec or srun. For srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel MPI, cray_shasta for Cray
-# MPICH is what is taken by default; empty leaves it to the site.
+# mpirun, or where there is none mpiexec or srun. Default of srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel
+# MPI, cray_shasta for Cray MPICH; empty leaves it to the site.
 #export FLOWERS_LAUNCHER=mpirun
 #export FLOWERS_SRUN_MPI=
 #export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher: here of Open MPI's mpirun
