@@ -241,6 +241,11 @@ class Srun(Launcher):
             words.append(f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}")
         return [*words, *(["--overcommit"] if self.oversubscribe else [])]
 
+    def variables(self) -> Mapping[str, str]:
+        """What this environment's MPI needs of it."""
+        library, program = installed_library(), shutil.which(self.name)
+        return {} if library is None or program is None else library.srun_variables(program)
+
 
 @registered
 class Ibrun(Launcher):

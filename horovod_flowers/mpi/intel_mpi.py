@@ -1,7 +1,9 @@
 """Intel MPI, which is made from MPICH, and its own Hydra."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from horovod_flowers.mpi.hydra import Hydra
@@ -23,6 +25,15 @@ class IntelMpi(Mpich):
     def srun_advice(self) -> str:
         """It finds Slurm's PMI where it is told."""
         return "srun --mpi=pmi2 with I_MPI_PMI_LIBRARY set to the path of Slurm's libpmi2.so"
+
+    def srun_variables(self, srun: str) -> Mapping[str, str]:
+        """Slurm's library of PMI-2, too, where it is found: among the system's, or beside srun."""
+        prefix = Path(os.path.realpath(srun)).parent.parent
+        folders = [Path("/usr/lib64"), *sorted(Path("/usr/lib").glob("*-linux-gnu")), Path("/usr/lib")]
+        folders += [prefix / "lib64", prefix / "lib", prefix / "lib64" / "slurm", prefix / "lib" / "slurm"]
+        files = (folder / name for folder in folders for name in ("libpmi2.so", "libpmi2.so.0"))
+        found = next((str(file) for file in files if file.exists()), None)
+        return {**self.unbound_variables, **({} if found is None else {"I_MPI_PMI_LIBRARY": found})}
 
     def typed_start(self, ranks: int, oversubscribe: bool = False) -> list[str]:
         """Without its pinning."""

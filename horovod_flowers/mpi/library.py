@@ -45,6 +45,10 @@ class MpiLibrary(ABC):
         """How srun starts its ranks, in a sentence."""
         return f"srun --mpi={self.srun_types[0]}" if self.srun_types else "srun with the --mpi that it was built for"
 
+    def srun_variables(self, srun: str) -> Mapping[str, str]:
+        """What its ranks are to find in the environment when that srun starts them, unless it is set there."""
+        return self.unbound_variables
+
     def typed_start(self, ranks: int, oversubscribe: bool = False) -> list[str]:
         """Words that start so many ranks on this machine, as a person types them; the command follows.
 
