@@ -17,7 +17,7 @@ from pathlib import Path
 
 SCRIPT = '(: > "$0/$(uname -n)-$$") 2>/dev/null; exec "$@"'
 """In a shell of its own, since one that cannot write ends. Process ids alone would be the same on two nodes."""
-SECONDS_TO_SHOW = 10.0
+SECONDS_TO_SHOW = 3.0
 """For a file to be seen that another node has written."""
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
     """Puts programs on PATH, the first of all or the only ones, each of which says that it is of that MPI."""
 
     def put(alone: bool = False, otherwise: str = "exit 0", **programs: str) -> Path:
-        folder = tmp_path / "bin"
+        folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "bin"  # of its own: what a program is, is asked once
         for name, mpi in programs.items():
             program_that_says(LAUNCHERS_OF_MPIS.get(mpi, mpi), folder / name, otherwise)
         rest = "" if alone else f":{os.environ['PATH']}"
@@ -177,12 +178,12 @@ def test_what_is_there_is_taken(on_path: Callable[..., Path]) -> None:
     on_path(alone=True, scontrol="", otherwise="echo n1")
     with pytest.raises(UserError, match="there is no mpirun on PATH"):
         choose_launcher("auto", None, False, environment).command(1, ["x"])
-    on_path(alone=True, srun="")
+    on_path(alone=True, scontrol="", srun="", otherwise="echo n1")
     assert choose_launcher("auto", None, False, environment).name == "srun"
     assert choose_launcher("auto", "n1", False, {}).name == "mpirun"
-    on_path(alone=True, mpiexec=PALS)
+    on_path(alone=True, scontrol="", srun="", mpiexec=PALS, otherwise="echo n1")
     assert choose_launcher("auto", None, False, environment).name == "mpiexec"
-    on_path(alone=True, mpirun=OPEN_MPI)
+    on_path(alone=True, scontrol="", mpiexec=PALS, mpirun=OPEN_MPI, otherwise="echo n1")
     assert choose_launcher("auto", None, False, environment).name == "mpirun"
 
 
@@ -289,16 +290,14 @@ def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> 
 NEVER_RAN = "mpirun ended with status 0, but none of its ranks ran: look at what it says above"
 
 
-@pytest.mark.parametrize("otherwise", ["echo usage", "exit 0", "exec true"])
-def test_a_job_whose_ranks_never_ran_has_failed(tmp_path: Path, otherwise: str) -> None:
+@pytest.mark.parametrize("where", [(), ("--hosts", "n1:2")])
+def test_a_job_whose_ranks_never_ran_has_failed(tmp_path: Path, where: tuple[str, ...]) -> None:
     """A launcher that takes its options for a request for help, or starts nothing, and ends with status 0."""
-    program_that_says(LAUNCHERS_OF_MPIS[OPEN_MPI], tmp_path / "mpirun", otherwise)
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for where in ((), ("--hosts", "n1:2")):
-        words = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--oversubscribe", *where, "--", "true"]
-        ended = run_command(words, tmp_path, variables=path)
-        assert ended.status == 1
-        assert NEVER_RAN in ended.stderr
+    program_that_says(LAUNCHERS_OF_MPIS[OPEN_MPI], tmp_path / "mpirun", "echo usage")
+    words = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--oversubscribe", *where, "--", "true"]
+    ended = run_command(words, tmp_path, variables={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert ended.status == 1
+    assert NEVER_RAN in ended.stderr
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 

@@ -28,7 +28,7 @@ LIBRARIES = {
     ),
     "MVAPICH 2.3.7": "MVAPICH2 Version      :\t2.3.7\nMVAPICH2 Release date :\tWed March 02 22:00:00 EST 2022\n",
     "MVAPICH 3.0": "MVAPICH Version:       3.0\nMVAPICH Release date:  04/10/2023\nMVAPICH ABI:   13:12:1\n",
-    "HPE MPT 2.25": "HPE MPT 2.25  08/30/21 03:17:29\n",
+    "HPE MPT 2.25  08/30/21 03:17:29": "HPE MPT 2.25  08/30/21 03:17:29\n",
 }
 """By summary, as MPI.Get_library_version() returns it. Those of Cray, HPE and MVAPICH from public documents."""
 
