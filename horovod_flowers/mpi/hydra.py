@@ -26,5 +26,8 @@ class Hydra(ProcessManager):
         return words
 
     def signal_of(self, status: int) -> int | None:
-        """It ends with the bare number of the signal, which no command of this package ends with by itself."""
-        return status if status in (4, 6, 7, 8, 9, 11) else super().signal_of(status)
+        """It ends with the bare number of the signal, or with the bits of all ranks' exit statuses together.
+
+        3 is not SIGQUIT, but ranks that ended with 1 and 2.
+        """
+        return status if 3 < status < 32 else super().signal_of(status)
