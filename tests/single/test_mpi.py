@@ -14,7 +14,7 @@ from horovod_flowers.mpi.identify import (
     library_from_text,
     manager_of,
 )
-from horovod_flowers.mpi.library import OtherMpi
+from horovod_flowers.mpi.library import MpiLibrary, OtherMpi
 from horovod_flowers.mpi.mpich import Mpich
 from horovod_flowers.mpi.open_mpi import OpenMpi
 from horovod_flowers.mpi.process_manager import OtherManager, Start
@@ -135,7 +135,8 @@ def test_what_is_set_of_every_library_together() -> None:
 
 
 def test_each_class_says_what_it_is() -> None:
-    for kind in {*LIBRARIES.values(), OtherMpi}:
+    kinds: list[type[MpiLibrary]] = [*LIBRARIES.values(), OtherMpi]
+    for kind in kinds:
         library = kind("1.2")
         assert library.name
         assert library.module
