@@ -122,7 +122,8 @@ def test_which_launcher_starts_which_library(tmp_path: Path) -> None:
         "PALS 1.4.0": [True, True, True],
     }
     signals = {
-        name: [manager.signal_of(status) for status in (0, 1, 2, 75, 9, 137, 139)] for name, manager in managers.items()
+        name: [manager.signal_of(status) for status in (0, 1, 2, 3, 75, 9, 10, 137, 139)]
+        for name, manager in managers.items()
     }
     assert signals["Open MPI 4.1.8"] == [None, None, None, None, None, None, None, 9, 11]
     assert signals["MPICH's Hydra 5.0.2"] == [None, None, None, None, None, 9, 10, 9, 11]
