@@ -1,4 +1,4 @@
-"""Start a command on N ranks with mpirun, horovodrun or srun.
+"""Start a command on N ranks with mpirun, mpiexec, horovodrun or srun.
 
     python -m horovod_flowers.launcher --ranks 4 -- python -m horovod_flowers.train --epochs 10
 
@@ -7,15 +7,14 @@ FLOWERS_HOSTS, FLOWERS_OVERSUBSCRIBE=1, and FLOWERS_LAUNCHER_OPTIONS for words t
 """
 
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import MOST_RANKS, check_limits, option
-from horovod_flowers.launch.job import run_job
 from horovod_flowers.launch.launchers import LauncherChoice, choose_launcher
+from horovod_flowers.launch.ranks_job import killed_by_kernel_or_hand, run_ranks
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 
@@ -26,7 +25,9 @@ class LauncherConfig:
 
     ranks: int = option(1, "ranks to start", at_least=1, at_most=MOST_RANKS)
     launcher: LauncherChoice = option(
-        "auto", "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself"
+        "auto",
+        "program that starts them; auto: $FLOWERS_LAUNCHER, else mpirun, which reads Slurm's allocation itself, or "
+        "where it is missing mpiexec or srun",
     )
     hosts: str | None = option(
         None,
@@ -53,23 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not command:
             raise UserError("no command is given: add it behind --, such as -- python -m horovod_flowers.train")
         launcher = choose_launcher(config.launcher, config.hosts, config.oversubscribe)
-        launcher.check(config.ranks)
-        whole_command = launcher.command(config.ranks, command)
+        launcher.check(config.ranks, command)
         if config.dry_run:
-            print(shlex.join(whole_command))
+            print(shlex.join(launcher.command(config.ranks, command)))
             return
         own = any(word.startswith("horovod_flowers.") for word in command)
-        ending = run_job(whole_command, ranks_end_together=own)
+        ending = run_ranks(launcher, config.ranks, command, own=own)
         if ending.given_up is not None:
-            print(f"horovod_flowers.launcher: {ending.given_up}", file=sys.stderr, flush=True)
-        elif ending.exit_status == 128 + signal.SIGKILL and ending.asked_to_stop is None:
-            print(
-                "horovod_flowers.launcher: a rank was killed (SIGKILL: its node ran out of memory, or "
-                "it was killed by hand); the lines above name it",
-                file=sys.stderr,
-                flush=True,
+            say_last(ending.given_up)
+        elif killed_by_kernel_or_hand(launcher, ending):
+            maybe = "" if own or ending.exit_status > 128 else f", or ended with status {ending.exit_status} by itself"
+            say_last(
+                "a rank was killed (SIGKILL: its node ran out of memory, or it was killed by hand"
+                f"{maybe}); the lines above name it"
             )
         raise SystemExit(ending.exit_status)
+
+
+def say_last(sentence: str) -> None:
+    """On standard error, behind what the job has said."""
+    print(f"horovod_flowers.launcher: {sentence}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

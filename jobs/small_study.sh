@@ -8,16 +8,16 @@ job=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/small_study.yaml
 # On a machine with one core, two ranks share it and their run is marked.
 export FLOWERS_OVERSUBSCRIBE=1
 step() { printf '\n== %s\n' "$*"; }
-on_ranks() { python -m horovod_flowers.launcher --launcher "$1" --ranks "$2" -- python -m "$3" --config "$job" "${@:4}"; }
+on_ranks() { python -m horovod_flowers.launcher --ranks "$1" -- python -m "$2" --config "$job" "${@:3}"; }
 
 step "preflight: is this machine ready?"
-on_ranks mpirun 2 horovod_flowers.preflight "$@"
+on_ranks 2 horovod_flowers.preflight "$@"
 
 step "one rank"
-on_ranks mpirun 1 horovod_flowers.train "$@"
+on_ranks 1 horovod_flowers.train "$@"
 
-step "two ranks (horovodrun first examines the machine for some seconds)"
-on_ranks horovodrun 2 horovod_flowers.train "$@"
+step "two ranks"
+on_ranks 2 horovod_flowers.train "$@"
 
 step "report"
 python -m horovod_flowers.report

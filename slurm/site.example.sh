@@ -9,19 +9,23 @@
 #export SBATCH_CONSTRAINT=cascadelake       # the same kind of node for every point
 
 # Modules, and the environment in which horovod_flowers is installed (default: .venv of the project, as ./flowers makes it).
-#module load gcc openmpi/4.1
+#module load gcc openmpi/4.1                 # or mpich, cray-mpich, intel-oneapi-mpi: the MPI that Horovod was built with
 #source "$HOME/envs/horovod-flowers/bin/activate"
 
-# How ranks are started: mpirun, horovodrun (needs ssh between nodes) or srun (needs an Open MPI with Slurm's PMIx).
+# How ranks are started: mpirun, mpiexec (PALS), horovodrun (needs ssh between nodes), srun or ibrun (TACC). Default:
+# mpirun, or where there is none mpiexec or srun. Default of srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel
+# MPI, cray_shasta for Cray MPICH; empty leaves it to the site.
 #export FLOWERS_LAUNCHER=mpirun
-#export FLOWERS_SRUN_MPI=pmix
-#export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher
+#export FLOWERS_SRUN_MPI=
+#export FLOWERS_LAUNCHER_OPTIONS='--mca pml ucx'   # words to add for that launcher: here of Open MPI's mpirun
 
-# Ranks per node, for submit.sh (sbatch itself: --ntasks-per-node).
+# Ranks per node, for submit.sh (sbatch itself: --ntasks-per-node), and for PBS where $PBS_NODEFILE names each node once.
 #export FLOWERS_TASKS_PER_NODE=2
 
-# The network, where Open MPI does not find the fast one by itself; for NCCL too.
-#export OMPI_MCA_btl_tcp_if_include=ib0
+# The network, where MPI does not find the fast one by itself (one line for your MPI); for NCCL too.
+#export OMPI_MCA_btl_tcp_if_include=ib0      # Open MPI
+#export UCX_NET_DEVICES=ib0                  # MPICH with UCX
+#export FI_TCP_IFACE=ib0                     # Intel MPI, MPICH with libfabric
 #export NCCL_SOCKET_IFNAME=ib0
 
 # What the preflight requires of it, in GB/s and milliseconds.

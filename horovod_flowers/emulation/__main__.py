@@ -7,10 +7,12 @@ A study whose job file has a network starts its points so (`study --emulate`), C
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -25,14 +27,17 @@ from horovod_flowers.config.emulated_network import (
     EmulatedNetwork,
 )
 from horovod_flowers.config.options import check_limits, option
+from horovod_flowers.emulation.launcher import refuse_other_mpi
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs, start
+from horovod_flowers.mpi.identify import manager_of
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.runtime.machine import STANDS_FOR_VARIABLE, own_process
 
 OF_SCHEDULERS = ("SLURM_", "PBS_", "PMI_", "PMIX_", "OMPI_COMM_WORLD_", "FLOWERS_HOSTS")
 """How variables begin that tell an mpirun of an allocation."""
+LAUNCHERS_OF_MPI = ("mpirun", "mpiexec")
 CYCLE_MILLISECONDS = "5"
 """Between two looks of Horovod at what is ready, unless it is set: with its usual one of 1 ms, 16 ranks that do nothing
 take a third of two cores."""
@@ -91,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = words[split + 1 :]
         if not command:
             raise UserError("no command is given: add it behind --, such as -- mpirun -np 4 python my_script.py")
+        if Path(command[0]).name in LAUNCHERS_OF_MPI and shutil.which(command[0]):
+            refuse_other_mpi(manager_of(command[0]))
         network = config.network()
         check_programs()
         check_namespaces()

@@ -1,7 +1,7 @@
 """mpirun on virtual nodes: the network is made for the job, and its command stands around mpirun's."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from horovod_flowers.config.emulated_network import EmulatedNetwork
@@ -10,7 +10,10 @@ from horovod_flowers.emulation.remote_start import AGENT, JOB_FILES
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs
 from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
-from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
+from horovod_flowers.launch.open_mpi_tcp import SWITCH
+from horovod_flowers.mpi.identify import manager_of
+from horovod_flowers.mpi.open_mpi import OpenMpiRun
+from horovod_flowers.mpi.process_manager import ProcessManager
 from horovod_flowers.runtime.errors import UserError
 
 SETTINGS = {
@@ -40,7 +43,7 @@ class VirtualNodes(Mpirun):
 
     network: EmulatedNetwork = field(kw_only=True)
 
-    def check(self, ranks: int) -> None:
+    def check(self, ranks: int, words: Sequence[str] = ()) -> None:
         """Refuse more ranks than there is room for (UserError)."""
         if not self.fits(ranks):
             raise UserError(
@@ -48,10 +51,12 @@ class VirtualNodes(Mpirun):
                 f"{self.network.ranks_per_node} each: raise nodes or ranks_per_node, or start fewer ranks"
             )
 
-    def transport_words(self, program: str, nodes: int, environment: Mapping[str, str]) -> list[str]:
+    def transport_words(self, manager: ProcessManager, nodes: int, environment: Mapping[str, str]) -> list[str]:
         """As between real nodes whose links are no faster than TCP."""
+        refuse_other_mpi(manager)
         given = environment.get(SWITCH, "").strip().lower() or "auto"
-        return tcp_words(program, nodes, {**environment, SWITCH: "1" if given == "auto" else given}, self.options)
+        told = {**environment, SWITCH: "1" if given == "auto" else given}
+        return super().transport_words(manager, nodes, told)
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """The emulation's command, behind which mpirun's stands."""
@@ -66,11 +71,20 @@ def on_virtual_nodes(network: EmulatedNetwork, options: tuple[str, ...] = ()) ->
     return VirtualNodes(Slots(nodes, "hosts"), False, options, network=network)
 
 
+def refuse_other_mpi(manager: ProcessManager) -> None:
+    """Refuse another mpirun than that of Open MPI 4, whose settings lead it to virtual nodes (UserError)."""
+    if not (isinstance(manager, OpenMpiRun) and manager.is_4):
+        raise UserError(
+            f"virtual nodes are reached with the mpirun of Open MPI 4, and {manager.program} is {manager.summary}: "
+            "activate an environment of Open MPI 4, such as the one that ./flowers makes by default"
+        )
+
+
 def check_can_emulate() -> None:
     """Refuse a machine that lacks what emulation needs (UserError); builds what lets waiting ranks sleep."""
     check_programs()
     check_namespaces()
-    find_program(VirtualNodes.name)
+    refuse_other_mpi(manager_of(find_program(VirtualNodes.name)))
     waiting_library()
 
 

@@ -1,6 +1,8 @@
 """How ranks are started, and what the launcher tells each of them.
 
-launchers.py        mpirun, horovodrun, srun: the one place that spells their commands
+launchers.py        mpirun, mpiexec, horovodrun, srun: the one place that spells their commands
+ranks_job.py        a command on ranks: the job, and whether its end is what it seems to be
+rank_reports.py     whether its ranks have run at all
 open_mpi_tcp.py     a setting of Open MPI for TCP between nodes, where it is right
 job_environment.py  rank and world size, from the launcher's environment variables
 job.py              a launcher with all that it starts, run from outside and ended for certain

@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
 from horovod_flowers.launch.process_tree import ProcessTree
 from horovod_flowers.launch.signals import Signals
+from horovod_flowers.mpi.identify import MANAGERS
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.parent_death import end_with_parent
 from horovod_flowers.runtime.temporary_space import refuse_full_temporary_folder
@@ -38,15 +40,11 @@ SECONDS_WITHOUT_RANKS = 30.0
 kernel answers for it, but not its daemon."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 
-VARIABLES = {
-    # TensorFlow's notices, which horovodrun's own probes print too, would bury what a job says.
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    # mpirun asks a node that is silent, and gives it up within a minute instead of eight: before ranks there stall.
-    "OMPI_MCA_oob_tcp_keepalive_time": "20",
-    "OMPI_MCA_oob_tcp_keepalive_intvl": "5",
-    "OMPI_MCA_oob_tcp_keepalive_probes": "4",
-}
+# TensorFlow's notices, which horovodrun's own probes print too, would bury what a job says.
+VARIABLES = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 """Of every job, unless they are set."""
+RANK_VARIABLES = {kind.rank_variable for kind in MANAGERS.values()} - {None}
+"""By which a process is known to be a rank."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class Ending:
     asked_to_stop: str | None
     """Name of the signal that was passed on to it."""
     given_up: str | None = None
-    """Why it was killed though nobody asked for that: one sentence without its stop."""
+    """Why it was killed though nobody asked for that, or has failed though it says nothing: one sentence without its
+    stop."""
 
     @property
     def exit_status(self) -> int:
@@ -76,16 +75,18 @@ def run_job(
     timeout_seconds: float | None = None,
     variables: Mapping[str, str] | None = None,
     ranks_end_together: bool = False,
+    folder: Path | None = None,
 ) -> Ending:
     """Run a command to its end, its output into a file where one is given, or end it after `timeout_seconds`.
 
     `ranks_end_together`: of ranks that wait for each other at their end, so that mpirun has to end soon after those of
-    this machine. Raises UserError where it cannot be started, or would not have the room to start; KeyboardInterrupt
-    and SystemExit, for Ctrl-C and Ctrl-\\, once the job has ended.
+    this machine. `folder`: goes with the job if this process is killed. Raises UserError where it cannot be started,
+    or would not have the room to start; KeyboardInterrupt and SystemExit, for Ctrl-C and Ctrl-\\, once the job has
+    ended.
     """
     refuse_full_temporary_folder()
     environment = {**VARIABLES, **os.environ, **(variables or {})}
-    with Signals([*STOP_SIGNALS, *END_SIGNALS]) as signals, _guarded(words, environment, output) as process:
+    with Signals([*STOP_SIGNALS, *END_SIGNALS]) as signals, _guarded(words, environment, output, folder) as process:
         job = _Job(process, timeout_seconds, ranks_end_together)
         while process.poll() is None and job.goes_on(signals.wait(job.seconds_to_next_look)):
             pass
@@ -99,9 +100,10 @@ def run_job(
 
 @contextlib.contextmanager
 def _guarded(
-    words: Sequence[str], environment: Mapping[str, str], output: IO[Any] | None
+    words: Sequence[str], environment: Mapping[str, str], output: IO[Any] | None, folder: Path | None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a command in a session of its own, with a guard that ends that session if this process is killed."""
+    """Start a command in a session of its own, with a guard that ends that session if this process is killed, and
+    removes that folder."""
     try:
         guard = subprocess.Popen(
             [sys.executable, "-m", "horovod_flowers.launch.guard"],
@@ -116,7 +118,7 @@ def _guarded(
         process = _started(words, environment, output)
         assert guard.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # somebody killed it
-            guard.stdin.write(f"{process.pid}\n".encode())
+            guard.stdin.write(f"{process.pid}\n".encode() + (b"" if folder is None else os.fsencode(folder)))
             guard.stdin.flush()
         try:
             yield process
@@ -185,8 +187,8 @@ class _Job:
             )
         elif self._ranks is not None and self._ranks.seconds_without(now) >= SECONDS_WITHOUT_RANKS:
             self.given_up = (
-                f"all ranks on {os.uname().nodename} had ended {SECONDS_WITHOUT_RANKS:.0f} s before and mpirun still "
-                "waited, as for a node that is frozen: it was killed"
+                f"all ranks on {os.uname().nodename} had ended {SECONDS_WITHOUT_RANKS:.0f} s before and "
+                f"{self._tree.name_of_launcher} still waited, as for a node that is frozen: it was killed"
             )
         return not self.timed_out and self.given_up is None
 
@@ -221,7 +223,7 @@ class _RanksHere:
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self._root).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if _runs(process) and "OMPI_COMM_WORLD_RANK" in process.environ():
+                    if _runs(process) and RANK_VARIABLES & process.environ().keys():
                         found.append(process)
         return found
 

@@ -1,6 +1,11 @@
-"""The one place that spells mpirun, horovodrun and srun: one class for each."""
+"""mpirun, mpiexec, horovodrun, srun and ibrun: one class for each.
 
+What differs from MPI to MPI in a program of the same name is in `horovod_flowers.mpi`.
+"""
+
+import functools
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from horovod_flowers.launch.job_environment import slurm_layout
-from horovod_flowers.launch.open_mpi_tcp import tcp_words
+from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
+from horovod_flowers.mpi.identify import all_unbound_variables, installed_library, manager_of
+from horovod_flowers.mpi.open_mpi import OpenMpiRun
+from horovod_flowers.mpi.process_manager import OtherManager, ProcessManager, Start
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import core_of
 
-# Taken along to other nodes by mpirun -x; horovodrun and srun take everything.
+# Taken along to other nodes by Open MPI's mpirun -x; every other launcher takes everything.
 FORWARDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "TFDS_DATA_DIR")
 FORWARDED_PREFIXES = ("FLOWERS_", "HOROVOD_", "TF_", "NCCL_", "OMP_", "KMP_", "DNNL_", "ONEDNN_", "UCX_")
-
-SRUN_MPI = "pmix"
-
 
 KnownBy: TypeAlias = Literal["hosts", "slurm", "pbs", "this machine"]
 
@@ -74,6 +79,21 @@ class Launcher(ABC):
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """The program and our options for that many ranks. It has to leave binding to the ranks."""
 
+    @property
+    def manager(self) -> ProcessManager | None:
+        """What the program is, of all that are called so; None where that does not differ, or it is not there."""
+        return None
+
+    def variables(self) -> Mapping[str, str]:
+        """What it and its ranks are to find in the environment, unless it is set there."""
+        return {} if self.manager is None else self.manager.variables()
+
+    def signal_of(self, status: int) -> int | None:
+        """The signal that has ended a rank, by the launcher's exit status, or the launcher; None where none has."""
+        if status < 0:
+            return -status
+        return (self.manager or OtherManager(self.name)).signal_of(status)
+
     def command(self, ranks: int, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
         """The whole command that starts `words` on that many ranks, nodes filled one after the other.
 
@@ -85,17 +105,19 @@ class Launcher(ABC):
         """Whether there is room for so many ranks."""
         return ranks <= self.slots.total or self.oversubscribe
 
-    def check(self, ranks: int) -> None:
-        """Refuse more ranks than there is room for (UserError)."""
+    def check(self, ranks: int, words: Sequence[str] = ()) -> None:
+        """Refuse more ranks than there is room for, and what is of another MPI than the command (UserError)."""
         if not self.fits(ranks):
             where = f"{self.slots} ({self.slots.known_by})" if self.slots.known_by != "this machine" else "this machine"
             raise UserError(
                 f"{ranks} ranks do not fit on {where}, which has room for {self.slots.total}: start fewer, ask for "
                 "more nodes, or add --oversubscribe (FLOWERS_OVERSUBSCRIBE=1) to let ranks share cores"
             )
+        if self.manager is not None and words:
+            refuse_another_mpi(self.manager, words)
 
-    def check_allocation(self) -> None:
-        """Refuse to start outside of the allocation that it needs (UserError)."""
+    def check_usable(self) -> None:
+        """Refuse to start outside of the allocation that it needs, or what it cannot start (UserError)."""
         scheduler = self.needs_allocation_of
         if scheduler is not None and self.slots.known_by != scheduler.known_as:
             raise UserError(
@@ -105,18 +127,7 @@ class Launcher(ABC):
 
     def filled(self, ranks: int) -> list[tuple[str, int]]:
         """The nodes that so many ranks take, and how many each; what does not fit goes to the last ones in turn."""
-        taken, left = list[tuple[str, int]](), ranks
-        for node, count in self.slots.nodes:
-            if left > 0:
-                taken.append((node, min(count, left)))
-                left -= count
-        while left > 0:  # oversubscribed
-            for place, (node, count) in enumerate(taken):
-                taken[place] = (node, count + 1)
-                left -= 1
-                if left == 0:
-                    break
-        return taken
+        return Start(ranks, self.slots.nodes).filled
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {}
@@ -131,28 +142,54 @@ def registered(kind: type[Kind]) -> type[Kind]:
     return kind
 
 
+@dataclass(frozen=True)
+class OfAnMpi(Launcher):
+    """A program that each MPI has of its own."""
+
+    @property
+    def manager(self) -> ProcessManager:
+        """Asked of the program. Raises UserError where it is not there."""
+        return manager_of(find_program(self.name))
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """As its MPI has it."""
+        manager, known_by = self.manager, self.slots.known_by
+        start = Start(
+            ranks,
+            self.slots.nodes,
+            scheduler=known_by if known_by in ("slurm", "pbs") else None,
+            here=known_by == "this machine",
+            oversubscribe=self.oversubscribe,
+            forwarded=tuple(forwarded(environment)),
+            own_options=bool(self.options),
+        )
+        words = [manager.program, *manager.start_words(start)]
+        return words + self.transport_words(manager, len(start.filled), environment)
+
+    def transport_words(self, manager: ProcessManager, nodes: int, environment: Mapping[str, str]) -> list[str]:
+        """Settings of what carries messages between so many nodes. Raises UserError for those of another MPI."""
+        if isinstance(manager, OpenMpiRun):
+            return tcp_words(manager, nodes, environment, self.options)
+        if environment.get(SWITCH, "").strip() == "1":
+            raise UserError(
+                f"{SWITCH} is 1, which is a setting of Open MPI's, and {manager.program} is {manager.summary}: leave "
+                "it out"
+            )
+        return []
+
+
 @registered
-class Mpirun(Launcher):
-    """mpirun of Open MPI, which reads Slurm's allocation itself."""
+class Mpirun(OfAnMpi):
+    """mpirun."""
 
     name = "mpirun"
 
-    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
-        """Hosts where they are not Slurm's; variables, which it does not take to other nodes by itself."""
-        program = find_program(self.name)
-        words = [program, "-np", str(ranks), "--bind-to", "none", "--map-by", "slot"]
-        words += self.transport_words(program, len(self.filled(ranks)), environment)
-        if self.oversubscribe:
-            words.append("--oversubscribe")
-        if self.slots.known_by in ("hosts", "pbs"):
-            words += ["-H", str(self.slots)]
-        if self.slots.known_by != "this machine":
-            words += [word for name in forwarded(environment) for word in ("-x", name)]
-        return words
 
-    def transport_words(self, program: str, nodes: int, environment: Mapping[str, str]) -> list[str]:
-        """Settings of what carries messages between so many nodes."""
-        return tcp_words(program, nodes, environment, self.options)
+@registered
+class Mpiexec(OfAnMpi):
+    """mpiexec: with most MPIs the same as mpirun; with PALS, which has no mpirun, of its own."""
+
+    name = "mpiexec"
 
 
 @registered
@@ -160,6 +197,20 @@ class Horovodrun(Launcher):
     """horovodrun, which calls mpirun."""
 
     name = "horovodrun"
+
+    @property
+    def manager(self) -> ProcessManager | None:
+        """The mpirun that it calls; None where there is none, which it says itself."""
+        return manager_of(Mpirun.name) if shutil.which(Mpirun.name) else None
+
+    def check_usable(self) -> None:
+        """Refuse an mpirun that it cannot call (UserError)."""
+        super().check_usable()
+        if self.manager is not None and self.manager.horovodrun_refusal is not None:
+            raise UserError(
+                f"horovodrun cannot start ranks of {self.manager.summary}, whose mpirun is the one on PATH: "
+                f"{self.manager.horovodrun_refusal}; choose {Mpirun.name} (--launcher, FLOWERS_LAUNCHER)"
+            )
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """Hosts with as many ranks as each gets: it knows of no oversubscription."""
@@ -171,21 +222,66 @@ class Horovodrun(Launcher):
 
 @registered
 class Srun(Launcher):
-    """srun, which starts ranks through PMIx."""
+    """srun, which starts ranks through the PMI or PMIx that its --mpi names."""
 
     name = "srun"
     needs_allocation_of = SLURM
 
     def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
         """Just the nodes of the allocation that so many ranks need."""
-        filled = self.filled(ranks)
-        words = [find_program(self.name), f"--ntasks={ranks}", f"--nodes={len(filled)}"]
+        filled, program = self.filled(ranks), find_program(self.name)
+        words = [program, f"--ntasks={ranks}", f"--nodes={len(filled)}"]
         words += [f"--ntasks-per-node={max(count for _, count in filled)}", "--distribution=block"]
+        kind = environment.get("FLOWERS_SRUN_MPI")
+        kind = usual_srun_type(program) if kind is None else kind.strip()
+        words += [f"--mpi={kind}"] if kind else []  # empty: the site's default
         # Without kill-on-bad-exit Slurm leaves ranks waiting for one that has ended.
-        words += [f"--mpi={environment.get('FLOWERS_SRUN_MPI', SRUN_MPI)}", "--kill-on-bad-exit=1", "--cpu-bind=none"]
+        words += ["--kill-on-bad-exit=1", "--cpu-bind=none"]
         if "SLURM_CPUS_PER_TASK" in environment:  # which srun takes from sbatch only up to Slurm 22.05
             words.append(f"--cpus-per-task={environment['SLURM_CPUS_PER_TASK']}")
         return [*words, *(["--overcommit"] if self.oversubscribe else [])]
+
+    def variables(self) -> Mapping[str, str]:
+        """What this environment's MPI needs of it."""
+        library, program = installed_library(), shutil.which(self.name)
+        return {} if library is None or program is None else library.srun_variables(program)
+
+
+@registered
+class Ibrun(Launcher):
+    """ibrun, which starts ranks of any MPI on TACC's machines, in Slurm. Not run on a real one."""
+
+    name = "ibrun"
+    needs_allocation_of = SLURM
+
+    def start_words(self, ranks: int, environment: Mapping[str, str]) -> list[str]:
+        """The first ranks of the allocation, which it places by itself."""
+        return [find_program(self.name), "-n", str(ranks), "-o", "0"]
+
+    def variables(self) -> Mapping[str, str]:
+        """No MPI is to pin its ranks."""
+        return all_unbound_variables()
+
+
+def usual_srun_type(srun: str) -> str:
+    """The --mpi through which ranks of this Python's MPI find each other; empty, the site's default, for none there.
+
+    Nothing has to be right here: a rank that finds no other where Slurm started several refuses to run.
+    """
+    library = installed_library()
+    offered = srun_types(srun)
+    wanted = ("pmix",) if library is None else library.srun_types
+    return next((kind for kind in wanted if offered is None or kind in offered), "")
+
+
+@functools.cache
+def srun_types(srun: str) -> frozenset[str] | None:
+    """What this Slurm offers for --mpi; None where it does not tell."""
+    try:
+        told = subprocess.run([srun, "--mpi=list"], check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return frozenset(re.findall(r"\w+", told.stdout + told.stderr))  # which of the two differs from version to version
 
 
 if TYPE_CHECKING:
@@ -199,15 +295,36 @@ def choose_launcher(
     name: str, hosts: str | None, oversubscribe: bool, environment: Mapping[str, str] = os.environ
 ) -> Launcher:
     """Flags over FLOWERS_ variables over what the scheduler says. Raises UserError."""
+    slots = find_slots(hosts or environment.get("FLOWERS_HOSTS"), environment)
     if name == "auto":
-        name = environment.get("FLOWERS_LAUNCHER") or DEFAULT
+        name = environment.get("FLOWERS_LAUNCHER") or usual_launcher(slots)
     if name not in LAUNCHERS:
         raise UserError(f"FLOWERS_LAUNCHER is {name!r}: allowed is one of {', '.join(LAUNCHERS)}")
-    slots = find_slots(hosts or environment.get("FLOWERS_HOSTS"), environment)
     shared = oversubscribe or oversubscription_asked_for(environment)
     launcher = LAUNCHERS[name](slots, shared, launcher_options(environment))
-    launcher.check_allocation()
+    launcher.check_usable()
     return launcher
+
+
+def usual_launcher(slots: Slots) -> str:
+    """mpirun; where there is none, as on Cray systems, mpiexec, or in an allocation of Slurm's srun."""
+    usual = [Mpirun.name, Mpiexec.name] + ([Srun.name] if slots.known_by == SLURM.known_as else [])
+    return next((name for name in usual if _program(name) is not None), DEFAULT)
+
+
+def refuse_another_mpi(manager: ProcessManager, command: Sequence[str]) -> None:
+    """Refuse a Python whose MPI is another than the launcher's (UserError); of other commands it is not known."""
+    program = next((word for word in command if word != "env" and "=" not in word), "")
+    found = shutil.which(program)
+    if found is None or not re.fullmatch(r"python[\d.]*", Path(program).name):
+        return
+    library = installed_library(found)
+    if library is not None and not manager.starts(library):
+        raise UserError(
+            f"{manager.program} is of {manager.summary}, and {program} finds {library.summary}: their ranks would not "
+            f"find each other; load {library.module}, so that its launcher is the first on PATH, or activate the "
+            f"environment that was built for {manager.name}"
+        )
 
 
 def launcher_options(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -247,9 +364,19 @@ def find_slots(hosts: str | None, environment: Mapping[str, str]) -> Slots:
             lines = Path(environment["PBS_NODEFILE"]).read_text(encoding="utf-8").split()
         except OSError as error:
             raise UserError(f"PBS_NODEFILE cannot be read ({error.strerror}): give --hosts") from error
-        return Slots(tuple((node, lines.count(node)) for node in dict.fromkeys(lines)), "pbs")
+        # Where jobs ask for whole nodes, each is there once, however many ranks are meant.
+        most = tasks_per_node(environment) if len(set(lines)) == len(lines) else 1
+        return Slots(tuple((node, max(most, lines.count(node))) for node in dict.fromkeys(lines)), "pbs")
     cores = {core_of(cpu) for cpu in os.sched_getaffinity(0)}
     return Slots(((os.uname().nodename, len(cores)),), "this machine")
+
+
+def tasks_per_node(environment: Mapping[str, str]) -> int:
+    """FLOWERS_TASKS_PER_NODE, for a scheduler that does not tell; 1 where it is not set. Raises UserError."""
+    given = environment.get("FLOWERS_TASKS_PER_NODE", "").strip() or "1"
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"FLOWERS_TASKS_PER_NODE is {given!r}: give the number of ranks for each node, such as 4")
+    return int(given)
 
 
 def _parse_host(word: str) -> tuple[str, int]:
@@ -282,9 +409,14 @@ def forwarded(environment: Mapping[str, str]) -> list[str]:
 
 def find_program(name: str) -> str:
     """The launcher on PATH, else the one beside this Python. Raises UserError where there is none."""
+    found = _program(name)
+    if found is None:
+        raise UserError(f"there is no {name} on PATH: activate the environment, or load the site's MPI module")
+    return found
+
+
+def _program(name: str) -> str | None:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) is not None:
         return name
-    if beside.exists():
-        return str(beside)
-    raise UserError(f"there is no {name} on PATH: activate the environment, or load the site's MPI module")
+    return str(beside) if beside.exists() else None

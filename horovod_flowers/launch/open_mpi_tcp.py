@@ -6,12 +6,10 @@ exchange in pairs, 1.7 to 2.1 times that of its bytes. Without the transport's p
 pieces, both ways at a time. Nothing but TCP reads the setting: not InfiniBand, not shared memory.
 """
 
-import functools
-import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from horovod_flowers.mpi.open_mpi import OpenMpiRun
 from horovod_flowers.runtime.errors import UserError
 
 NAME, VALUE = "btl_tcp_flags", "send"
@@ -22,7 +20,7 @@ MOST_MBIT = 10_000
 _INFINIBAND, _INTERFACES = Path("/sys/class/infiniband"), Path("/sys/class/net")
 
 
-def tcp_words(mpirun: str, nodes: int, environment: Mapping[str, str], options: Sequence[str] = ()) -> list[str]:
+def tcp_words(mpirun: OpenMpiRun, nodes: int, environment: Mapping[str, str], options: Sequence[str] = ()) -> list[str]:
     """Words for an mpirun that starts ranks on so many nodes: the setting where it is right, or asked for; else none.
 
     `options`: the user's own words, which come first. Raises UserError where the switch is none.
@@ -35,7 +33,7 @@ def tcp_words(mpirun: str, nodes: int, environment: Mapping[str, str], options: 
     words = ["--mca", NAME, VALUE]
     if wanted == "1":
         return words
-    return words if not is_fast() and is_open_mpi_4(mpirun) else []
+    return words if not is_fast() and mpirun.is_4 else []
 
 
 def is_fast(infiniband: Path = _INFINIBAND, interfaces: Path = _INTERFACES) -> bool:
@@ -51,13 +49,3 @@ def _speed_mbit(file: Path) -> int:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return 0
-
-
-@functools.cache
-def is_open_mpi_4(mpirun: str) -> bool:
-    """Whether it is of the version that was measured."""
-    try:
-        told = subprocess.run([mpirun, "--version"], check=False, capture_output=True, text=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return re.search(r"\(Open MPI\) 4\.", told) is not None

@@ -12,6 +12,8 @@ from horovod_flowers.runtime.temporary_space import clear_files_of_mpirun
 
 SECONDS_TO_END = 15.0
 """What mpirun gets to end its ranks on other nodes, before it is killed."""
+LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun")
+"""Programs that hand a signal on to their ranks, by name."""
 _SECONDS_TO_DIE = 5.0
 """After SIGKILL. A process that its kernel does not let go (state D) stays."""
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -43,11 +45,21 @@ class ProcessTree:
         return found
 
     def launchers(self) -> list[psutil.Process]:
-        """Who ends or tells the ranks: the mpirun that horovodrun started behind a shell; else the leader itself."""
+        """Who ends or tells the ranks: the mpirun that horovodrun started behind a shell, or what Intel MPI's mpirun, a
+        shell script, has started; else the leader itself."""
         alive = self.alive()
-        found = [process for process in alive if _program(process) == "mpirun"]
-        self._mpiruns |= {process.pid for process in found}
-        return found or [process for process in alive if process.pid == self._root]
+        found = {process.pid: process for process in alive if _program(process) in LAUNCHERS}
+        for pid, process in list(found.items()):
+            with contextlib.suppress(psutil.Error):
+                if any(parent.pid in found for parent in process.parents()):
+                    del found[pid]  # a rank's own
+        self._mpiruns |= found.keys()
+        return list(found.values()) or [process for process in alive if process.pid == self._root]
+
+    @property
+    def name_of_launcher(self) -> str:
+        """Of the first of them that is there."""
+        return next((_program(process) for process in self.launchers()), "the launcher")
 
     def send(self, number: int) -> None:
         """Send a signal to the launchers."""

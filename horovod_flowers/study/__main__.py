@@ -24,8 +24,9 @@ import msgspec
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import check_limits, option, positional, rank_counts
 from horovod_flowers.emulation.launcher import VirtualNodes, check_can_emulate, on_virtual_nodes
-from horovod_flowers.launch.job import Ending, run_job
+from horovod_flowers.launch.job import Ending
 from horovod_flowers.launch.launchers import Launcher, LauncherChoice, choose_launcher, launcher_options
+from horovod_flowers.launch.ranks_job import run_ranks
 from horovod_flowers.runlog.run_hold import holder_of
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, held_points, scheduler_job
 from horovod_flowers.runtime.console import say
@@ -58,7 +59,9 @@ class StudyConfig:
     emulate: bool = option(
         False, "run the points on the virtual network that the job file describes, on this machine (docs/emulation.md)"
     )
-    launcher: LauncherChoice = option("auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun)")
+    launcher: LauncherChoice = option(
+        "auto", "program that starts the ranks (default: $FLOWERS_LAUNCHER, else mpirun, or what there is)"
+    )
     hosts: str | None = option(
         None,
         "nodes and ranks on each, such as n1:2,n2:2 (default: $FLOWERS_HOSTS, else the scheduler's, else this one)",
@@ -97,19 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         missing = [point for point in chosen(points, config.point) if state_of(point, runs_dir) != "finished"]
         if config.fit:
             missing = fitting(missing, launchers)
-        preflight = config.preflight and not config.emulate  # which judges real links, and cores that are not shared
+        look = config.preflight and not config.emulate  # which judges real links, and cores that are not shared
         if config.dry_run:
-            print_commands(missing, launchers, preflight)
+            print_commands(missing, launchers, look)
             return
         for point in missing:
-            launchers.of(point).check(point.ranks)
+            launchers.of(point).check(point.ranks, point.command_words())
         say(f"study: {len(points)} points, {len(missing)} to run")
         if missing:
             writable_folder(runs_dir, "choose another folder with --runs-dir")
             if config.emulate:
                 check_can_emulate()
                 measure_profiles(missing)
-            if preflight:
+            if look:
                 look_first(missing, launchers)
             run_points(missing, launchers, runs_dir)
 
@@ -198,27 +201,28 @@ def command_of(point: Point, launchers: Launchers) -> list[str]:
     return launchers.of(point).command(point.ranks, point.command_words())
 
 
-def preflight_command(points: Sequence[Point], launcher: Launcher) -> list[str]:
-    """The command that looks at the machine, with the options of the point with most ranks."""
+def preflight(points: Sequence[Point], launcher: Launcher) -> tuple[int, list[str]]:
+    """Ranks and command that look at the machine, with the options of the point with most ranks."""
     most = max(points, key=lambda point: point.ranks)
     words = [sys.executable, "-m", "horovod_flowers.preflight", *most.preflight_words()]
-    words += ["--oversubscribe"] if launcher.oversubscribe else []
-    return launcher.command(most.ranks, words)
+    return most.ranks, words + (["--oversubscribe"] if launcher.oversubscribe else [])
 
 
-def print_commands(points: Sequence[Point], launchers: Launchers, preflight: bool) -> None:
+def print_commands(points: Sequence[Point], launchers: Launchers, look: bool) -> None:
     """What would be run, each as a line for a shell."""
     for profile in missing_profiles(points):
         print(shlex.join(profile.command()))
-    if points and preflight:
-        print(shlex.join(preflight_command(points, launchers.of(points[0]))))
+    if points and look:
+        launcher = launchers.of(points[0])
+        print(shlex.join(launcher.command(*preflight(points, launcher))))
     for point in points:
         print(shlex.join(command_of(point, launchers)))
 
 
 def look_first(points: Sequence[Point], launchers: Launchers) -> None:
     """Run the preflight; end with its status where it finds a problem, or is asked to stop."""
-    ending = run_job(preflight_command(points, launchers.of(points[0])), ranks_end_together=True)
+    launcher = launchers.of(points[0])
+    ending = run_ranks(launcher, *preflight(points, launcher), own=True)
     if ending.asked_to_stop:
         raise Stopped(f"stopped on request ({ending.asked_to_stop}) before the first point")
     if ending.status != 0:
@@ -267,8 +271,10 @@ def run_point(point: Point, launchers: Launchers, runs_dir: Path, label: str) ->
         point.prepare(runs_dir)
         say(f"{label}: started")
         started, utc = time.monotonic(), utc_now()
-        command = command_of(point, launchers)
-        ending = run_job(command, output=log, timeout_seconds=point.timeout_seconds, ranks_end_together=True)
+        launcher, words = launchers.of(point), point.command_words()
+        command = launcher.command(point.ranks, words)
+        limit = point.timeout_seconds
+        ending = run_ranks(launcher, point.ranks, words, output=log, timeout_seconds=limit, own=True)
         seconds = time.monotonic() - started
         outcome, reason = judged(ending, point, files, runs_dir)
         files.add(

@@ -28,7 +28,7 @@ from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.script_folder import waiting_result
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.study.__main__ import StudyConfig, main, preflight_command, read_points, state_of
+from horovod_flowers.study.__main__ import StudyConfig, main, preflight, read_points, state_of
 from horovod_flowers.study.file import read_study
 from horovod_flowers.study.point import CollectivesPoint
 from horovod_flowers.study.points import points_of
@@ -101,7 +101,8 @@ def test_collectives_and_the_preflight_of_a_command_take_no_options_of_train(job
     points = read_points(StudyConfig(files=(str(path),)), [])
     assert [point.name for point in points if isinstance(point, CollectivesPoint)] == ["s-2ranks-collectives-run1"]
     runs = [point for point in points if isinstance(point, ScriptPoint)]
-    words = preflight_command(runs, choose_launcher("mpirun", "a:2", False))
+    ranks, words = preflight(runs, choose_launcher("mpirun", "a:2", False))
+    assert ranks == max(run.ranks for run in runs)
     assert words[-5:] == ["--runs-dir", "runs", "--threads", "0", "--no-images"]
 
 
