@@ -96,6 +96,13 @@ def end_job_on_uncaught_errors(command: str) -> None:
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")
 
 
+RANK_VARIABLES = (
+    *("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "MV2_COMM_WORLD_RANK", "MVP_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
+    *("PMI_ID", "PALS_RANKID", "JSM_NAMESPACE_RANK", "FLUX_TASK_RANK", "MPIRUN_RANK", "ALPS_APP_PE", "SLURM_PROCID"),
+)
+"""By which launchers tell a process its rank (launch/job_environment.py): good enough to choose who speaks."""
+
+
 _SHUT_DOWN = "Horovod has been shut down"
 _OF_ANOTHER = (_SHUT_DOWN, "HorovodInternalError", "MPI_ERR_PROC_FAILED")
 
@@ -130,8 +137,10 @@ def _end_where_nobody_listens() -> None:
 
 
 def _own_rank() -> int:
-    """The rank by whichever variable is there, 0 without any: good enough to choose who speaks."""
-    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+    """The rank, by MPI where it has started, else by whichever variable is there; 0 without any."""
+    if _ranks_connected():
+        return int(sys.modules["mpi4py.MPI"].COMM_WORLD.Get_rank())
+    for name in RANK_VARIABLES:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
@@ -141,7 +150,7 @@ def _end_with_one_voice(message: str, status: int) -> None:
     """Rank 0 speaks at once; another rank only if nothing has ended it by then, so that the mistake is its own."""
     if _own_rank() != 0:
         time.sleep(GRACE_SECONDS)
-        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ and _hydra() is None:
             # Nothing ends the other tasks of srun, and before MPI starts every rank makes the same mistake, which
             # rank 0 has told. (mpirun would have ended this rank by now: its mistake is its own.)
             raise SystemExit(status)
@@ -165,6 +174,29 @@ def _complain(message: str) -> None:
 def _end_job(message: str, status: int) -> None:
     _complain(message)
     if not _ranks_connected():
+        _end_ranks_of_hydra(status)
         raise SystemExit(status)
     # Not sys.exit: exit handlers would wait for ranks that are waiting for this one.
     sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(status)
+
+
+def _hydra() -> int | None:
+    """The file descriptor by which MPICH's launcher, or Intel MPI's, listens to a rank that has not started MPI yet."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if (mpi is not None and mpi.Is_initialized()) or "MPI_LOCALNRANKS" not in os.environ:
+        return None
+    number = os.environ.get("PMI_FD", "")
+    return int(number) if number.isdecimal() else None
+
+
+def _end_ranks_of_hydra(status: int) -> None:
+    """Have the launcher end all ranks: it goes on where one has just ended, and the others would wait in MPI_Init.
+
+    By the command 'abort' of PMI-1's wire protocol, which MPI_Abort sends (RFC 13 of the Flux framework describes it).
+    """
+    descriptor = _hydra()
+    if descriptor is None or os.environ.get("PMI_SIZE") == "1":
+        return
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"cmd=abort exitcode={status}\n".encode())
+        time.sleep(GRACE_SECONDS)  # it ends this rank, too, by then
