@@ -47,13 +47,14 @@ base() {
 }
 
 build() {
-  local mpi=${1:-openmpi}
+  local mpi=${1:-openmpi} arguments=()
+  if [[ $mpi != openmpi ]]; then arguments=(--build-arg "MPI=$mpi"); fi
   install_tools
   mkdir -p -- "$state"
   base
   buildah build --file "$project/containers/Dockerfile" --ignorefile "$project/containers/Dockerfile.dockerignore" \
-    --build-arg "BASE=localhost/debian:$release" --build-arg "MPI=$mpi" --pull-never \
-    ${SSL_CERT_FILE:+--build-arg "SSL_CERT_FILE=$SSL_CERT_FILE"} "${mounts[@]}" \
+    --build-arg "BASE=localhost/debian:$release" --pull-never \
+    "${arguments[@]}" ${SSL_CERT_FILE:+--build-arg "SSL_CERT_FILE=$SSL_CERT_FILE"} "${mounts[@]}" \
     --tag "localhost/horovod-flowers:$mpi" "$project"
 }
 

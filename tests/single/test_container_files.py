@@ -57,10 +57,11 @@ def test_the_hosts_library_is_the_one_that_is_loaded(tmp_path: Path) -> None:
     name = ".".join(own.name.split(".")[:3])
     host = tmp_path / "host mpi"
     host.mkdir()
-    # A name for the library that a host would have; what it loads in its turn is found where it really lies.
+    # A file of its own, which a host would have there; what it loads in its turn is found where it really lies.
     (host / name).write_bytes(own.read_bytes())
-    beside = {"LD_LIBRARY_PATH": str(own.parent)}
-    loaded = shell(host, sys.executable, "-c", LOADED, **beside)
+    needed = subprocess.run(["ldd", own], capture_output=True, text=True, check=True).stdout
+    beside = sorted({str(Path(path).parent) for path in re.findall(r"=> (/\S+)", needed)} | {str(own.parent)})
+    loaded = shell(host, sys.executable, "-c", LOADED, LD_LIBRARY_PATH=":".join(beside))
     assert loaded.returncode == 0, loaded.stderr
     assert f"{host}/{name}" in loaded.stdout
     assert str(own.parent / name) not in loaded.stdout
