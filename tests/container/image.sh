@@ -25,13 +25,19 @@ install_tools() {
   fi
 }
 
-# The site's way to packages: what reaches them here reaches them in the container.
+# The site's way to packages: what reaches them here reaches them in the container. Of uv's cache a copy, by hard links where
+# it can be, so that builds here and there do not wait for each other.
 mounts=()
-for path in /etc/apt/apt.conf.d /etc/pip.conf "$HOME/.cache/uv" "${SSL_CERT_FILE:-}"; do
-  [[ -n $path && -e $path ]] || continue
-  inside=${path/#$HOME//root}
-  mounts+=(--volume "$path:$inside:$([[ $path == */uv ]] && echo rw || echo ro)")
-done
+find_mounts() {
+  local path
+  for path in /etc/apt/apt.conf.d /etc/pip.conf "${SSL_CERT_FILE:-}"; do
+    if [[ -n $path && -e $path ]]; then mounts+=(--volume "$path:$path:ro"); fi
+  done
+  if [[ ! -d $state/uv ]]; then
+    cp -al -- "$HOME/.cache/uv" "$state/uv" 2>/dev/null || { rm -rf -- "$state/uv" && mkdir "$state/uv"; }
+  fi
+  mounts+=(--volume "$state/uv:/root/.cache/uv:rw")
+}
 
 base() {
   buildah inspect --type image localhost/debian:$release >/dev/null 2>&1 && return
@@ -52,9 +58,11 @@ build() {
   install_tools
   mkdir -p -- "$state"
   base
+  find_mounts
   buildah build --file "$project/containers/Dockerfile" --ignorefile "$project/containers/Dockerfile.dockerignore" \
     --build-arg "BASE=localhost/debian:$release" --pull-never \
-    "${arguments[@]}" ${SSL_CERT_FILE:+--build-arg "SSL_CERT_FILE=$SSL_CERT_FILE"} "${mounts[@]}" \
+    "${arguments[@]}" ${SSL_CERT_FILE:+--build-arg "SSL_CERT_FILE=$SSL_CERT_FILE"} \
+    ${UV_OFFLINE:+--build-arg "UV_OFFLINE=$UV_OFFLINE"} "${mounts[@]}" \
     --tag "localhost/horovod-flowers:$mpi" "$project"
 }
 
