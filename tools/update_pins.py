@@ -91,14 +91,7 @@ def main() -> None:
         (folder / "pyproject.toml").write_text(unpinned, encoding="utf-8")
         runtime = resolve_every_mpi(folder, project)
 
-        build = []
-        for requirements in project["tool"]["uv"]["extra-build-dependencies"].values():
-            for entry in requirements:
-                # A table is a requirement with match-runtime: the version that the environment has.
-                name, marker, condition = (
-                    ("", "", "") if isinstance(entry, str) else entry["requirement"].partition(";")
-                )
-                build.append(entry if isinstance(entry, str) else f"{name}=={runtime[name]}{marker}{condition}")
+        build = list(itertools.chain(*project["tool"]["uv"]["extra-build-dependencies"].values()))
         (folder / "build.txt").write_text("\n".join(build), encoding="utf-8")
         runtime_lines = (f"{name}=={version}\n" for name, version in without(runtime, build).items())
         (folder / "runtime.txt").write_text("".join(runtime_lines), encoding="utf-8")
