@@ -20,12 +20,12 @@ def fresh_copy(tmp_path: Path) -> Path:
 
 
 def programs_without_compilers(folder: Path) -> Path:
-    """A folder of links to this machine's programs, all but the compilers."""
+    """A folder of links to this machine's programs, all but compilers and MPIs."""
     found = folder / "programs"
     found.mkdir()
     for directory in ("/usr/bin", "/bin"):
         for program in os.scandir(directory):
-            if not any(word in program.name for word in ("c++", "g++", "clang", "gcc")):
+            if not any(word in program.name for word in ("c++", "g++", "clang", "gcc", "mpi")):
                 (found / program.name).unlink(missing_ok=True)
                 (found / program.name).symlink_to(program.path)
     return found
