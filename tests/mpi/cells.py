@@ -171,7 +171,7 @@ class RunningJob:
 
 def refusal_in(ended: Ended) -> str:
     """The sentence with which a job was refused. Raises Failure where there is not just one, or more than sentences."""
-    said = dict.fromkeys(re.findall(r"^horovod_flowers\.\w+: (.+)$", ended.output, flags=re.MULTILINE))
+    said = dict.fromkeys(re.findall(r"^horovod_flowers\.\w+: (?:error: )?(.+)$", ended.output, flags=re.MULTILINE))
     if ended.status == 0 or "Traceback" in ended.output or len(said) != 1:
         raise Failure(f"status {ended.status}, and not one sentence:\n{ended.output}")
     return next(iter(said))
