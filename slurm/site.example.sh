@@ -11,6 +11,7 @@
 # Modules, and the environment in which horovod_flowers is installed (default: .venv of the project, as ./flowers makes it).
 #module load gcc openmpi/4.1                 # or mpich, cray-mpich, intel-oneapi-mpi: the MPI that Horovod was built with
 #source "$HOME/envs/horovod-flowers/bin/activate"
+#source "$HOME/horovod_flowers/.venv-system/bin/activate"   # as ./flowers --mpi system makes it, its MPI's module loaded
 
 # How ranks are started: mpirun, mpiexec (PALS), horovodrun (needs ssh between nodes), srun or ibrun (TACC). Default:
 # mpirun, or where there is none mpiexec or srun. Default of srun's --mpi: pmix for Open MPI, pmi2 for MPICH and Intel

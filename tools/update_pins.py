@@ -1,15 +1,17 @@
 """Rewrite the two lists of exact pins in pyproject.toml: `./flowers run python tools/update_pins.py`.
 
 Direct dependencies and the requirements of builds are pinned by hand. This takes the newest versions of everything
-that they bring, one version of each for every Python that the project allows.
+that they bring, one version of each for every Python, processor and MPI that the project allows.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ else:
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 PYTHONS = ("3.10", "3.11", "3.12")
+PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 
 
 def package_name(requirement: str) -> str:
@@ -45,11 +48,30 @@ def resolve(folder: Path, *arguments: str) -> dict[str, str]:
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
+    return one_version_each(re.findall(r"^([\w.-]+)==([^\s;]+)", printed, flags=re.MULTILINE))
+
+
+def one_version_each(found: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Pins of all these packages, which have to be the same wherever a package is found."""
     pins: dict[str, str] = {}
-    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", printed, flags=re.MULTILINE):
+    for name, version in found:
         if pins.setdefault(package_name(name), version) != version:
-            raise SystemExit(f"{name} resolves to {pins[package_name(name)]} and {version} on different Pythons")
+            raise SystemExit(
+                f"{name} resolves to {pins[package_name(name)]} and {version} on different Pythons or MPIs"
+            )
     return pins
+
+
+def resolve_every_mpi(folder: Path, project: dict[str, Any]) -> dict[str, str]:
+    """Everything that the project brings with any of its MPIs, of which an environment has one."""
+    (mpis,) = ([entry["group"] for entry in conflict] for conflict in project["tool"]["uv"]["conflicts"])
+    wheels = {package_name(requirement) for mpi in mpis for requirement in project["dependency-groups"][mpi]}
+    found: list[tuple[str, str]] = []
+    for mpi in mpis:
+        others = [word for other in mpis if other != mpi for word in ("--no-group", other)]
+        pins = resolve(folder, "export", "--all-groups", *others, "--no-hashes", "--no-emit-project")
+        found += [(name, version) for name, version in pins.items() if name not in wheels]
+    return one_version_each(found)
 
 
 def without(pins: dict[str, str], requirements: list[str]) -> dict[str, str]:
@@ -63,25 +85,21 @@ def main() -> None:
     text = PYPROJECT.read_text(encoding="utf-8")
     project: dict[str, Any] = tomllib.loads(text)
     direct = sum(project["dependency-groups"].values(), project["project"]["dependencies"])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         unpinned = replace_list(replace_list(text, "constraint-dependencies", {}), "build-constraint-dependencies", {})
         (folder / "pyproject.toml").write_text(unpinned, encoding="utf-8")
-        runtime = resolve(folder, "export", "--all-groups", "--no-hashes", "--no-emit-project")
+        runtime = resolve_every_mpi(folder, project)
 
-        build = []
-        for requirements in project["tool"]["uv"]["extra-build-dependencies"].values():
-            for entry in requirements:
-                # A table is a requirement with match-runtime: the version that the environment has.
-                requirement = entry if isinstance(entry, str) else entry["requirement"]
-                build.append(requirement if isinstance(entry, str) else f"{requirement}=={runtime[requirement]}")
+        build = list(itertools.chain(*project["tool"]["uv"]["extra-build-dependencies"].values()))
         (folder / "build.txt").write_text("\n".join(build), encoding="utf-8")
         runtime_lines = (f"{name}=={version}\n" for name, version in without(runtime, build).items())
         (folder / "runtime.txt").write_text("".join(runtime_lines), encoding="utf-8")
-        compile_build = ("pip", "compile", "build.txt", "--constraint", "runtime.txt", "--python-platform", "linux")
+        compile_build = ("pip", "compile", "build.txt", "--constraint", "runtime.txt")
         built_with: dict[str, str] = {}
-        for python in PYTHONS:
-            built_with |= resolve(folder, *compile_build, "--python-version", python)
+        for platform, python in itertools.product(PLATFORMS, PYTHONS):
+            on = ("--python-platform", platform, "--python-version", python)
+            built_with |= resolve(folder, *compile_build, *on)
 
     text = replace_list(text, "constraint-dependencies", without(runtime, direct))
     text = replace_list(text, "build-constraint-dependencies", without(built_with, build))

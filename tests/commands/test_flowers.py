@@ -20,12 +20,12 @@ def fresh_copy(tmp_path: Path) -> Path:
 
 
 def programs_without_compilers(folder: Path) -> Path:
-    """A folder of links to this machine's programs, all but the compilers."""
+    """A folder of links to this machine's programs, all but compilers and MPIs."""
     found = folder / "programs"
     found.mkdir()
     for directory in ("/usr/bin", "/bin"):
         for program in os.scandir(directory):
-            if not any(word in program.name for word in ("c++", "g++", "clang", "gcc")):
+            if not any(word in program.name for word in ("c++", "g++", "clang", "gcc", "mpi")):
                 (found / program.name).unlink(missing_ok=True)
                 (found / program.name).symlink_to(program.path)
     return found
@@ -49,5 +49,36 @@ def test_unknown_commands_are_refused_and_help_is_given(fresh_copy: Path, tmp_pa
     assert "no command 'studdy', only study, test and run" in ended.stderr
     helped = run_command([fresh_copy / "flowers", "--help"], tmp_path)
     assert helped.status == 0
-    for command in ("./flowers study", "./flowers test", "./flowers test --quick", "./flowers run COMMAND..."):
+    commands = ("./flowers [--mpi NAME] study", "./flowers [--mpi NAME] test", "./flowers test --quick")
+    for command in (*commands, "./flowers [--mpi NAME] run COMMAND..."):
         assert f"{command} " in helped.stdout, command
+
+
+@pytest.mark.parametrize("words", [["--mpi", "mpihc", "study"], ["--mpi=mpihc", "study"]])
+def test_an_unknown_mpi_is_refused(fresh_copy: Path, tmp_path: Path, words: list[str]) -> None:
+    ended = run_command([fresh_copy / "flowers", *words], tmp_path)
+    assert (ended.status, ended.output) == (
+        2,
+        "flowers: no MPI 'mpihc', only openmpi, openmpi5, mpich, intel and system. See ./flowers --help\n",
+    )
+
+
+def test_the_system_mpi_has_to_be_there(fresh_copy: Path, tmp_path: Path) -> None:
+    """Before the first build, and after it, when its module is loaded no more or cannot compile."""
+    words = [str(fresh_copy / "flowers"), "--mpi", "system", "run", "true"]
+    path = {"PATH": str(programs_without_compilers(tmp_path))}
+    ended = run_command(words, tmp_path, variables=path | {"MPICC": "", "MPICXX": ""})
+    assert (ended.status, ended.output.count("\n")) == (2, 1)
+    assert "needs an MPI's mpicc and mpicxx on the PATH: load its module first" in ended.output
+
+    (fresh_copy / ".venv-system").mkdir()
+    (fresh_copy / ".venv-system" / "built-against").write_text("MPICH 4.2.3 (/opt/mpich/bin/mpicc, 17)")
+    ended = run_command(words, tmp_path, variables=path | {"MPICC": "", "MPICXX": ""})
+    assert (ended.status, ended.output) == (
+        2,
+        "flowers: no mpicc on the PATH: load the module of MPICH 4.2.3 (/opt/mpich/bin/mpicc, 17) again.\n",
+    )
+
+    ended = run_command(words, tmp_path, variables={"MPICC": "false", "MPICXX": "false"})
+    assert (ended.status, ended.output.count("\n")) == (2, 1)
+    assert "cannot compile for MPI (no mpi.h, or no compiler)" in ended.output

