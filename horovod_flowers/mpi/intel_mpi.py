@@ -99,6 +99,7 @@ class IntelHydra(Hydra):
         "hydra_bstrap_proxy",
         "hydra_pmi_proxy",
     )
+    abrupt_status: ClassVar[int | None] = 255  # once ranks have started MPI; before, as a shell has it
     horovodrun_refusal: ClassVar[str | None] = None
 
     def start_words(self, start: Start) -> list[str]:
