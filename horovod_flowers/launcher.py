@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.options import MOST_RANKS, check_limits, option
 from horovod_flowers.launch.launchers import LauncherChoice, choose_launcher
-from horovod_flowers.launch.ranks_job import killed_by_kernel_or_hand, run_ranks
+from horovod_flowers.launch.ranks_job import abrupt_end, run_ranks
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 
@@ -60,20 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         own = any(word.startswith("horovod_flowers.") for word in command)
         ending = run_ranks(launcher, config.ranks, command, own=own)
-        if ending.given_up is not None:
-            say_last(ending.given_up)
-        elif killed_by_kernel_or_hand(launcher, ending):
-            maybe = "" if own or ending.exit_status > 128 else f", or ended with status {ending.exit_status} by itself"
-            say_last(
-                "a rank was killed (SIGKILL: its node ran out of memory, or it was killed by hand"
-                f"{maybe}); the lines above name it"
-            )
+        last = ending.given_up or abrupt_end(launcher, ending, own)
+        if last is not None:
+            print(f"horovod_flowers.launcher: {last}", file=sys.stderr, flush=True)
         raise SystemExit(ending.exit_status)
-
-
-def say_last(sentence: str) -> None:
-    """On standard error, behind what the job has said."""
-    print(f"horovod_flowers.launcher: {sentence}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ class Ending:
     given_up: str | None = None
     """Why it was killed though nobody asked for that, or has failed though it says nothing: one sentence without its
     stop."""
+    ranks_seen: int = 0
+    """How many of its ranks have said that they run (rank_reports.py)."""
 
     @property
     def exit_status(self) -> int:

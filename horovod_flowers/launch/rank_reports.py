@@ -47,13 +47,11 @@ def reporting(words: Sequence[str], folder: Path | None) -> list[str]:
     return ["sh", "-c", SCRIPT, str(folder), *words]
 
 
-def all_have_reported(folder: Path | None, ranks: int, here: bool) -> bool:
-    """Whether so many have; what other nodes have written may take a moment to be seen."""
+def reported(folder: Path | None, ranks: int, here: bool) -> int:
+    """How many have, waiting for all of them: what other nodes have written may take a moment to be seen."""
     if folder is None:
-        return False
+        return 0
     deadline = time.monotonic() + (0.0 if here else SECONDS_TO_SHOW)
-    while len(os.listdir(folder)) < ranks:
-        if time.monotonic() >= deadline:
-            return False
+    while (seen := len(os.listdir(folder))) < ranks and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return seen

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher
-from horovod_flowers.launch.rank_reports import all_have_reported, folder_for_reports, reporting
+from horovod_flowers.launch.rank_reports import folder_for_reports, reported, reporting
 from horovod_flowers.runtime.exit import EXIT_FAILURE
 
 SECONDS_TO_TRY = 120.0
@@ -46,7 +46,8 @@ def run_ranks(
             ranks_end_together=own,
             folder=folder,
         )
-        if ending.status == 0 and not ending.timed_out and not all_have_reported(folder, ranks, here):
+        ending = replace(ending, ranks_seen=reported(folder, ranks, here or ending.status != 0))
+        if ending.status == 0 and not ending.timed_out and ending.ranks_seen < ranks:
             problem = problem_of(launcher, ranks)
             ending = ending if problem is None else replace(ending, status=EXIT_FAILURE, given_up=problem)
     killed_by = launcher.signal_of(ending.status)
@@ -82,6 +83,20 @@ def problem_of(launcher: Launcher, ranks: int) -> str | None:
     )
 
 
-def killed_by_kernel_or_hand(launcher: Launcher, ending: Ending) -> bool:
-    """Whether a rank has got SIGKILL which nobody here has sent."""
-    return launcher.signal_of(ending.status) == signal.SIGKILL and ending.asked_to_stop is None
+def abrupt_end(launcher: Launcher, ending: Ending, own: bool) -> str | None:
+    """A sentence, without its stop, on a rank that was ended by what nobody here has sent; None where none was."""
+    if ending.asked_to_stop is not None or ending.given_up is not None:
+        return None
+    manager = launcher.manager
+    if manager is not None and ending.status == manager.abrupt_status and ending.ranks_seen > 0:
+        return (
+            f"a rank was ended by a signal, or left without ending MPI, which is all that {manager.name}'s status "
+            f"{ending.status} tells; the lines above name it (out of memory, SIGKILL by hand, a crash of a library)"
+        )
+    if launcher.signal_of(ending.status) != signal.SIGKILL:
+        return None
+    maybe = "" if own or ending.exit_status > 128 else f", or ended with status {ending.exit_status} by itself"
+    return (
+        f"a rank was killed (SIGKILL: its node ran out of memory, or it was killed by hand{maybe}); the lines above "
+        "name it"
+    )

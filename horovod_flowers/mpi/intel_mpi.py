@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from horovod_flowers.mpi.hydra import Hydra
 from horovod_flowers.mpi.mpich import Mpich
-from horovod_flowers.mpi.process_manager import Start
+from horovod_flowers.mpi.process_manager import ProcessManager, Start
 
 _LIBFABRIC = "libfabric.so.1"
 
@@ -99,14 +99,23 @@ class IntelHydra(Hydra):
         "hydra_bstrap_proxy",
         "hydra_pmi_proxy",
     )
+    abrupt_status: ClassVar[int | None] = 255  # once ranks have started MPI; before, as a shell has it
     horovodrun_refusal: ClassVar[str | None] = None
 
     def start_words(self, start: Start) -> list[str]:
-        """Hosts where they are not Slurm's."""
+        """Hosts where they are not Slurm's, without counts: with one it would reach this machine, too, by ssh."""
         words = ["-np", str(start.ranks)]
-        if not start.here and start.scheduler != "slurm":
-            words += ["-hosts", start.hosts]
-        return words
+        if start.here or start.scheduler == "slurm":
+            return words
+        counts = [count for _, count in start.filled]
+        if all(count == counts[0] for count in counts[:-1]) and counts[-1] <= counts[0]:
+            return [*words, "-ppn", str(counts[0]), "-hosts", ",".join(node for node, _ in start.filled)]
+        each = [node for node, count in start.filled for _ in range(count)]
+        return [*words, "-ppn", "1", "-hosts", ",".join(each)]
+
+    def signal_of(self, status: int) -> int | None:
+        """As a shell has it."""
+        return ProcessManager.signal_of(self, status)
 
     def variables(self) -> Mapping[str, str]:
         """Its pinning is left to the ranks."""

@@ -69,6 +69,9 @@ class ProcessManager(ABC):
     """Names of the processes that it leaves beside the ranks of a node, its own among them."""
     rank_variable: ClassVar[str | None] = None
     """By which one of its ranks is known; None where that is not known."""
+    abrupt_status: ClassVar[int | None] = None
+    """Its exit status where it tells of a rank that was ended by some signal, or left without MPI_Finalize, and no
+    more than that; None where it tells the signal."""
     horovodrun_refusal: ClassVar[str | None] = None
     """Why horovodrun cannot start ranks with it: a clause that goes on behind its name; None where it can."""
 

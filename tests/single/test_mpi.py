@@ -70,7 +70,7 @@ WORDS = {
         "shared": "-np 4 -bind-to none",
     },
     "Intel MPI 2021.19.0": {
-        "hosts": "-np 4 -hosts n1:2,n2:2,n3:2",
+        "hosts": "-np 4 -ppn 2 -hosts n1,n2",
         "slurm": "-np 4",
         "here": "-np 4",
         "shared": "-np 4",
@@ -95,6 +95,14 @@ def test_each_has_words_of_its_own(summary: str, tmp_path: Path) -> None:
         "shared": Start(4, (("here", 2),), oversubscribe=True),
     }
     assert {name: " ".join(manager.start_words(start)) for name, start in starts.items()} == WORDS[summary]
+
+
+def test_intel_mpi_is_told_of_unequal_nodes_by_names_alone(tmp_path: Path) -> None:
+    manager = manager_of(str(program_that_says(LAUNCHERS["Intel MPI 2021.19.0"], tmp_path / "mpirun")))
+    unequal = Start(5, (("n1", 1), ("n2", 3), ("n3", 1)), here=False)
+    assert " ".join(manager.start_words(unequal)) == "-np 5 -ppn 1 -hosts n1,n2,n2,n2,n3"
+    last = Start(5, (("n1", 2), ("n2", 2), ("n3", 2)), here=False)
+    assert " ".join(manager.start_words(last)) == "-np 5 -ppn 2 -hosts n1,n2,n3"
 
 
 def test_an_unknown_launcher_is_called_as_the_standard_says(tmp_path: Path) -> None:
@@ -126,6 +134,7 @@ def test_which_launcher_starts_which_library(tmp_path: Path) -> None:
         for name, manager in managers.items()
     }
     assert signals["Open MPI 4.1.8"] == [None, None, None, None, None, None, None, 9, 11]
+    assert signals["Intel MPI 2021.19.0"] == signals["Open MPI 4.1.8"]
     assert signals["MPICH's Hydra 5.0.2"] == [None, None, None, None, None, 9, 10, 9, 11]
 
 
