@@ -24,10 +24,16 @@ def arguments(description, **choices):
     return parser.parse_args()
 
 
+def told(names, default):
+    """By the first of the variables that is set: of Open MPI, of MPICH and Intel MPI, of Slurm."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), default)
+
+
 def place():
     """Rank and world size from the launcher; this process is pinned to its own core."""
-    known = {name: int(os.environ.get(f"OMPI_COMM_WORLD_{name}", "0")) for name in ("RANK", "SIZE", "LOCAL_RANK")}
-    rank, size, local = known["RANK"], max(1, known["SIZE"]), known["LOCAL_RANK"]
+    rank = told(("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"), 0)
+    size = told(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"), 1)
+    local = told(("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID"), rank)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[local % len(cores)]})
     os.environ["OMP_NUM_THREADS"] = "1"

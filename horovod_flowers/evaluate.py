@@ -9,7 +9,6 @@ Every image once over the ranks, in fp32. Writes RUN/evaluation (docs/evaluate.m
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +38,8 @@ from horovod_flowers.inference.evaluation.record import (
 from horovod_flowers.inference.evaluation.summary import print_summary
 from horovod_flowers.inference.prediction.photos import shown
 from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
-from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.report.analysis.classification import TOP_K, metrics_of, worst_mistakes
 from horovod_flowers.report.analysis.evaluation import MOST_MISTAKES
 from horovod_flowers.runlog.json_lines import read_json
@@ -115,7 +113,7 @@ class EvaluateConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.evaluate`; every rank calls it."""
     with error_boundary("horovod_flowers.evaluate"), RunHold("horovod_flowers.evaluate") as hold:
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(EvaluateConfig, "horovod_flowers.evaluate", __doc__, arguments, job.rank)
         folder = RunFolder(Path(config.run[0]))
         at_rest = None

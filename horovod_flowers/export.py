@@ -7,7 +7,6 @@ Both take images of any size, and hold class names and where the model comes fro
 process and compared with the run before they appear. docs/export.md tells how to load them.
 """
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,7 @@ from horovod_flowers.inference.export.exported import (
     to_json,
 )
 from horovod_flowers.inference.trained_model import Checkpoint, TrainedModel, load_run, read_run_config
-from horovod_flowers.launch.job_environment import JobEnvironment
-from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.runlog.environment import versions
 from horovod_flowers.runlog.json_lines import read_json
 from horovod_flowers.runlog.records import Environment
@@ -69,7 +67,7 @@ class ExportConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.export`, which one process runs."""
     with error_boundary("horovod_flowers.export"), RunHold("horovod_flowers.export") as hold:
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(ExportConfig, "horovod_flowers.export", __doc__, arguments, job.rank)
         if job.size > 1:
             raise UserError(f"{job.size} ranks are started, and export runs in one process: start it without mpirun")

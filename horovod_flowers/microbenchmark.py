@@ -15,10 +15,9 @@ from horovod_flowers.collectives.config import MicrobenchmarkConfig
 from horovod_flowers.collectives.timing import sizes, time_calls, time_reductions, timestamp_seconds
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.emulation.gauge import CoreReading
-from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.startup import connect, start_horovod, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_horovod, start_tensorflow, take_cores
 from horovod_flowers.runlog import collectives
 from horovod_flowers.runlog.collectives import Collectives, MeasuredCalls, write_collectives
 from horovod_flowers.runlog.environment import (
@@ -41,7 +40,7 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; every rank calls it."""
     with error_boundary("horovod_flowers.microbenchmark"):
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(MicrobenchmarkConfig, "horovod_flowers.microbenchmark", __doc__, arguments, job.rank)
         if job.size < 2:
             raise UserError("one rank has no other to communicate with: start at least 2 ranks, with mpirun -np 2")

@@ -8,7 +8,6 @@ that cannot be read are listed beside the table, and left out of it.
 """
 
 import csv
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +28,9 @@ from horovod_flowers.inference.prediction.patience import answered
 from horovod_flowers.inference.prediction.photos import blocks, photos, reads_a_pipe, write_list
 from horovod_flowers.inference.prediction.tables import format_of
 from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
-from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.console import Steps, say
 from horovod_flowers.runtime.errors import UserError
@@ -70,7 +68,7 @@ class PredictConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.predict`; every rank calls it."""
     with error_boundary("horovod_flowers.predict"):
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(PredictConfig, "horovod_flowers.predict", __doc__, arguments, job.rank)
         load = loader(config)
         output = Path(config.output)

@@ -7,7 +7,6 @@ photos need not be prepared. Predictions for many ranks start from its record, a
 (docs/emulation.md). One process, without mpirun.
 """
 
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,9 @@ from horovod_flowers.config.command_line import given_options, parse
 from horovod_flowers.config.options import option
 from horovod_flowers.config.run import RunConfig, with_overrides
 from horovod_flowers.data.opening import find_images
-from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.model.precision import choose, switch_on
 from horovod_flowers.model.registry import check_file, check_name
-from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.runlog.step_profile import StepProfile, extended, read_step_profile, write_step_profile
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
@@ -76,7 +74,7 @@ class StepProfileConfig(RunConfig):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.step_profile`."""
     with error_boundary("horovod_flowers.step_profile"):
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(StepProfileConfig, "horovod_flowers.step_profile", __doc__, arguments, job.rank)
         words = list(sys.argv[1:] if arguments is None else arguments)
         run = with_overrides(config, given_options(StepProfileConfig, words))

@@ -9,7 +9,6 @@ then the run folder is made and training begins. TensorFlow is imported late: a 
 holds the run from its first look at it to the end.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.opening import open_data
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.stall_watch import StallWatch, longest
-from horovod_flowers.ranks.startup import connect, start_tensorflow, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.console import say
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         StallWatch("horovod_flowers.train") as watch,
         RunHold("horovod_flowers.train") as hold,
     ):
-        job = JobEnvironment.from_environment(os.environ, elastic=True)
+        job = find_job(elastic=True)
         config = read_config(arguments, job.rank, hold)
         check_launcher(config, job)
         if config.elastic:
@@ -49,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_before_mpi(config, job, hold)
 
         ranks = connect(job, config.threads, config.bind, round(longest(config.stall_seconds)))
+        if ranks.allreduce_max(int((ranks.rank, ranks.size) != (job.rank, job.size))):
+            # MPI's answer counts, and what was looked at was for another rank's, or another number of them.
+            job = JobEnvironment(job.launcher, ranks.rank, ranks.size, ranks.local_rank, ranks.local_size)
+            hold.give_up()
+            ranks.barrier()
+            check_before_mpi(config, job, hold)
         config = with_name(config, ranks, hold)
         # Asked of rank 0 alone, which holds the run: another may have looked before it ended.
         if ranks.broadcast(ranks.rank == 0 and is_complete(config, ranks.rank)):

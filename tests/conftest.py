@@ -143,7 +143,10 @@ class Ended:
         return self.stdout + self.stderr
 
 
-FOREIGN = ("OMPI_", "PMIX_", "PMI_", "SLURM_", "HOROVOD_")
+FOREIGN = (
+    *("OMPI_", "PMIX_", "PMI_", "SLURM_", "HOROVOD_", "PALS_", "HYDI_", "MPI_LOCAL", "MPIRUN_", "MV2_COMM_WORLD"),
+    *("MVP_COMM_WORLD", "JSM_", "FLUX_", "ALPS_"),
+)
 """How variables of launchers and schedulers begin."""
 
 

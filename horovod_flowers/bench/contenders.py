@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.launch.launchers import Mpirun, Slots
+from horovod_flowers.mpi.identify import all_yield_variables
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runtime.errors import UserError
 
@@ -204,7 +205,7 @@ def installed_peers(ranks: Sequence[int], work: Workload, torch_python: str | No
     if importlib.util.find_spec("tf_keras") is not None:
         for size in several:
             found.append(Peer("Horovod Keras", "horovod_keras.py", size, work))
-            yielding = (("OMPI_MCA_mpi_yield_when_idle", "1"),)
+            yielding = tuple(all_yield_variables().items())  # of each MPI: another than its own does not read one
             found.append(Peer("Horovod Keras, yielding", "horovod_keras.py", size, work, extra_variables=yielding))
             found.append(Peer("MultiWorkerMirrored", "multi_worker_mirrored.py", size, work))
     else:

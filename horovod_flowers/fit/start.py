@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from horovod_flowers.config.script import threads_asked_for
 from horovod_flowers.fit.roll_call import END
 from horovod_flowers.fit.script import SCRIPT, Script
-from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
+from horovod_flowers.launch.job_environment import SINGLE
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.stall_watch import StallWatch, longest
-from horovod_flowers.ranks.startup import connect, start_tensorflow_for_script, take_cores
+from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow_for_script, take_cores
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import JobError, Stopped, UserError
 from horovod_flowers.runtime.exit import error_boundary
@@ -101,7 +101,7 @@ def start(
         return _Process.started
     sys.excepthook, threading.excepthook = _Hook(sys.excepthook), _thread_hook(threading.excepthook)
     HEARTBEAT.at("the start", long=True)
-    job = JobEnvironment.from_environment(os.environ)
+    job = find_job()
     refuse_other_keras(os.environ)
     if threads < 0 or stall_seconds < 0 or bind not in ("auto", "none"):
         raise UserError(

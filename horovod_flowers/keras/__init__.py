@@ -15,9 +15,10 @@ recorded_fits.py          the run log of a script that a study has started
 argument_error.py         what an argument that cannot work is refused with
 """
 
-from horovod_flowers.keras.backend import check_backend
+from horovod_flowers.keras.backend import check_backend, check_horovod
 
 check_backend()
+check_horovod()
 
 from horovod.tensorflow import (  # noqa: E402
     Adasum,

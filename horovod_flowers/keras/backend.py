@@ -2,8 +2,11 @@
 
 import os
 import sys
+from pathlib import Path
 
+from horovod_flowers.ranks.horovod_build import import_horovod
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import end_job_on_uncaught_errors
 
 BACKEND = "tensorflow"
 
@@ -20,3 +23,12 @@ def check_backend() -> None:
             f"KERAS_BACKEND={BACKEND} before Keras is imported"
         )
     os.environ["KERAS_BACKEND"] = BACKEND  # it counts more than Keras' file of settings
+
+
+def check_horovod() -> None:
+    """Import Horovod; where it cannot be, one sentence that the script ends with unless it catches it (UserError)."""
+    try:
+        import_horovod(None)
+    except UserError:
+        end_job_on_uncaught_errors(Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c") else "python")
+        raise

@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from horovod_flowers.keras.argument_error import ArgumentError
 from horovod_flowers.keras.recorded_fits import record_fits
-from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
+from horovod_flowers.launch.job_environment import SINGLE
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.horovod_build import refuse_unfit_horovod
+from horovod_flowers.ranks.mpi_start import loaded_library
 from horovod_flowers.ranks.single_process import SingleProcess
-from horovod_flowers.ranks.startup import STALL_SECONDS, connect, limit_stalls, share_of_cores
+from horovod_flowers.ranks.startup import STALL_SECONDS, connect, find_job, limit_stalls, share_of_cores
 from horovod_flowers.recording.of_fit import recorder_of_process
 from horovod_flowers.runtime.console import say, warn
 from horovod_flowers.runtime.errors import UserError
@@ -25,16 +27,16 @@ from horovod_flowers.runtime.exit import end_job_on_uncaught_errors
 def init(comm: Any = None, process_sets: Any = None) -> None:
     """Start Horovod on this rank. Every rank calls it, before anything else of this interface.
 
-    Beside Horovod itself: Open MPI yields the core while it waits where ranks have no spare one; TensorFlow gets as
-    many threads as there are cores for this rank, where the script has set none; a rank that is missed in a call for
+    Beside Horovod itself: MPI yields the core while it waits where ranks have no spare one; TensorFlow gets as many
+    threads as there are cores for this rank, where the script has set none; a rank that is missed in a call for
     120 s ends the job (HOROVOD_STALL_SHUTDOWN_TIME_SECONDS); an exception that the script does not catch does so at
     once, and is told by one rank. Without a launcher there is one rank. Where a study has started the script, each
     `fit` is recorded.
 
     comm: ranks of MPI's world as a list, or a communicator of mpi4py, to use instead of all ranks.
     process_sets: list of ProcessSet to make; "dynamic" allows for `add_process_set` later.
-    Raises UserError where the launcher and MPI tell different numbers of ranks, for a `comm` without MPI, and where a
-    study asks for a record of ranks without MPI.
+    Raises UserError where MPI knows of one rank alone though more were started, where Horovod was built for another
+    MPI, for a `comm` without MPI, and where a study asks for a record of ranks without MPI.
     """
     if hvd.is_initialized():
         return
@@ -50,7 +52,7 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
         limit_stalls(STALL_SECONDS)
         hvd.init(process_sets=process_sets)
         return
-    job = JobEnvironment.from_environment(os.environ)
+    job = find_job()
     if job.launcher == SINGLE:
         _refuse_communicator(comm, "one process")
         with _one_rank_of_gloo():
@@ -59,6 +61,7 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
         say(f"{name}: one rank, since no mpirun, srun or horovodrun has started it")
         return
     ranks = connect(job, threads=0, bind="none")
+    refuse_unfit_horovod(loaded_library())
     _set_threads(share_of_cores(ranks))
     hvd.init(comm, process_sets)
     if comm is None and hvd.size() != ranks.size:

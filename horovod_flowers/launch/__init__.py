@@ -5,6 +5,7 @@ ranks_job.py        a command on ranks: the job, and whether its end is what it 
 rank_reports.py     whether its ranks have run at all
 open_mpi_tcp.py     a setting of Open MPI for TCP between nodes, where it is right
 job_environment.py  rank and world size, from the launcher's environment variables
+launchers_above.py  the launcher among this process' parents, where it sets no variables that are known
 job.py              a launcher with all that it starts, run from outside and ended for certain
 signals.py          signals that are answered one after the other meanwhile
 process_tree.py     all that a launcher has started here, found and ended

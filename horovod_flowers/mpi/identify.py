@@ -25,14 +25,14 @@ SECONDS_TO_ANSWER = 60.0
 LIBRARIES: Mapping[str, type[MpiLibrary]] = MappingProxyType(
     {
         r"Open MPI v?(?P<version>[\w.]+)": OpenMpi,
-        r"Intel\(R\) MPI Library (?:Version )?(?P<version>[\d.]+)": IntelMpi,
-        r"CRAY MPICH version (?P<version>[\w.]+)": CrayMpich,
-        r"MVAPICH2?(?:-\w+)? Version\s*:\s*(?P<version>[\w.]+)": Mvapich,
+        r"Intel(?:\(R\))? MPI (?:Library )?(?:Version )?(?P<version>[\d.]+)": IntelMpi,
+        r"(?:CRAY MPICH version|Cray MPICH) (?P<version>[\w.]+)": CrayMpich,
+        r"MVAPICH2?(?:-\w+)?(?: Version\s*:)?\s+(?P<version>[\w.]+)": Mvapich,
         r"ParaStation MPI\D*(?P<version>[\d.]*)": ParaStation,
-        r"MPICH Version\s*:\s*(?P<version>[\w.]+)": Mpich,
+        r"MPICH(?: Version\s*:)?\s+(?P<version>\d[\w.]*)": Mpich,
     }
 )
-"""By what MPI.Get_library_version() says of them, the more special ones first."""
+"""By what MPI.Get_library_version() says of them, or their summary in records, the more special ones first."""
 
 MANAGERS: Mapping[str, type[ProcessManager]] = MappingProxyType(
     {
@@ -48,7 +48,10 @@ MANAGERS: Mapping[str, type[ProcessManager]] = MappingProxyType(
 
 
 def library_from_text(text: str) -> MpiLibrary:
-    """The library that MPI.Get_library_version() has told of, in one line or many; OtherMpi where it is not known."""
+    """The library that MPI.Get_library_version() has told of, in one line or many, or a record by its summary.
+
+    OtherMpi where it is not known.
+    """
     for pattern, kind in LIBRARIES.items():
         if found := re.search(pattern, text):
             return kind(version=found["version"])

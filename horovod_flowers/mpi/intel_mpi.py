@@ -1,5 +1,6 @@
 """Intel MPI, which is made from MPICH, and its own Hydra."""
 
+import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from horovod_flowers.mpi.hydra import Hydra
 from horovod_flowers.mpi.mpich import Mpich
 from horovod_flowers.mpi.process_manager import Start
 
+_LIBFABRIC = "libfabric.so.1"
+
 
 @dataclass(frozen=True)
 class IntelMpi(Mpich):
@@ -19,6 +22,10 @@ class IntelMpi(Mpich):
     module = "the module of Intel MPI (or source setvars.sh)"
     yield_variables: ClassVar[Mapping[str, str]] = {"I_MPI_THREAD_YIELD": "3"}
     unbound_variables: ClassVar[Mapping[str, str]] = {"I_MPI_PIN": "0"}
+    setting_prefixes: ClassVar[tuple[str, ...]] = (
+        *("I_MPI_FABRICS", "I_MPI_ADJUST_", "I_MPI_COLL_", "I_MPI_OFI_", "I_MPI_SHM", "I_MPI_PIN", "I_MPI_THREAD_"),
+        *("I_MPI_TUNING", "I_MPI_EXTRA_FILESYSTEM", "I_MPI_ASYNC_", "FI_", "MPIR_CVAR_", "UCX_"),
+    )
     interface_advice = "with FI_TCP_IFACE=NAME"
 
     @property
@@ -35,9 +42,48 @@ class IntelMpi(Mpich):
         found = next((str(file) for file in files if file.exists()), None)
         return {**self.unbound_variables, **({} if found is None else {"I_MPI_PMI_LIBRARY": found})}
 
+    @property
+    def unbound_advice(self) -> str:
+        """It pins ranks itself."""
+        return "I_MPI_PIN=0 in the environment, srun --cpu-bind=none"
+
+    def pins(self, environment: Mapping[str, str]) -> bool:
+        """Its launcher does, where it is not told otherwise, before the rank's program starts."""
+        off = ("0", "no", "off", "false", "disable")
+        return "I_MPI_PIN_MAPPING" in environment and environment.get("I_MPI_PIN", "").strip().lower() not in off
+
+    def yields(self, environment: Mapping[str, str]) -> bool:
+        """0 spins, 1 pauses on the core; 2 and 3 give it up."""
+        return environment.get("I_MPI_THREAD_YIELD", "").strip() in ("2", "3")
+
+    def lacking(self, file: Path | None, environment: Mapping[str, str], several_nodes: bool) -> str | None:
+        """Libfabric, its way between nodes, which it looks for as it starts; on one node it does without."""
+        needed = several_nodes or environment.get("I_MPI_FABRICS", "").strip() == "ofi"
+        if not needed or _finds_libfabric(file, environment):
+            return None
+        return (
+            f"{self.summary} needs libfabric, and libfabric.so.1 is not found: load {self.module}, which brings one, "
+            "load the module of libfabric, or put its folder on LD_LIBRARY_PATH"
+        )
+
     def typed_start(self, ranks: int, oversubscribe: bool = False) -> list[str]:
         """Without its pinning."""
         return ["mpirun", "-np", str(ranks), "-genv", "I_MPI_PIN", "0"]
+
+
+def _finds_libfabric(file: Path | None, environment: Mapping[str, str]) -> bool:
+    """In the folders beside it or on LD_LIBRARY_PATH; mpi4py may have loaded it already."""
+    roots = [file.resolve().parent.parent] if file is not None else []
+    roots += [Path(environment["I_MPI_ROOT"])] if environment.get("I_MPI_ROOT") else []
+    for root in roots:
+        for inner in ("opt/mpi/libfabric/lib", "libfabric/lib", "libfabric", "lib/libfabric", "lib"):
+            if (root / inner / _LIBFABRIC).is_file():
+                return True
+    try:
+        ctypes.CDLL(_LIBFABRIC)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

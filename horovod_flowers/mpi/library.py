@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
 Abi: TypeAlias = Literal["Open MPI", "MPICH"]
@@ -32,6 +33,10 @@ class MpiLibrary(ABC):
 
     srun_types: ClassVar[Sequence[str]] = ()
     """Values of srun's --mpi through which its ranks find each other, the most usual first; none where unknown."""
+    setting_prefixes: ClassVar[tuple[str, ...]] = ()
+    """How the names of variables begin that decide how ranks talk."""
+    start_note: ClassVar[str] = ""
+    """What the preflight says where `start_variables` were set."""
     interface_advice: ClassVar[str]
     """How a network interface is chosen: a clause that goes on behind 'choose a faster one'."""
 
@@ -48,6 +53,45 @@ class MpiLibrary(ABC):
     def srun_variables(self, srun: str) -> Mapping[str, str]:
         """What its ranks are to find in the environment when that srun starts them, unless it is set there."""
         return self.unbound_variables
+
+    @property
+    def unbound_advice(self) -> str:
+        """How a launcher is kept from binding its ranks to cores, in a sentence."""
+        return "srun --cpu-bind=none"
+
+    def lacking(self, file: Path | None, environment: Mapping[str, str], several_nodes: bool) -> str | None:
+        """What it needs to start and is not there, as a sentence; None where nothing is known to be missing.
+
+        file: of the library that this process has loaded. It ends the process itself where it cannot start.
+        several_nodes: whether the ranks are on more than one.
+        """
+        return None
+
+    def is_alone(self, file: Path | None, environment: Mapping[str, str]) -> bool:
+        """Whether it would find no other rank, as far as can be seen before it starts; it may end the process then.
+
+        file: of the library that this process has loaded.
+        """
+        return False
+
+    def start_variables(self, told: str, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """Set before MPI starts, unless they are set, what ranks need to find each other under the launcher there.
+
+        told: what the library says of itself.
+        """
+        return {}
+
+    def pins(self, environment: Mapping[str, str]) -> bool:
+        """Whether the library, or its launcher, has pinned a rank with these variables to cores by itself."""
+        return False
+
+    def yields(self, environment: Mapping[str, str]) -> bool:
+        """Whether a rank with these variables gives up its core while it waits; no where that is not known."""
+        return False
+
+    def settings(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Variables of the library that decide how ranks talk, for records; what is not there is its default."""
+        return {name: environment[name] for name in sorted(environment) if name.startswith(self.setting_prefixes)}
 
     def typed_start(self, ranks: int, oversubscribe: bool = False) -> list[str]:
         """Words that start so many ranks on this machine, as a person types them; the command follows.

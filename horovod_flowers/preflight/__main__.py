@@ -20,7 +20,6 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.opening import find_images, split_checked
 from horovod_flowers.data.prepared import Prepared, open_prepared
 from horovod_flowers.data.preparing import command_for
-from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.launch.launchers import oversubscription_asked_for
 from horovod_flowers.model.precision import choose
 from horovod_flowers.model.registry import check_name
@@ -28,7 +27,15 @@ from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link
 from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts, gather_facts, interfaces_used, of_nodes
 from horovod_flowers.ranks.communicator import Ranks
-from horovod_flowers.ranks.startup import connect, horovod_features, start_horovod, start_tensorflow, take_cores
+from horovod_flowers.ranks.mpi_start import loaded_library, start_note
+from horovod_flowers.ranks.startup import (
+    connect,
+    find_job,
+    horovod_features,
+    start_horovod,
+    start_tensorflow,
+    take_cores,
+)
 from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, error_boundary
@@ -86,7 +93,7 @@ class PreflightConfig(RunConfig):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m horovod_flowers.preflight`; every rank calls it."""
     with error_boundary("horovod_flowers.preflight"):
-        job = JobEnvironment.from_environment(os.environ)
+        job = find_job()
         config = parse(PreflightConfig, "horovod_flowers.preflight", __doc__, arguments, job.rank)
         check_name(config.model.name)
         config.global_batch_for(job.size)
@@ -114,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table.print_nodes(facts)
             if link is not None:
                 say(table.describe_link(link))
-            found = problems.find(facts, link, horovod_features(), config.limits)
+            found = problems.find(facts, link, horovod_features(), config.limits, loaded_library())
+            if (note := start_note()) is not None:
+                found.append(problems.Finding(note, None))
             for line in table.findings(found):
                 say(line)
             ready = all(finding.remedy is None for finding in found)

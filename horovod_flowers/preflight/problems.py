@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from horovod_flowers.mpi.library import MpiLibrary
+from horovod_flowers.mpi.open_mpi import OpenMpi
 from horovod_flowers.preflight.link import Link
 from horovod_flowers.preflight.rank_facts import RankFacts
 
@@ -36,19 +38,26 @@ class Limits:
     most_latency_seconds: float = float("inf")
 
 
-def find(ranks: Sequence[RankFacts], link: Link | None, features: Sequence[str], limits: Limits) -> list[Finding]:
-    """All findings, problems first."""
+def find(
+    ranks: Sequence[RankFacts],
+    link: Link | None,
+    features: Sequence[str],
+    limits: Limits,
+    library: MpiLibrary | None = None,
+) -> list[Finding]:
+    """All findings, problems first, with remedies in the words of the ranks' MPI; None: those of Open MPI."""
+    library = library or OpenMpi("")
     found = [
         *_unlike(ranks),
-        *_shared_cores(ranks, limits),
+        *_shared_cores(ranks, limits, library),
         *_threads(ranks),
-        *_narrow(ranks),
+        *_narrow(ranks, library),
         *_quota(ranks),
         *_memory(ranks),
         *_folders(ranks),
         *_clocks(ranks),
         *_gpus(ranks, features),
-        *_link(ranks, link, limits),
+        *_link(ranks, link, limits, library),
     ]
     return sorted(found, key=lambda finding: finding.remedy is None)
 
@@ -76,7 +85,7 @@ def _unlike(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         )
 
 
-def _shared_cores(ranks: Sequence[RankFacts], limits: Limits) -> Iterator[Finding]:
+def _shared_cores(ranks: Sequence[RankFacts], limits: Limits, library: MpiLibrary) -> Iterator[Finding]:
     for machine in dict.fromkeys(rank.machine for rank in ranks):
         on_machine = [rank for rank in ranks if rank.machine == machine]
         sharing = [rank for rank in on_machine if rank.cores.oversubscribed]
@@ -91,9 +100,9 @@ def _shared_cores(ranks: Sequence[RankFacts], limits: Limits) -> Iterator[Findin
         bound = any(set(rank.bound_to) != set(on_machine[0].bound_to) for rank in on_machine) or cpus < len(on_machine)
         remedy = f"start fewer ranks there, or ask for more cores (these have {cpus} CPUs)"
         if bound and cpus < len(on_machine):
-            remedy += "; if the node has more, the launcher binds ranks: mpirun --bind-to none, srun --cpu-bind=none"
+            remedy += f"; if the node has more, the launcher binds ranks: {library.unbound_advice}"
         elif bound:
-            remedy = "leave binding to the ranks: mpirun --bind-to none, srun --cpu-bind=none"
+            remedy = f"leave binding to the ranks: {library.unbound_advice}"
         yield Finding(text, None if limits.oversubscribe else f"{remedy}; or say --oversubscribe where it is meant")
 
 
@@ -108,8 +117,8 @@ def _threads(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         )
 
 
-def _narrow(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
-    """Ranks whose launcher bound each to less than it could have: nothing is shared, and cores may idle."""
+def _narrow(ranks: Sequence[RankFacts], library: MpiLibrary) -> Iterator[Finding]:
+    """Ranks whose launcher, or MPI, bound each to less than it could have: nothing is shared, and cores may idle."""
     holders = Counter((rank.machine, rank.bound_to) for rank in ranks)
     single = [
         rank
@@ -117,7 +126,10 @@ def _narrow(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
         if rank.cores.physical == 1 and not rank.cores.oversubscribed and holders[rank.machine, rank.bound_to] == 1
     ]
     if len(ranks) > 1 and len(single) == len(ranks) and len({rank.machine for rank in ranks}) < len(ranks):
-        yield Finding("the launcher bound each rank to one core: where nodes have more, they stay idle", None)
+        who = "the launcher"
+        if all(rank.pinned_by_mpi for rank in ranks):
+            who = f"{library.name} by itself, as it does unless told otherwise ({library.unbound_advice}),"
+        yield Finding(f"{who} bound each rank to one core: where nodes have more, they stay idle", None)
 
 
 def _quota(ranks: Sequence[RankFacts]) -> Iterator[Finding]:
@@ -182,10 +194,10 @@ def _gpus(ranks: Sequence[RankFacts], features: Sequence[str]) -> Iterator[Findi
         )
 
 
-def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iterator[Finding]:
+def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits, library: MpiLibrary) -> Iterator[Finding]:
     if link is None:
         return
-    check = "look at the interface above; choose a faster one with OMPI_MCA_btl_tcp_if_include=NAME in slurm/site.sh"
+    check = f"look at the interface above; choose a faster one {library.interface_advice}, in slurm/site.sh"
     rates = [neighbours.bytes_per_second for neighbours in link.neighbours]
     if len(rates) > 2:
         usual = statistics.median(rates)
@@ -196,7 +208,7 @@ def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iter
                     f"{neighbours.bytes_per_second / 1e9:.3g} GB/s, the median one {usual / 1e9:.3g}",
                     f"leave out the node that both slow links share (sbatch --exclude), or {check}",
                 )
-    yield from _turns(ranks, link)
+    yield from _turns(ranks, link, library)
     if any(rank.cores.oversubscribed for rank in ranks):
         return  # ranks that take turns on a core measure the turns
     if link.bytes_per_second < limits.least_bytes_per_second:
@@ -213,16 +225,20 @@ def _link(ranks: Sequence[RankFacts], link: Link | None, limits: Limits) -> Iter
         )
 
 
-def _turns(ranks: Sequence[RankFacts], link: Link) -> Iterator[Finding]:
+def _turns(ranks: Sequence[RankFacts], link: Link, library: MpiLibrary) -> Iterator[Finding]:
     """Both directions of a link in turn, as Open MPI 4 uses TCP where it is not told otherwise (open_mpi_tcp.py)."""
+    remedy = ""
+    if isinstance(library, OpenMpi):
+        remedy = (
+            "; FLOWERS_TCP_SETTINGS=1 (with srun: OMPI_MCA_btl_tcp_flags=send) has Open MPI 4 send both ways at a time"
+        )
     if not link.neighbours or not any(name.startswith("TCP") for rank in ranks for name in rank.interfaces):
         return
     slowdown = statistics.median(neighbours.both_ways for neighbours in link.neighbours)
     if slowdown > TAKES_TURNS:
         yield Finding(
             f"two nodes that send to each other over TCP take turns: an exchange takes {slowdown:.1f} times as long as "
-            "a message; FLOWERS_TCP_SETTINGS=1 (with srun: OMPI_MCA_btl_tcp_flags=send) has Open MPI 4 send both ways "
-            "at a time",
+            f"a message{remedy}",
             None,
         )
 

@@ -12,6 +12,7 @@ import psutil
 
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.mpi_start import pinned_by_mpi
 from horovod_flowers.runlog.environment import CPU_FEATURES, versions
 from horovod_flowers.runtime.machine import control_groups, cpu_flags, cpu_quota, machine_id
 from horovod_flowers.runtime.temporary_space import scarce_space
@@ -58,10 +59,13 @@ class RankFacts:
     """What its node has little room in."""
     interfaces: tuple[str, ...] = ()
     """What it reaches other nodes through."""
+    pinned_by_mpi: bool = False
+    """Whether MPI left it fewer CPUs than the launcher had, as it started."""
 
 
 def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: int) -> dict[str, Any]:
     """The fields of this rank's RankFacts that need no TensorFlow. Every rank calls it: the clocks are compared."""
+    library = ranks.communicator.mpi_library
     return {
         "rank": ranks.rank,
         "local_rank": ranks.local_rank,
@@ -74,7 +78,8 @@ def gather_facts(ranks: Ranks, bound_to: frozenset[int], cores: Cores, threads: 
         "cpu_quota": cpu_quota(),
         "scarce": scarce_space(ranks.local_size),
         "cpu_features": tuple(feature for feature in CPU_FEATURES if feature in cpu_flags()),
-        "versions": versions(),
+        "versions": versions() | ({} if library is None else {"the MPI library": library}),
+        "pinned_by_mpi": pinned_by_mpi(),
         "sources": digest_of_sources() if ranks.local_rank == 0 else "",
         "python": os.path.realpath(f"/proc/{os.getpid()}/exe"),
         "clock_offset_seconds": clock_offset_seconds(ranks),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
+from horovod_flowers.mpi.identify import library_from_text
 from horovod_flowers.preflight.link import Link
 from horovod_flowers.preflight.problems import Finding
 from horovod_flowers.preflight.rank_facts import NOT_LOOKED_AT, RankFacts
@@ -52,7 +53,8 @@ def facts(
     first, nodes = ranks[0], len({rank.host for rank in ranks})
     yield f"{len(ranks)} rank(s) on {nodes} node(s), started by {launcher}; {mpi_library or 'no MPI: one process'}"
     if settings := mpi_settings():
-        yield f"Open MPI is told: {', '.join(f'{name} {value}' for name, value in settings.items())}"
+        told = ", ".join(f"{name} {value}" for name, value in settings.items())
+        yield f"{library_from_text(mpi_library or '').name} is told: {told}"
     yield f"Horovod {first.versions.get('horovod', 'missing')} with {', '.join(features) or 'nothing'}"
     tensorflow = first.versions.get("tensorflow-cpu") or first.versions.get("tensorflow", "missing")
     named = ", ".join(first.cpu_features) or "none of those that matter"

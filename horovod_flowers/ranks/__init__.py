@@ -1,6 +1,8 @@
 """The ranks among themselves, outside of a step: start-up, communicator, cores, stopping, stalls.
 
 startup.py            MPI, cores and threads, TensorFlow, Horovod, in the order that each needs
+mpi_start.py          MPI loaded, asked what it is, checked against launcher and Horovod, and started
+horovod_build.py      what Horovod was built for, and its import
 communicator.py       this process among the ranks, and the collective calls outside of a step; what carries them:
                       mpi.py, gloo.py (elastic), single_process.py
 affinity.py           which cores each rank of a node gets

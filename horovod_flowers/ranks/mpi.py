@@ -1,14 +1,19 @@
-"""A communicator over MPI. Making the first one starts MPI, which mpi4py does as soon as it is imported."""
+"""A communicator over MPI."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from horovod_flowers.launch.job_environment import UNKNOWN, Told
+from horovod_flowers.mpi.identify import library_from_text
 from horovod_flowers.ranks.communicator import Communicator
+from horovod_flowers.ranks.mpi_start import start_mpi
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+NOTHING_TOLD = Told(UNKNOWN)
 
 
 class MpiRequest:
@@ -31,11 +36,9 @@ class MpiCommunicator:
         self._mpi, self._communicator = MPI, communicator
 
     @staticmethod
-    def world() -> "MpiCommunicator":
-        """All ranks of the job. Starts MPI."""
-        from mpi4py import MPI
-
-        return MpiCommunicator(MPI.COMM_WORLD)
+    def world(told: Told = NOTHING_TOLD, yields: bool = False) -> "MpiCommunicator":
+        """All ranks of the job, of which the launcher has `told`. Starts MPI: see `mpi_start.start_mpi`."""
+        return MpiCommunicator(start_mpi(told, yields))
 
     @property
     def rank(self) -> int:
@@ -49,8 +52,8 @@ class MpiCommunicator:
 
     @property
     def mpi_library(self) -> str | None:
-        """Name and version, such as 'Open MPI v4.1.8'."""
-        return self._mpi.Get_library_version().split(",")[0].strip()
+        """Name and version, such as 'Open MPI v4.1.8' or 'MPICH 5.0.2'."""
+        return library_from_text(self._mpi.Get_library_version()).summary
 
     def split_by_node(self) -> "MpiCommunicator":
         """The ranks that share this node's memory; to be freed."""

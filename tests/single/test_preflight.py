@@ -4,6 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from horovod_flowers.mpi.intel_mpi import IntelMpi
+from horovod_flowers.mpi.library import MpiLibrary
+from horovod_flowers.mpi.mpich import Mpich
+from horovod_flowers.mpi.open_mpi import OpenMpi
 from horovod_flowers.preflight.link import Link, Neighbours
 from horovod_flowers.preflight.problems import Finding, Limits, find
 from horovod_flowers.preflight.rank_facts import RankFacts, of_nodes
@@ -90,7 +94,29 @@ def test_cores_that_idle_are_worth_a_note() -> None:
     bound = [replace(seen, bound_to=(seen.rank % 4,)) for seen in job()]
     assert problems(bound) == []
     (note,) = find(bound, FAST, ("mpi",), Limits())
-    assert "bound each rank to one core" in note.text
+    assert note.text.startswith("the launcher bound each rank to one core")
+    by_intel = [replace(seen, pinned_by_mpi=True) for seen in bound]
+    (note,) = find(by_intel, FAST, ("mpi",), Limits(), IntelMpi("2021.18"))
+    assert note.text.startswith(
+        "Intel MPI by itself, as it does unless told otherwise (I_MPI_PIN=0 in the environment, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("library", "interface", "binding"),
+    [
+        (OpenMpi("4.1.8"), "OMPI_MCA_btl_tcp_if_include=NAME", "mpirun --bind-to none, srun"),
+        (Mpich("5.0.2"), "UCX_NET_DEVICES=NAME", "mpirun -bind-to none, srun"),
+        (IntelMpi("2021.18"), "FI_TCP_IFACE=NAME", "I_MPI_PIN=0 in the environment, srun"),
+    ],
+)
+def test_remedies_are_in_the_words_of_the_ranks_mpi(library: MpiLibrary, interface: str, binding: str) -> None:
+    limits = Limits(least_bytes_per_second=1e8)
+    (found,) = [each for each in find(job(), Link(1e-4, 5e7, ()), ("mpi",), limits, library) if each.remedy]
+    assert interface in str(found.remedy)
+    bound = [replace(seen, bound_to=(0,), cores=Cores((0,), 1, True)) for seen in job(1)[:2]]
+    (found,) = [each for each in find(bound, FAST, ("mpi",), limits, library) if each.remedy]
+    assert binding in str(found.remedy)
 
 
 @pytest.mark.parametrize(("both_ways", "told"), [(1.0, False), (1.2, False), (1.9, True)])

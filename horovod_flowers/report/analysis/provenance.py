@@ -8,6 +8,8 @@ from horovod_flowers.config.command_line import build, flags
 from horovod_flowers.config.options import Effect, flat_options, names_of
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import ScriptConfig, is_script
+from horovod_flowers.mpi.identify import library_from_text
+from horovod_flowers.mpi.open_mpi import OpenMpi
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import values_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -61,7 +63,7 @@ def commands_of(runs: Sequence[RunSummary]) -> list[tuple[str, int]]:
 def script_command(run: RunSummary) -> list[str]:
     """The command of a script's run. It leaves a record only where a study starts it."""
     words = build(ScriptConfig, run.config).words(run.ranks)
-    return ["mpirun", "-np", str(run.ranks), "--bind-to", "none", *words]
+    return [*start_words(run, run.ranks), *words]
 
 
 def train_command(run: RunSummary) -> list[str]:
@@ -73,8 +75,14 @@ def train_command(run: RunSummary) -> list[str]:
         for name, value in flat_options(run.config).items()
         if name not in left_out and value != defaults.get(name)
     }
-    words = ["mpirun", "-np", str(run.ranks), "--bind-to", "none", "python", "-m", "horovod_flowers.train"]
-    return [*words, *flags(differing)]
+    return [*start_words(run, run.ranks), "python", "-m", "horovod_flowers.train", *flags(differing)]
+
+
+def start_words(run: RunSummary, ranks: int) -> list[str]:
+    """What starts so many ranks of the run's own MPI on a machine; Open MPI's words for a run without MPI."""
+    told = run.environment.mpi_library
+    library = OpenMpi("") if told is None else library_from_text(told)
+    return library.typed_start(ranks)
 
 
 def baseline_command(point: Point) -> str:
@@ -85,7 +93,7 @@ def baseline_command(point: Point) -> str:
     if emulated is not None and emulated.network is not None:  # which a study makes
         return "python -m horovod_flowers.study JOBFILE --ranks 1 --emulate"
     work, defaults = dict(point.work), flat_options(asdict(RunConfig()))
-    words = ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
+    words = [*start_words(point.runs[0], 1)[:3], "python", "-m", "horovod_flowers.train"]
     flag = "--global-batch" if work["scaling"] == "strong" else "--per-rank-batch"
     words += [flag, str(work.get("global_batch", work.get("per_rank_batch"))), "--threads", str(work["threads"][0])]
     words += ["--precision", work["precision"]]

@@ -6,6 +6,7 @@ import os
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.launch.job_environment import JobEnvironment
 from horovod_flowers.ranks.gloo import is_lost
+from horovod_flowers.ranks.horovod_build import import_horovod
 from horovod_flowers.ranks.startup import limit_stalls, set_horovod_options, start_tensorflow
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.run_hold import RunHold
@@ -28,7 +29,7 @@ def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest, 
     threads = config.threads or max(1, len({core_of(cpu) for cpu in own}) // job.local_size)
     # TensorFlow's threads are made once: before the ranks can talk, and know who shares this machine.
     gpu = start_tensorflow(job, threads)
-    import horovod.tensorflow as hvd
+    hvd = import_horovod(None)
 
     from horovod_flowers.training.elastic.member import Member
 
