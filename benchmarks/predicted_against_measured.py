@@ -17,12 +17,15 @@ from typing import Any
 
 import yaml
 
+from horovod_flowers.runlog.step_profile import step_profile_file
+
 CLEAR = 0.1
 """By how much of its step the second best strategy has to be slower for the best one to be named."""
 
 
-def job(arguments: argparse.Namespace, mbit: int, mesh: bool) -> dict[str, Any]:
-    """A study's job file of one rate; `mesh`: of groups of two ranks, which needs an option of its own."""
+def job(arguments: argparse.Namespace, mbit: int, mesh: bool, runs: Path) -> dict[str, Any]:
+    """A study's job file of one rate; `mesh`: of groups of two ranks, which needs an option of its own, and sleeps for
+    the steps that the first study measured: else it were other work."""
     ranks = [int(word) for word in arguments.ranks.split(",")]
     options = {
         "per_rank_batch": arguments.rows,
@@ -31,6 +34,8 @@ def job(arguments: argparse.Namespace, mbit: int, mesh: bool) -> dict[str, Any]:
         "threads": 1,
         "data": {"image_size": arguments.image_size},
     }
+    profile = step_profile_file(runs, f"mbit{mbit}-fp32")
+    of_mesh = {"model_parallel_size": 2, "emulate": {"profile": str(profile)}}
     return {
         "name": f"mbit{mbit}{'mesh' if mesh else ''}",
         "ranks": [count for count in ranks if not mesh or count >= 4],
@@ -39,7 +44,7 @@ def job(arguments: argparse.Namespace, mbit: int, mesh: bool) -> dict[str, Any]:
         "repetitions": 1,
         "collectives": not mesh,
         "network": {"nodes": max(ranks), "mbit": mbit, "shrink": arguments.shrink},
-        "options": options | ({"model_parallel_size": 2} if mesh else {}),
+        "options": options | (of_mesh if mesh else {}),
     }
 
 
@@ -50,7 +55,7 @@ def held_out(arguments: argparse.Namespace, mbit: int) -> list[dict[str, Any]]:
     runs = folder / "runs"
     for mesh in (False, True) if arguments.mesh else (False,):
         path = folder / ("mesh.yaml" if mesh else "job.yaml")
-        path.write_text(yaml.safe_dump(job(arguments, mbit, mesh)), encoding="utf-8")
+        path.write_text(yaml.safe_dump(job(arguments, mbit, mesh, runs)), encoding="utf-8")
         study = ["horovod_flowers.study", str(path), "--emulate", "--runs-dir", str(runs)]
         subprocess.run([sys.executable, "-m", *study], check=False)  # a point that the gauge refuses is left out
     prediction = folder / "prediction"

@@ -28,7 +28,7 @@ from horovod_flowers.inference.prediction.patience import answered
 from horovod_flowers.inference.prediction.photos import blocks, photos, reads_a_pipe, write_list
 from horovod_flowers.inference.prediction.tables import format_of
 from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
-from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.model.precision import choose, may_be_bf16, take
 from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.runlog.run_folder import RunFolder
@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranks = connect(job, config.threads, "auto")
         cores = take_cores(ranks, "auto", config.threads)
         threads = config.threads or cores.physical
-        gpu = start_tensorflow(ranks, threads)
-        switch_on(choose(config.precision, cpu_flags(), gpu))
+        gpu = start_tensorflow(ranks, threads, bf16=may_be_bf16(config.precision, cpu_flags()))
+        take(choose(config.precision, cpu_flags(), gpu), config.precision)
         model = load()
         folder, count = open_parts(ranks, output, config.photos)
         try:

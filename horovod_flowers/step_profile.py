@@ -17,7 +17,7 @@ from horovod_flowers.config.command_line import given_options, parse
 from horovod_flowers.config.options import option
 from horovod_flowers.config.run import RunConfig, with_overrides
 from horovod_flowers.data.opening import find_images
-from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.model.precision import choose, may_be_bf16, take
 from horovod_flowers.model.registry import check_file, check_name
 from horovod_flowers.ranks.startup import connect, find_job, start_tensorflow, take_cores
 from horovod_flowers.runlog.step_profile import StepProfile, extended, read_step_profile, write_step_profile
@@ -91,9 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ranks = connect(job, config.threads, config.bind)
         cores = take_cores(ranks, config.bind, config.threads)
         threads = config.threads or cores.physical
-        gpu = start_tensorflow(ranks, threads)
-        precision = choose(config.precision, cpu_flags(), gpu)
-        switch_on(precision)
+        gpu = start_tensorflow(ranks, threads, bf16=may_be_bf16(config.precision, cpu_flags()))
+        precision = take(choose(config.precision, cpu_flags(), gpu), config.precision)
         from horovod_flowers.training.step_profile import measure
 
         # Where the weights start from, and how much images count, changes no step's time.

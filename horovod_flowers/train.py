@@ -25,7 +25,14 @@ from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.checks_before_mpi import check_before_mpi, check_launcher
 from horovod_flowers.training.emulation import INTER_OP_THREADS, emulation_of, network_shrink
 from horovod_flowers.training.resume import has_ended, read_config, read_trained_on
-from horovod_flowers.training.setup import agree_on_precision, begin_records, set_up, start_horovod_if_needed, with_name
+from horovod_flowers.training.setup import (
+    agree_on_precision,
+    begin_records,
+    may_all_be_bf16,
+    set_up,
+    start_horovod_if_needed,
+    with_name,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start_tensorflow(ranks, 1, INTER_OP_THREADS)
             threads, precision = emulation.profile.threads, emulation.precision
         else:
-            precision = agree_on_precision(config, ranks, start_tensorflow(ranks, threads))
+            gpu = start_tensorflow(ranks, threads, bf16=may_all_be_bf16(config, ranks))
+            precision = agree_on_precision(config, ranks, gpu)
         ranks = start_horovod_if_needed(config, ranks, 1.0 if emulation is None else emulation.shrink)
         trainer, environment = set_up(
             config, ranks, prepared, images, cores, threads, precision, request, emulation=emulation

@@ -26,6 +26,7 @@ class IntelMpi(Mpich):
         *("I_MPI_FABRICS", "I_MPI_ADJUST_", "I_MPI_COLL_", "I_MPI_OFI_", "I_MPI_SHM", "I_MPI_PIN", "I_MPI_THREAD_"),
         *("I_MPI_TUNING", "I_MPI_EXTRA_FILESYSTEM", "I_MPI_ASYNC_", "FI_", "MPIR_CVAR_", "UCX_"),
     )
+    not_settings: ClassVar[tuple[str, ...]] = (*Mpich.not_settings, "I_MPI_PIN_INFO", "I_MPI_PIN_MAPPING")
     interface_advice = "with FI_TCP_IFACE=NAME"
 
     @property

@@ -35,6 +35,8 @@ class MpiLibrary(ABC):
     """Values of srun's --mpi through which its ranks find each other, the most usual first; none where unknown."""
     setting_prefixes: ClassVar[tuple[str, ...]] = ()
     """How the names of variables begin that decide how ranks talk."""
+    not_settings: ClassVar[tuple[str, ...]] = ()
+    """Those that begin so, and are what the launcher tells its ranks, or where files lie."""
     start_note: ClassVar[str] = ""
     """What the preflight says where `start_variables` were set."""
     interface_advice: ClassVar[str]
@@ -91,7 +93,8 @@ class MpiLibrary(ABC):
 
     def settings(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Variables of the library that decide how ranks talk, for records; what is not there is its default."""
-        return {name: environment[name] for name in sorted(environment) if name.startswith(self.setting_prefixes)}
+        found = [name for name in sorted(environment) if name.startswith(self.setting_prefixes)]
+        return {name: environment[name] for name in found if name not in self.not_settings}
 
     def typed_start(self, ranks: int, oversubscribe: bool = False) -> list[str]:
         """Words that start so many ranks on this machine, as a person types them; the command follows.

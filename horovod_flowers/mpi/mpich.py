@@ -24,6 +24,7 @@ class Mpich(MpiLibrary):
     module = "the module of MPICH"
     srun_types: ClassVar[Sequence[str]] = ("pmi2", "pmix")
     setting_prefixes: ClassVar[tuple[str, ...]] = ("MPIR_CVAR_", "MPICH_", "FI_", "UCX_")
+    not_settings: ClassVar[tuple[str, ...]] = ("FI_PROVIDER_PATH",)
     start_note = (
         "MPICH talks through libfabric here (MPIR_CVAR_CH4_NETMOD=ofi): with UCX, its default, ranks on nodes with "
         "many network devices fail to start under srun --mpi=pmi2, which takes addresses of up to 1,024 bytes; mpirun "

@@ -21,7 +21,6 @@ from horovod_flowers.data.opening import find_images, split_checked
 from horovod_flowers.data.prepared import Prepared, open_prepared
 from horovod_flowers.data.preparing import command_for
 from horovod_flowers.launch.launchers import oversubscription_asked_for
-from horovod_flowers.model.precision import choose
 from horovod_flowers.model.registry import check_name
 from horovod_flowers.preflight import problems, table
 from horovod_flowers.preflight.link import measure_link
@@ -40,7 +39,7 @@ from horovod_flowers.runtime.console import say
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import EXIT_FAILURE, error_boundary
 from horovod_flowers.runtime.files import writable_folder
-from horovod_flowers.runtime.machine import cpu_flags
+from horovod_flowers.training.setup import agree_on_precision, may_all_be_bf16
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fields: dict[str, Any] = gather_facts(ranks, bound_to, cores, threads)
         digest, data = look_at_data(config, ranks) if config.images else (NOT_LOOKED_AT, None)
         fields |= {"digest": digest, "data": data, "runs_dir": look_at_runs_dir(config, ranks)}
-        gpu = start_tensorflow(ranks, threads)
+        gpu = start_tensorflow(ranks, threads, bf16=may_all_be_bf16(config, ranks))
+        precision = agree_on_precision(config, ranks, gpu)
         if ranks.size > 1:
             ranks = start_horovod(ranks, config.horovod, 1)
         link = measure_link(ranks)
@@ -114,7 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ready = True
         if gathered is not None:
             facts = of_nodes(gathered)
-            precision = choose(config.precision, cpu_flags(), gpu)
             mpi_library = ranks.communicator.mpi_library
             for line in table.facts(facts, job.launcher, mpi_library, horovod_features(), precision):
                 say(line)

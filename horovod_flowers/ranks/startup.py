@@ -154,16 +154,19 @@ INTER_OP_THREADS = 2
 """One waits for a batch or a timestamp while the other computes."""
 
 
-def start_tensorflow(place: Ranks | JobEnvironment, threads: int, inter_op_threads: int = INTER_OP_THREADS) -> bool:
+def start_tensorflow(
+    place: Ranks | JobEnvironment, threads: int, inter_op_threads: int = INTER_OP_THREADS, bf16: bool = False
+) -> bool:
     """Import TensorFlow with `threads` compute threads, pin this local rank's GPU; whether there is one.
 
-    inter_op_threads: that run parts of a graph, and may wait in them. Raises UserError where Keras cannot be started on
+    inter_op_threads: that run parts of a graph, and may wait in them. bf16: whether products may be computed in
+    bfloat16, which some CPUs have to be told before (`onednn.py`). Raises UserError where Keras cannot be started on
     it.
     """
     # TensorFlow's own notices (CPU features, a missing GPU) would come once from every rank.
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
     HEARTBEAT.at("the start of TensorFlow", long=True)
-    replaced = import_tensorflow()
+    replaced = import_tensorflow(bf16)
     if replaced is not None and place.rank == 0:
         warn(replaced)
     _silence_notices()

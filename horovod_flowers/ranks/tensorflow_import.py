@@ -13,7 +13,9 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from horovod_flowers.ranks.onednn import set_onednn_variables
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.machine import cpu_flags
 
 NOTEBOOK_AND_TF1 = ("IPython", "scipy")
 """Keras looks by IPython whether this is a notebook, and finds it where it is, since IPython was imported before then;
@@ -40,23 +42,30 @@ def check_python(optimize: int = sys.flags.optimize) -> None:
         )
 
 
-def import_tensorflow() -> str | None:
+def import_tensorflow(bf16: bool = False) -> str | None:
     """Import TensorFlow, and Keras with it, without what Keras imports only in case it is asked for.
 
-    Keras runs on TensorFlow with the SETTINGS afterwards, whatever the user's file and variables say: what of them is
-    not used, as a sentence; None where they say nothing else. Raises UserError where Keras was imported on another
-    library before, or cannot read its file, and where this Python cannot.
+    Keras runs on TensorFlow with the SETTINGS afterwards, and oneDNN computes in fp32 or as `--precision` says (`bf16`:
+    whether it may come to that), whatever the user's file and variables say: what of them is not used, as a sentence;
+    None where they say nothing else. Raises UserError where Keras was imported on another library before, or cannot
+    read its file, and where this Python cannot.
     """
     check_python()
-    replaced = [*_settings_in_file(), *set_keras_variables(os.environ)]
+    of_keras = [*_settings_in_file(), *set_keras_variables(os.environ)]
+    of_onednn = set_onednn_variables(os.environ, cpu_flags(), bf16)
     _import(UNUSED)
     _set_keras()
-    if not replaced:
-        return None
-    return (
-        f"settings of Keras are not used ({', '.join(replaced)}): this suite works with TensorFlow, float32 and "
-        "channels_last"
-    )
+    sentences = []
+    if of_keras:
+        sentences.append(
+            f"settings of Keras are not used ({', '.join(of_keras)}): this suite works with TensorFlow, float32 and "
+            "channels_last"
+        )
+    if of_onednn:
+        sentences.append(
+            f"settings of oneDNN are not used ({', '.join(of_onednn)}): --precision says in which format is computed"
+        )
+    return "; ".join(sentences) or None
 
 
 def import_for_script() -> None:

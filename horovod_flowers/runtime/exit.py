@@ -150,7 +150,7 @@ def _end_with_one_voice(message: str, status: int) -> None:
     """Rank 0 speaks at once; another rank only if nothing has ended it by then, so that the mistake is its own."""
     if _own_rank() != 0:
         time.sleep(GRACE_SECONDS)
-        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ:
+        if not _ranks_connected() and "OMPI_COMM_WORLD_RANK" not in os.environ and _hydra() is None:
             # Nothing ends the other tasks of srun, and before MPI starts every rank makes the same mistake, which
             # rank 0 has told. (mpirun would have ended this rank by now: its mistake is its own.)
             raise SystemExit(status)
@@ -174,6 +174,29 @@ def _complain(message: str) -> None:
 def _end_job(message: str, status: int) -> None:
     _complain(message)
     if not _ranks_connected():
+        _end_ranks_of_hydra(status)
         raise SystemExit(status)
     # Not sys.exit: exit handlers would wait for ranks that are waiting for this one.
     sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(status)
+
+
+def _hydra() -> int | None:
+    """The file descriptor by which MPICH's launcher, or Intel MPI's, listens to a rank that has not started MPI yet."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if (mpi is not None and mpi.Is_initialized()) or "MPI_LOCALNRANKS" not in os.environ:
+        return None
+    number = os.environ.get("PMI_FD", "")
+    return int(number) if number.isdecimal() else None
+
+
+def _end_ranks_of_hydra(status: int) -> None:
+    """Have the launcher end all ranks: it goes on where one has just ended, and the others would wait in MPI_Init.
+
+    By the command 'abort' of PMI-1's wire protocol, which MPI_Abort sends (RFC 13 of the Flux framework describes it).
+    """
+    descriptor = _hydra()
+    if descriptor is None or os.environ.get("PMI_SIZE") == "1":
+        return
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"cmd=abort exitcode={status}\n".encode())
+        time.sleep(GRACE_SECONDS)  # it ends this rank, too, by then

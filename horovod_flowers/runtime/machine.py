@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -12,13 +13,20 @@ def own_command() -> list[str]:
     return [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.orig_argv]
 
 
-def core_of(cpu: int) -> tuple[int, ...]:
-    """Socket and core of a logical CPU, as Linux tells them; a CPU of unknown place counts as a core of its own."""
-    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+def core_of(cpu: int, cpus: Path = Path("/sys/devices/system/cpu")) -> tuple[int, ...]:
+    """Socket and core of a logical CPU, as Linux tells them; a CPU of unknown place counts as a core of its own.
+
+    Linux writes -1 for what it does not know: for the socket of some aarch64 machines, and for the core of some others.
+    """
+    topology = cpus / f"cpu{cpu}/topology"
     try:
-        return int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())
+        socket, core = int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())
     except (OSError, ValueError):
-        return -1, cpu
+        return UNKNOWN_SOCKET, cpu
+    return (socket, core) if core >= 0 else (UNKNOWN_SOCKET, cpu)
+
+
+UNKNOWN_SOCKET = -1
 
 
 def cpu_quota() -> float | None:
@@ -85,11 +93,20 @@ def own_process() -> tuple[int, int | None, str]:
 
 def cpu_flags() -> frozenset[str]:
     """What this CPU can do, in Linux' words; empty where Linux does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
+    return flags_in(_cpuinfo())
+
+
+def flags_in(cpuinfo: str) -> frozenset[str]:
+    """The same from the text of /proc/cpuinfo: x86 calls them flags, aarch64 Features."""
+    for name, value in _lines(cpuinfo):
+        if name in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def is_aarch64(flags: Iterable[str]) -> bool:
+    """Whether these are the flags of an aarch64 CPU: each has asimd, and no other architecture does."""
+    return "asimd" in flags
 
 
 def utc_now() -> str:
@@ -99,8 +116,53 @@ def utc_now() -> str:
 
 def cpu_model() -> str | None:
     """As Linux names this node's CPU; None where it does not."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return None
+    return model_in(_cpuinfo())
+
+
+def model_in(cpuinfo: str) -> str | None:
+    """The same from the text of /proc/cpuinfo.
+
+    aarch64 has numbers in place of a name: implementer, part, variant and revision of the core (Arm's MIDR_EL1). A
+    number without a name here is given as such, so that two unlike processors are never taken for the same one.
+    """
+    first: dict[str, str] = {}
+    for name, value in _lines(cpuinfo):
+        first.setdefault(name, value)
+    if "CPU part" in first:
+        implementer, part = first.get("CPU implementer", "0x0"), first["CPU part"]
+        name = CORES.get((implementer.lower(), part.lower()), f"aarch64 core {implementer} {part}")
+        with contextlib.suppress(KeyError, ValueError):
+            name += f" r{int(first['CPU variant'], 16)}p{int(first['CPU revision'])}"
+        return name
+    return first.get("model name")
+
+
+CORES = {
+    ("0x41", "0xd08"): "Arm Cortex-A72",
+    ("0x41", "0xd0c"): "Arm Neoverse-N1",
+    ("0x41", "0xd40"): "Arm Neoverse-V1",
+    ("0x41", "0xd49"): "Arm Neoverse-N2",
+    ("0x41", "0xd4f"): "Arm Neoverse-V2",
+    ("0x41", "0xd84"): "Arm Neoverse-V3",
+    ("0x41", "0xd8e"): "Arm Neoverse-N3",
+    ("0x43", "0x0af"): "Cavium ThunderX2-99xx",
+    ("0x46", "0x001"): "Fujitsu A64FX",
+    ("0x48", "0xd01"): "HiSilicon TaiShan-v110",
+    ("0xc0", "0xac3"): "Ampere-1",
+    ("0xc0", "0xac4"): "Ampere-1a",
+}
+"""Names of server cores by implementer and part, as lscpu has them (util-linux, sys-utils/lscpu-arm.c)."""
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _lines(cpuinfo: str) -> Iterator[tuple[str, str]]:
+    for line in cpuinfo.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            yield name.strip(), value.strip()

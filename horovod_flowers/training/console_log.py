@@ -68,13 +68,18 @@ def _affinity(config: RunConfig, ranks: Sequence[RankEnvironment]) -> str:
     return f"affinity ({how}{word}): {named}{more}"
 
 
+def _why_precision(config: RunConfig, environment: Environment) -> str:
+    if environment.emulated is not None and environment.emulated.step is not None:
+        return "the profile's"
+    flags = set(environment.hosts[0].cpu_features).intersection(*(host.cpu_features for host in environment.hosts))
+    return reason(config.precision, environment.precision, flags, environment.ranks[0].gpu is not None)
+
+
 def _parallelism(config: RunConfig, environment: Environment) -> Iterator[str]:
     if environment.trials:
         tried = ", ".join(f"{trial.strategy} {trial.median_step_seconds:.3f}" for trial in environment.trials)
         yield f"auto: seconds per step: {tried}"
-    flags = environment.hosts[0].cpu_features
-    gpu = environment.ranks[0].gpu is not None
-    chosen = f"precision {environment.precision} ({reason(config.precision, environment.precision, flags, gpu)})"
+    chosen = f"precision {environment.precision} ({_why_precision(config, environment)})"
     if environment.world_size == 1:
         same = "" if config.strategy == INDEPENDENT else f", strategy {config.strategy} is the same as none"
         yield f"one rank: nothing to divide{same}; {chosen}"

@@ -15,7 +15,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.order import Split
 from horovod_flowers.data.prepared import Prepared
 from horovod_flowers.emulation.gauge import CoreReading
-from horovod_flowers.model.precision import choose, switch_on
+from horovod_flowers.model.precision import choose, may_be_bf16, switch_on, take
 from horovod_flowers.model.registry import SAVED
 from horovod_flowers.ranks.affinity import Cores
 from horovod_flowers.ranks.communicator import Ranks
@@ -41,16 +41,27 @@ HOROVODS_FUSION_MB = 128.0
 """Its default threshold."""
 
 
+def may_all_be_bf16(config: RunConfig, ranks: Ranks) -> bool:
+    """Whether bf16 may be the precision of all ranks: asked before TensorFlow starts, by every rank."""
+    return bool(ranks.allreduce_min(int(may_be_bf16(config.precision, cpu_flags()))))
+
+
 def agree_on_precision(config: RunConfig, ranks: Ranks, gpu: bool) -> Precision:
-    """The precision of all ranks: with 'auto', bf16 where every node has it. Raises one rank's UserError on all."""
+    """The precision of all ranks, switched on: with 'auto', bf16 where every node computes in it.
+
+    Raises one rank's UserError on all.
+    """
     chosen, error = None, None
     try:
-        chosen = choose(config.precision, cpu_flags(), gpu)
+        chosen = take(choose(config.precision, cpu_flags(), gpu), config.precision)
     except UserError as found:
         error = found
     ranks.raise_on_all(error)
     assert chosen is not None
-    return chosen if ranks.allreduce_min(int(chosen != "fp32")) else "fp32"
+    if ranks.allreduce_min(int(chosen != "fp32")):
+        return chosen
+    switch_on("fp32")
+    return "fp32"
 
 
 def start_horovod_if_needed(config: RunConfig, ranks: Ranks, shrink: float = 1.0) -> Ranks:

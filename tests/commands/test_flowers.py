@@ -74,7 +74,7 @@ def test_an_unknown_mpi_is_refused(fresh_copy: Path, tmp_path: Path, words: list
 
 def test_the_system_mpi_has_to_be_there(fresh_copy: Path, tmp_path: Path) -> None:
     """Before the first build, and after it, when its module is loaded no more or cannot compile."""
-    words = [fresh_copy / "flowers", "--mpi", "system", "run", "true"]
+    words = [str(fresh_copy / "flowers"), "--mpi", "system", "run", "true"]
     path = {"PATH": str(programs_without_compilers(tmp_path))}
     ended = run_command(words, tmp_path, variables=path | {"MPICC": "", "MPICXX": ""})
     assert (ended.status, ended.output.count("\n")) == (2, 1)

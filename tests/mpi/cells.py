@@ -260,8 +260,8 @@ def killed_rank(place: Place) -> Cell:
 def wrong_launcher(place: Place, other: MpiEnvironment) -> Cell:
     """Ranks of this MPI started by another's mpirun: refused, never N jobs of one rank."""
     # By its path: mpirun puts its own folder before the PATH.
-    words = [place.mpi.python, "-m", "horovod_flowers.train", *place.tiny("w", "--epochs", "1")]
-    ended = place.run([other.folder / "bin" / "mpirun", "-np", "2", *words])
+    words = [str(place.mpi.python), "-m", "horovod_flowers.train", *place.tiny("w", "--epochs", "1")]
+    ended = place.run([str(other.folder / "bin" / "mpirun"), "-np", "2", *words])
     if (place.folder / "runs" / "w" / "result.json").exists():
         raise Failure(f"trained under another MPI's mpirun\n{ended.output}")
     return Cell(refusal_in(ended))

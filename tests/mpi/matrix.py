@@ -166,6 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.mpi.matrix", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="file for the tables (default: printed)")
     parser.add_argument("--mpi", action="append", help="try this one only, may be given several times")
+    parser.add_argument(
+        "--launcher", action="append", choices=(*LAUNCHERS, "srun"), help="under this one only, likewise"
+    )
     parser.add_argument("--slurm", action="store_true", help="under srun too, on virtual nodes")
     parser.add_argument("--speed", type=int, default=0, metavar="TURNS", help="measure speed-ups, so many times")
     arguments = parser.parse_args()
@@ -177,7 +180,8 @@ def main() -> None:
         slurm_of_two_nodes(arguments.slurm) as slurm,
     ):
         folder = Path(name)
-        for row in rows_of(chosen, arguments.slurm):
+        rows = rows_of(chosen, arguments.slurm)
+        for row in rows if arguments.launcher is None else [row for row in rows if row.launcher in arguments.launcher]:
             lines.append([row.mpi.title, row.title, *try_row(row, environments, results, folder, slurm)])
         written = table(["MPI", "launcher", *COLUMNS], lines)
         written += "".join(f"\n{number}. {sentence}" for sentence, number in results.refusals.items()) + "\n\n"

@@ -38,7 +38,7 @@ def test_a_study_on_mpich_learns_what_open_mpi_learns(
     assert (studied.refusal, trained.refusal) == (None, None)
     assert studied.losses == pytest.approx(trained.losses, rel=1e-6)
     (run,) = (mpich.folder / "runs").glob("s-2ranks-*")
-    assert mpich.recorded(run.name).environment.mpi_library.startswith("MPICH")
+    assert str(mpich.recorded(run.name).environment.mpi_library).startswith("MPICH")
 
 
 def test_a_run_on_mpich_ends_early(mpich: Place) -> None:

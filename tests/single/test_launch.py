@@ -1,5 +1,9 @@
 """What the launcher's variables say, and how a command ends."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from horovod_flowers.launch.job_environment import JobEnvironment, Told
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.exit import error_boundary
 from horovod_flowers.training.checks_before_mpi import check_launcher
-from tests.conftest import run_command
+from tests.conftest import clean_environment, run_command
 
 STEP = {
     **{"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"},
@@ -114,8 +118,12 @@ def test_a_launcher_that_sets_nothing_is_found_among_the_parents(tmp_path: Path)
     # A daemon's command does not say how many; it has started two alike.
     (tmp_path / "hydra_pmi_proxy").symlink_to("/bin/bash")
     script.write_text('"$@" & "$@"; wait\n')
-    late = f"import time; time.sleep(1); {program}; time.sleep(2)"
-    ended = run_command([tmp_path / "hydra_pmi_proxy", script, "python", "-c", late], tmp_path)
+    both = "import os, pathlib as p, time\nhere = lambda what: p.Path(f'{what}{os.getpid()}.here').touch()\n"
+    both += "def wait(what):\n    here(what)\n    while len([*p.Path().glob(f'{what}*.here')]) < 2: time.sleep(0.01)\n"
+    ended = run_command(
+        [tmp_path / "hydra_pmi_proxy", script, "python", "-c", f"{both}wait('begun')\n{program}\nwait('told')"],
+        tmp_path,
+    )
     assert ended.stdout == "LauncherAbove(name='hydra_pmi_proxy', ranks=2)\n" * 2, ended.output
     script.write_text('shift 2; sh -c \'env X=1 "$@"; true\' sh "$@"; true\n')
     # What a rank starts by itself is none of the ranks.
@@ -167,3 +175,24 @@ def test_defects_end_with_status_1_a_traceback_and_the_host(capsys: pytest.Captu
     text = capsys.readouterr().err
     assert "Traceback" in text
     assert "command: rank 0 on " in text
+
+
+def test_a_mistake_before_mpi_starts_ends_the_ranks_of_hydra(tmp_path: Path) -> None:
+    """It would leave the others waiting in MPI_Init. What it listens on is a socket here."""
+    program = "from horovod_flowers.runtime.exit import *\nwith error_boundary('x'):\n    raise UserError('mine')"
+    for rank, said in ((0, "x: error: mine\n"), (1, f"x: error: mine [rank 1 on {os.uname().nodename}]\n")):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            of_hydra = {"PMI_RANK": str(rank), "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "PMI_FD": str(theirs.fileno())}
+            with subprocess.Popen(
+                [sys.executable, "-c", program],
+                env=clean_environment() | of_hydra,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=[theirs.fileno()],
+            ) as process:
+                ours.settimeout(60)
+                assert ours.recv(100) == b"cmd=abort exitcode=2\n"
+                process.kill()
+                assert process.stderr is not None
+                assert process.stderr.read() == said

@@ -210,7 +210,7 @@ def test_a_record_names_the_library_in_one_line_that_is_understood(text: str) ->
 
 def test_settings_that_decide_how_ranks_talk() -> None:
     given = {"OMPI_MCA_btl": "tcp", "OMPI_MCA_ess_base": "x", "I_MPI_FABRICS": "shm", "MPIR_CVAR_CH4_NETMOD": "ofi"}
-    given |= {"I_MPI_HYDRA_ENV": "all", "I_MPI_THREAD_YIELD": "3"}
+    given |= {"I_MPI_HYDRA_ENV": "all", "I_MPI_THREAD_YIELD": "3", "I_MPI_PIN_MAPPING": "2:0 0,1 1"}
     assert OpenMpi("4").settings(given) == {"btl": "tcp"}
     assert Mpich("5").settings(given) == {"MPIR_CVAR_CH4_NETMOD": "ofi"}
     found = IntelMpi("1").settings(given)

@@ -48,7 +48,7 @@ def test_a_study_ends_with_table_files_and_a_sentence(
     assert float(two["speed_up"]) == pytest.approx(1.6)
     assert float(two["best_validation_accuracy"]) == 0.62
     document = json.loads((tmp_path / "report" / "scaling.json").read_text())
-    assert document["schema"] == 3
+    assert document["schema"] == 4
     assert document["points"][1]["efficiency"] == pytest.approx(0.8)
     pictures = tmp_path / "report" / "pictures"
     assert (pictures / "speed-up-strong.png").read_bytes().startswith(b"\x89PNG")

@@ -8,6 +8,9 @@ laws.py               Karp-Flatt, Amdahl, Gustafson, Universal Scalability Law
 efficiency_losses.py  what each lost percent of efficiency went to
 bounds.py             ceiling and call models beside the measurements; call_costs.py: one for each kind of measured call
 scaling_inputs.py     what a prediction of scaling starts from (scaling_model/), and what it makes of larger ranks
+doubts.py             what speaks against taking a point's figures at their word
+findings.py           what was asked first: the best, the largest loss, how far, the one next thing
+pop.py                POP's efficiency hierarchy
 rank_times.py         slow ranks, percentiles, timelines
 learning.py           accuracy beside speed
 evaluation.py         evaluated runs; classification.py: accuracy, confusion, calibration

@@ -28,10 +28,10 @@ WIDEST_INTERVAL = 0.5
 """Width of an interval over the figure, from which on it is told to be wide."""
 
 
-def doubts_of(point: Point) -> list[str]:
-    """Everything that is seen of a point and of its baseline; empty where there is nothing."""
+def doubts_of(point: Point, of_baseline: bool = True) -> list[str]:
+    """Everything that is seen of a point, and of its baseline if `of_baseline`; empty where nothing is."""
     found = [*_of_ratio(point), *_of_runs(point, "")]
-    if point.baseline is not None and point.baseline.runs != point.runs:
+    if of_baseline and point.baseline is not None and point.baseline.runs != point.runs:
         found += _of_runs(point.baseline, "its baseline: ")
     return list(dict.fromkeys(found))
 

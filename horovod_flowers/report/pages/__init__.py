@@ -1,6 +1,7 @@
 """How a report is shown. Nothing is computed here.
 
 wording.py           numbers in words, the same everywhere; evaluation_words.py: those of an evaluation
+answer_words.py      the first screen: the answer in a handful of sentences
 terminal.py          the table and sentences of a terminal or log
 write.py             HTML, Markdown, CSV and pictures, from templates/
 scaling_json.py      the report as plain values

@@ -3,22 +3,25 @@
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from horovod_flowers.report.analysis.claims import BeforeAfter, Comparison, Proposal, Side
 from horovod_flowers.report.analysis.evaluation import Evaluation
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
+from horovod_flowers.report.analysis.pop import PopEfficiencies
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.predicted import as_json
 from horovod_flowers.scaling_model.algorithms import SIZES
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.hold_out import HeldOut
 
-SCHEMA = 3
+SCHEMA = 4
 COLUMNS = (
     *(
         "scaling",
@@ -141,10 +144,22 @@ def scaling_json(content: Content) -> dict[str, Any]:
         refusal = point.refusal or (f"its baseline is missing{point.nearest}" if point.other_work else None)
         bursts = content.bursts.get(point)
         doubts = content.doubts.get(point, [])
-        found = {**row(content, point), "bursts": bursts, "doubts": doubts, "refusal": refusal, "of_runs": runs}
+        pop = content.pop.get(point)
+        efficiencies = (
+            None if pop is None else asdict(pop) | {"parallel": pop.parallel, "global": pop.global_efficiency}
+        )
+        found = {
+            **row(content, point),
+            "pop": efficiencies,
+            "bursts": bursts,
+            "doubts": doubts,
+            "refusal": refusal,
+            "of_runs": runs,
+        }
         points.append(found)
     return {
         "schema": SCHEMA,
+        "answer": dict(answer_lines(content)),
         "command": shlex.join(content.command),
         "points": points,
         "laws": [
@@ -316,3 +331,9 @@ def _comparison(found: Comparison | None) -> dict[str, Any] | None:
         "oversubscribed": found.oversubscribed,
         **({"emulated": True} if found.emulated else {}),
     }
+
+
+def _pop(found: PopEfficiencies | None) -> dict[str, float] | None:
+    if found is None:
+        return None
+    return asdict(found) | {"parallel": found.parallel, "global": found.global_efficiency}

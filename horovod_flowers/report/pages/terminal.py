@@ -8,6 +8,7 @@ from horovod_flowers.report.analysis.claims import BeforeAfter
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.provenance import baseline_command
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
 from horovod_flowers.report.pages.wording import (
@@ -33,7 +34,9 @@ TABLE_WIDTH = 132  # in a log
 
 
 def print_content(content: Content) -> None:
-    """Print the table, what was left out, and each claim in a sentence."""
+    """Print the answer, the table, what was left out, and each claim in a sentence."""
+    for title, sentence in answer_lines(content):
+        say(harmless(f"{title}: {sentence}"))
     print_table(content)
     for name, reason in content.left_out:
         say(f"left out: {name}: {reason}")

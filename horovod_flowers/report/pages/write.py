@@ -18,6 +18,7 @@ from horovod_flowers.report.analysis.provenance import MOST_COMMANDS, baseline_c
 from horovod_flowers.report.analysis.rank_times import chrome_trace
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages import wording
+from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.predicted import record
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
@@ -112,6 +113,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "work_words",
     )
     return {
+        "answer": answer_lines(content),
         "baseline_command": baseline_command,
         "causes": CAUSES,
         "command": shlex.join(content.command),

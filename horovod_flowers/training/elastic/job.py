@@ -28,7 +28,8 @@ def train_elastic(config: RunConfig, job: JobEnvironment, request: StopRequest, 
     own = os.sched_getaffinity(0)
     threads = config.threads or max(1, len({core_of(cpu) for cpu in own}) // job.local_size)
     # TensorFlow's threads are made once: before the ranks can talk, and know who shares this machine.
-    gpu = start_tensorflow(job, threads)
+    # Where bf16 has to be told before, 'auto' stays fp32, since ranks to come may lack it.
+    gpu = start_tensorflow(job, threads, bf16=config.precision == "bf16")
     hvd = import_horovod(None)
 
     from horovod_flowers.training.elastic.member import Member
