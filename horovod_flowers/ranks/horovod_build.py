@@ -25,7 +25,7 @@ from horovod_flowers.runtime.errors import UserError, first_line
 
 AGAIN = "build it again in this environment (./flowers does; ./flowers --mpi system with the MPI of a loaded module)"
 _BY_SONAME: dict[int, type[MpiLibrary]] = {40: OpenMpi, 12: Mpich}
-"""The number behind libmpi.so: it stands for the binary interface."""
+"""The number behind .so: it stands for the binary interface."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ def horovod_build() -> HorovodBuild | None:
 
 
 def _library_named_in(file: Path) -> str | None:
-    """The libmpi that the dynamic section of a shared library names, such as libmpi_gnu_123.so.12."""
+    """The libmpi that the dynamic section of a shared library names, such as libmpi_gnu_123.so.12, or Debian's
+    libmpich.so.12."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as contents:
-            found = re.search(rb"\0(libmpi(?:_\w+)?\.so\.\d+)\0", contents)
+            found = re.search(rb"\0(libmpi\w*\.so\.\d+)\0", contents)
             return None if found is None else found[1].decode("ascii")
     except (OSError, ValueError):
         return None

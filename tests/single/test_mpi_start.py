@@ -125,8 +125,9 @@ def test_a_horovod_that_was_built_for_something_else(
         refuse_unfit_horovod(library)
 
 
-def test_a_horovod_that_takes_another_mpi_of_its_abi(other_horovod: Callable[..., Path]) -> None:
-    other_horovod(needs="libmpi_gnu_123.so.12")
+@pytest.mark.parametrize("named", ["libmpi_gnu_123.so.12", "libmpich.so.12"])  # a Cray's, Debian's
+def test_a_horovod_that_takes_another_mpi_of_its_abi(other_horovod: Callable[..., Path], named: str) -> None:
+    other_horovod(needs=named)
     for library in (Mpich("5.0.2"), IntelMpi("2021.18"), CrayMpich("8.1.30")):
         refuse_unfit_horovod(library)
     refuse_unfit_horovod(None)  # over Gloo
