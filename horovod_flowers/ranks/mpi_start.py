@@ -92,6 +92,7 @@ def load_mpi() -> MpiLibrary:
 
         if "mpi4py.MPI" not in sys.modules:
             mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+            _bind_at_load()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an ABI that it lacks: the error follows
             from mpi4py import MPI
@@ -99,6 +100,20 @@ def load_mpi() -> MpiLibrary:
         raise UserError(_no_library(error)) from error
     _refuse_own_in_container(os.environ)
     return library_from_text(MPI.Get_library_version())
+
+
+def _bind_at_load() -> None:
+    """Have every call within the MPI library bound as it is loaded.
+
+    mpi4py's wheel loads it with lazy binding: a function is looked up when it is first called. TensorFlow 2.21 exports
+    the functions of its hwloc, and Open MPI's wheel those of its own, of another release; hwloc_topology_destroy, which
+    Open MPI calls for the first time as it ends, would by then be TensorFlow's, and a rank would crash in it. An mpi4py
+    that was built for one MPI is loaded as Python loads extensions, bound at once.
+    """
+    from mpi4py import _mpiabi
+
+    if getattr(_mpiabi, "LIBMPI_MODE", 0) is None:  # that is, mpi4py's own choice
+        _mpiabi.LIBMPI_MODE = os.RTLD_NOW | os.RTLD_LOCAL
 
 
 def _refuse_own_in_container(environment: Mapping[str, str]) -> None:

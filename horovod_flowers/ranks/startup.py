@@ -7,6 +7,7 @@ the strategy sends something.
 
 import ctypes
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -213,17 +214,32 @@ def _take_gpu(place: Ranks | JobEnvironment) -> bool:
 
 
 def _silence_notices() -> None:
-    """Hide what TensorFlow 2.18 says of every graph that it traces or rewrites, through loggers of its own."""
+    """Hide what TensorFlow says of every graph that it traces or rewrites, through loggers of its own."""
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
         return
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
-    library = ctypes.CDLL(str(Path(tf.sysconfig.get_lib()) / "libtensorflow_framework.so.2"))
-    # absl::SetMinLogLevel(LogSeverityAtLeast), in the one version of TensorFlow that we run on; errors are shown.
-    least = getattr(library, "_ZN4absl12lts_2023080214SetMinLogLevelENS0_18LogSeverityAtLeastE", None)
+    least = _abseil_minimum_level(Path(tf.sysconfig.get_lib()), Path(tf.sysconfig.get_include()))
     if least is not None:
-        least(ctypes.c_int(2))
+        least(ctypes.c_int(2))  # errors are shown
+
+
+def _abseil_minimum_level(libraries: Path, headers: Path) -> Any:
+    """absl::SetMinLogLevel(LogSeverityAtLeast) of this TensorFlow; None where it is not found.
+
+    Abseil's release is in the name of each of its functions, another one in TensorFlow 2.18 and 2.21, and Abseil's
+    header, which TensorFlow brings for extensions such as Horovod, says which.
+    """
+    try:
+        options = (headers / "absl" / "base" / "options.h").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    release = re.search(r"^#define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)", options, re.MULTILINE)
+    if release is None:
+        return None
+    name = f"_ZN4absl{len(release[1])}{release[1]}14SetMinLogLevelENS0_18LogSeverityAtLeastE"
+    return getattr(ctypes.CDLL(str(libraries / "libtensorflow_framework.so.2")), name, None)
 
 
 MOST_RANKS_IN_ANY_ORDER = 2

@@ -49,9 +49,18 @@ def test_unknown_commands_are_refused_and_help_is_given(fresh_copy: Path, tmp_pa
     assert "no command 'studdy', only study, test and run" in ended.stderr
     helped = run_command([fresh_copy / "flowers", "--help"], tmp_path)
     assert helped.status == 0
-    commands = ("./flowers [--mpi NAME] study", "./flowers [--mpi NAME] test", "./flowers test --quick")
-    for command in (*commands, "./flowers [--mpi NAME] run COMMAND..."):
+    commands = ("./flowers [CHOICE...] study", "./flowers [CHOICE...] test", "./flowers test --quick")
+    for command in (*commands, "./flowers [CHOICE...] run COMMAND..."):
         assert f"{command} " in helped.stdout, command
+
+
+@pytest.mark.parametrize("words", [["--tensorflow", "2.20", "study"], ["--mpi", "mpich", "--tensorflow=2.20", "study"]])
+def test_an_unknown_tensorflow_is_refused(fresh_copy: Path, tmp_path: Path, words: list[str]) -> None:
+    ended = run_command([fresh_copy / "flowers", *words], tmp_path)
+    assert (ended.status, ended.output) == (
+        2,
+        "flowers: no TensorFlow '2.20', only 2.18 and 2.21. See ./flowers --help\n",
+    )
 
 
 @pytest.mark.parametrize("words", [["--mpi", "mpihc", "study"], ["--mpi=mpihc", "study"]])

