@@ -242,9 +242,8 @@ class Srun(Launcher):
         return [*words, *(["--overcommit"] if self.oversubscribe else [])]
 
     def variables(self) -> Mapping[str, str]:
-        """What this environment's MPI needs of it."""
-        library, program = installed_library(), shutil.which(self.name)
-        return {} if library is None or program is None else library.srun_variables(program)
+        """No MPI is to pin its ranks."""
+        return all_unbound_variables()
 
 
 @registered

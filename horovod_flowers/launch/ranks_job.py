@@ -90,8 +90,8 @@ def abrupt_end(launcher: Launcher, ending: Ending, own: bool) -> str | None:
     manager = launcher.manager
     if manager is not None and ending.status == manager.abrupt_status and ending.ranks_seen > 0:
         return (
-            f"a rank was ended by a signal, or left without ending MPI, which is all that {manager.name}'s status "
-            f"{ending.status} tells; the lines above name it (out of memory, SIGKILL by hand, a crash of a library)"
+            f"a rank was ended by a signal, or left without ending MPI: {manager.name}'s status {ending.status} tells "
+            "no more; the lines above name it (SIGKILL: its node ran out of memory, or it was killed by hand)"
         )
     if launcher.signal_of(ending.status) != signal.SIGKILL:
         return None

@@ -14,6 +14,7 @@ class Hydra(ProcessManager):
     abi = "MPICH"
     processes: ClassVar[tuple[str, ...]] = ("mpiexec", "mpirun", "mpiexec.hydra", "hydra_pmi_proxy")
     rank_variable = "PMI_RANK"
+    abrupt_status: ClassVar[int | None] = 255  # of a rank on another node
     horovodrun_refusal: ClassVar[str | None] = (
         "horovodrun 0.28.1 does not know it by what it says of itself ('HYDRA build details')"
     )

@@ -1,7 +1,6 @@
 """Intel MPI, which is made from MPICH, and its own Hydra."""
 
 import ctypes
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +30,8 @@ class IntelMpi(Mpich):
 
     @property
     def srun_advice(self) -> str:
-        """It finds Slurm's PMI where it is told."""
-        return "srun --mpi=pmi2 with I_MPI_PMI_LIBRARY set to the path of Slurm's libpmi2.so"
-
-    def srun_variables(self, srun: str) -> Mapping[str, str]:
-        """Slurm's library of PMI-2, too, where it is found: among the system's, or beside srun."""
-        prefix = Path(os.path.realpath(srun)).parent.parent
-        folders = [Path("/usr/lib64"), *sorted(Path("/usr/lib").glob("*-linux-gnu")), Path("/usr/lib")]
-        folders += [prefix / "lib64", prefix / "lib", prefix / "lib64" / "slurm", prefix / "lib" / "slurm"]
-        files = (folder / name for folder in folders for name in ("libpmi2.so", "libpmi2.so.0"))
-        found = next((str(file) for file in files if file.exists()), None)
-        return {**self.unbound_variables, **({} if found is None else {"I_MPI_PMI_LIBRARY": found})}
+        """2021.18 speaks PMI-2 by itself (seen), older ones by Slurm's library."""
+        return "srun --mpi=pmi2 (before 2021 with I_MPI_PMI_LIBRARY set to the path of Slurm's libpmi2.so)"
 
     @property
     def unbound_advice(self) -> str:
@@ -99,7 +89,6 @@ class IntelHydra(Hydra):
         "hydra_bstrap_proxy",
         "hydra_pmi_proxy",
     )
-    abrupt_status: ClassVar[int | None] = 255  # once ranks have started MPI; before, as a shell has it
     horovodrun_refusal: ClassVar[str | None] = None
 
     def start_words(self, start: Start) -> list[str]:

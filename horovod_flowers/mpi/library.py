@@ -52,10 +52,6 @@ class MpiLibrary(ABC):
         """How srun starts its ranks, in a sentence."""
         return f"srun --mpi={self.srun_types[0]}" if self.srun_types else "srun with the --mpi that it was built for"
 
-    def srun_variables(self, srun: str) -> Mapping[str, str]:
-        """What its ranks are to find in the environment when that srun starts them, unless it is set there."""
-        return self.unbound_variables
-
     @property
     def unbound_advice(self) -> str:
         """How a launcher is kept from binding its ranks to cores, in a sentence."""
