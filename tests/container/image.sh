@@ -11,7 +11,7 @@ set -euo pipefail
 project=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 state=${CONTAINER_STATE:-$HOME/.cache/horovod-flowers-container}
 release=bookworm
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+export BUILDAH_ISOLATION=chroot
 buildah() { command buildah --root "$state/storage" --runroot "$state/run" "$@"; }
 
 say() { printf 'image.sh: %s\n' "$*" >&2; }
@@ -59,6 +59,7 @@ build() {
   mkdir -p -- "$state"
   base
   find_mounts
+  buildah rm "horovod-flowers-$mpi" >/dev/null 2>&1 || true
   buildah build --file "$project/containers/Dockerfile" --ignorefile "$project/containers/Dockerfile.dockerignore" \
     --build-arg "BASE=localhost/debian:$release" --pull-never \
     "${arguments[@]}" ${SSL_CERT_FILE:+--build-arg "SSL_CERT_FILE=$SSL_CERT_FILE"} \
@@ -66,14 +67,14 @@ build() {
     --tag "localhost/horovod-flowers:$mpi" "$project"
 }
 
+# One container for all commands: where there is no overlay file system, each is a whole copy of the image.
 run() {
-  local mpi=$1 folder=$2 container status=0
+  local mpi=$1 folder=$2 container=horovod-flowers-$1
   shift 2
-  container=$(buildah from --pull-never "localhost/horovod-flowers:$mpi")
-  # shellcheck disable=SC2064  # the name as it is now
-  trap "buildah rm '$container' >/dev/null" EXIT
-  buildah run --volume "$folder:/work" "$container" -- "$@" || status=$?
-  return "$status"
+  if ! buildah inspect --type container "$container" >/dev/null 2>&1; then
+    buildah from --pull-never --name "$container" "localhost/horovod-flowers:$mpi" >/dev/null
+  fi
+  buildah run --volume "$folder:/work" "$container" -- "$@"
 }
 
 case ${1:-} in
