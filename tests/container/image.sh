@@ -12,7 +12,9 @@ project=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 state=${CONTAINER_STATE:-$HOME/.cache/horovod-flowers-container}
 release=bookworm
 export BUILDAH_ISOLATION=chroot
-buildah() { command buildah --root "$state/storage" --runroot "$state/run" "$@"; }
+# vfs copies where overlay mounts: slower, and works on any file system. With overlay a container's later commands found
+# its layers gone.
+buildah() { command buildah --storage-driver vfs --root "$state/storage" --runroot "$state/run" "$@"; }
 
 say() { printf 'image.sh: %s\n' "$*" >&2; }
 refuse() { say "$*" && exit 2; }
@@ -67,7 +69,7 @@ build() {
     --tag "localhost/horovod-flowers:$mpi" "$project"
 }
 
-# One container for all commands: where there is no overlay file system, each is a whole copy of the image.
+# One container for all commands: each is a whole copy of the image.
 run() {
   local mpi=$1 folder=$2 container=horovod-flowers-$1
   shift 2
