@@ -1,6 +1,7 @@
 """What the tests share: a way to start commands and ranks that cannot hang, and small data prepared once."""
 
 import contextlib
+import functools
 import importlib
 import json
 import math
@@ -12,13 +13,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 import pytest
 
+from horovod_flowers.emulation.waiting import variables_of_waiting, waiting_library
+from horovod_flowers.runtime.errors import UserError
 from tests.parallel.commands_in_one_job import Command
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -213,9 +215,26 @@ ANY_LINK = {"FLOWERS_LEAST_BANDWIDTH": "0", "FLOWERS_MOST_LATENCY_MS": "100000"}
 """For a preflight beside other tests, which take its ranks' cores in the middle of a call."""
 
 
+WAITING_MICROSECONDS = 300
+"""A rank that waits sleeps for so long at a time: as long as a message between ranks of this machine may be late."""
+
+
+@functools.cache
+def where_waiting_ranks_sleep() -> tuple[str, ...]:
+    """Options of mpirun. Ranks that wait call sched_yield all the time, and take from two cores that all tests share
+    what other ranks and other tests could compute with; with the library that emulated jobs load they sleep instead.
+    None where there is no compiler to build it with."""
+    try:
+        variables = variables_of_waiting(str(waiting_library()), {"FLOWERS_WAITING_US": str(WAITING_MICROSECONDS)})
+    except UserError:
+        return ()
+    return tuple(word for name, value in variables.items() for word in ("-x", f"{name}={value}"))
+
+
 def mpirun(ranks: int, *words: str | Path) -> list[str | Path]:
     """A command on that many ranks of this machine, more than it has cores if need be."""
-    return ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none", *words]
+    ranks_share_cores = ("--oversubscribe", "--bind-to", "none", *where_waiting_ranks_sleep())
+    return ["mpirun", "-np", str(ranks), *ranks_share_cores, *words]
 
 
 @dataclass(frozen=True)
@@ -319,4 +338,4 @@ def write_photos_in(folder: Path, **classes: int) -> Path:
 @pytest.fixture
 def write_photos(tmp_path: Path) -> Callable[..., Path]:
     """write_photos(red=3, blue=4): a folder of photos of the test's own."""
-    return partial(write_photos_in, tmp_path)
+    return functools.partial(write_photos_in, tmp_path)

@@ -38,11 +38,11 @@ def case(function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def stepped(optimizer: Any, gradients: list[Any], start: Any = 0.0, steps: int = 1, shape: Any = (3, 2)) -> list[Any]:
-    """Weights after each of some updates, made in a tf.function as fit makes them."""
+    """Weights after each of some updates, made in a tf.function as fit makes them: without AutoGraph."""
     weights = [keras.Variable(np.full(shape, start, np.float32), name=f"w{k}") for k in range(len(gradients))]
     optimizer.build(weights)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step() -> None:
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
@@ -56,7 +56,7 @@ def stepped(optimizer: Any, gradients: list[Any], start: Any = 0.0, steps: int =
 def in_graph(optimizer: Any, gradients: list[Any], weights: list[Any]) -> Callable[[], None]:
     """One update, as fit makes it."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def step() -> None:
         optimizer.apply_gradients(zip([gradient + 0.0 for gradient in gradients], weights, strict=True))
 
@@ -706,6 +706,8 @@ def refusals() -> Any:
 
 def main() -> None:
     hvd.init(process_sets="dynamic")
+    # Most of the time of this program is the making of graphs.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     chosen = list(CASES) if sys.argv[2:] == ["all"] else [name for name in CASES if name not in FITS]
     results = {name: hvd.allgather_object(CASES[name](), name=f"case.{name}") for name in chosen}
     if hvd.rank() == 0:

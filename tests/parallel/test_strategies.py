@@ -134,10 +134,16 @@ def test_constraints_penalties_batch_statistics_and_clipping_are_those_of_one_ra
     assert told == {"allreduce", "reducescatter", "allgather"}
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what one rank trains, which is compared with what two train and what four do."""
+    return tmp_path_factory.mktemp("alone")
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, ranks: int) -> None:
+def test_models_of_every_build_train_as_on_one_rank(tmp_path: Path, alone: Path, ranks: int) -> None:
     output = tmp_path / "found.json"
-    words = ["python", "-m", "tests.parallel.strategies_against_one_rank", str(output)]
+    words: list[str | Path] = ["python", "-m", "tests.parallel.strategies_against_one_rank", output, alone]
     ended = run_command(mpirun(ranks, *words), tmp_path, timeout=3 * TIMEOUT_SECONDS)
     assert ended.status == 0, ended.output
     found = json.loads(output.read_text())

@@ -20,7 +20,7 @@ from horovod_flowers.export import export as export_run
 from horovod_flowers.export import main
 from horovod_flowers.inference.export import load_back
 from horovod_flowers.inference.export.exported import MEMBER, load_exported, sha256
-from horovod_flowers.inference.trained_model import load_run, read_run_config
+from horovod_flowers.inference.trained_model import TrainedModel, load_run, read_run_config
 from horovod_flowers.model.registry import build_model
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runtime.errors import UserError
@@ -39,6 +39,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = make_run(tmp_path_factory.mktemp("runs") / "small")
     export_run(folder, read_run_config(folder), "best", folder.path / "export")
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(run: RunFolder) -> TrainedModel:
+    """The run's model."""
+    return load_run(run, "best", read_run_config(run))
+
+
+@pytest.fixture(scope="module")
+def served(run: RunFolder) -> Any:
+    """The functions of the SavedModel."""
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(run.path / "export" / "saved_model")).signatures
 
 
 @pytest.fixture
@@ -61,9 +75,8 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_each_artefact_answers_as_the_run_does(run: RunFolder, tmp_path: Path) -> None:
+def test_each_artefact_answers_as_the_run_does(run: RunFolder, trained: TrainedModel, tmp_path: Path) -> None:
     """Each on its own, moved away from the others."""
-    trained = load_run(run, "best", read_run_config(run))
     images = drawn(32)
     expected = trained.probabilities(images)
     assert np.ptp(expected, axis=0).max() > 0.05  # the images differ enough to tell models apart
@@ -81,15 +94,14 @@ def test_each_artefact_answers_as_the_run_does(run: RunFolder, tmp_path: Path) -
         np.testing.assert_allclose(loaded.probabilities(photos), trained.probabilities(resized), atol=0.02)
 
 
-def test_logits_of_a_loaded_keras_file_are_those_of_the_run(run: RunFolder) -> None:
-    trained = load_run(run, "best", read_run_config(run))
+def test_logits_of_a_loaded_keras_file_are_those_of_the_run(run: RunFolder, trained: TrainedModel) -> None:
     images = drawn(32).astype(np.float32)
     logits = load_exported(run.path / "export" / "model.keras").keras_model(images)
     np.testing.assert_allclose(logits, trained.keras_model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_run_starts_from_an_export(run: RunFolder) -> None:
-    expected = load_run(run, "best", read_run_config(run)).keras_model(drawn(32).astype(np.float32))
+def test_a_run_starts_from_an_export(run: RunFolder, trained: TrainedModel) -> None:
+    expected = trained.keras_model(drawn(32).astype(np.float32))
     for source in (run.path / "export", run.path / "export" / "model.keras"):
         model = build_model("flower_cnn", 32, len(CLASSES))
         start_from(model, source, CLASSES)
@@ -116,7 +128,9 @@ def test_the_description_is_whole_and_goes_with_each_artefact(run: RunFolder) ->
 
 @pytest.mark.parametrize("orientation", range(9))
 @pytest.mark.parametrize("byte_order", ["<", ">"])
-def test_encoded_photos_are_turned_upright(run: RunFolder, orientation: int, byte_order: str) -> None:
+def test_encoded_photos_are_turned_upright(
+    trained: TrainedModel, served: Any, orientation: int, byte_order: str
+) -> None:
     """By EXIF, as prepare does; 0: a file that says nothing."""
     import tensorflow as tf
 
@@ -125,9 +139,7 @@ def test_encoded_photos_are_turned_upright(run: RunFolder, orientation: int, byt
     exif[0x0112] = orientation
     exif.endian = byte_order
     photo = encoded(drawn(72)[1][:40], "JPEG", quality=95, **({"exif": exif} if orientation else {}))
-    served = tf.saved_model.load(str(run.path / "export" / "saved_model")).signatures["photos"]
-    answer = served(photos=tf.constant([photo]))
-    trained = load_run(run, "best", read_run_config(run))
+    answer = served["photos"](photos=tf.constant([photo]))
     expected = trained.probabilities(decode_photo(photo, 32)[None])
     np.testing.assert_allclose(answer["probabilities"], expected, atol=0.03)
     assert answer["class_name"].numpy()[0].decode() == CLASSES[int(expected.argmax())]

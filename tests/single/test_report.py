@@ -21,8 +21,8 @@ from horovod_flowers.runlog.records import CommunicationVolume
 from tests.single.recorded_runs import write_run
 
 
-def run_report(folder: Path) -> None:
-    main(["--runs-dir", str(folder / "runs"), "--output", str(folder / "report")])
+def run_report(folder: Path, *options: str) -> None:
+    main(["--runs-dir", str(folder / "runs"), "--output", str(folder / "report"), *options])
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_runs_with_gaps_are_listed_and_left_out(tmp_path: Path, runs: Path, caps
     write_run(runs / "whole", 1, [[1], [400]])
     write_run(runs / "dead", 1, [[1], [400]]).result.unlink()
     (runs / "notes").mkdir()
-    run_report(tmp_path)
+    run_report(tmp_path, "--format", "json")
     text = capsys.readouterr().out
     assert "left out: dead: unfinished\n" in text
     assert "left out: notes: no config.yaml\n" in text
@@ -185,7 +185,7 @@ def test_several_folders_a_threshold_and_a_browser(tmp_path: Path, runs: Path, m
     monkeypatch.setattr("webbrowser.open", opened.append)
     write_run(runs / "one", 1, [[1], [400]], validation=[0.3, 0.6])
     write_run(tmp_path / "more" / "two", 2, [[1, 1], [250, 250]], validation=[0.3, 0.6])
-    words = ["--output", str(tmp_path / "report"), "--target-accuracy", "0.5", "--open"]
+    words = ["--output", str(tmp_path / "report"), "--target-accuracy", "0.5", "--open", "--format", "html,json"]
     for threshold, ranks in (("0.8", 2), ("0.81", None)):
         main([*words, "--runs-dir", f"{runs},{tmp_path / 'more'}", "--min-efficiency", threshold])
         document = json.loads((tmp_path / "report" / "scaling.json").read_text())
@@ -200,7 +200,7 @@ def test_a_check_that_is_not_kept_ends_with_status_1_and_the_report(
 ) -> None:
     write_run(runs / "one", 1, [[1], [400]])
     write_run(runs / "two", 2, [[1, 1], [250, 250]])
-    words = ["--runs-dir", str(runs), "--output", str(tmp_path / "report")]
+    words = ["--runs-dir", str(runs), "--output", str(tmp_path / "report"), "--format", "json"]
     main([*words, "--check", "min-efficiency=0.8@2,min-speed-up=1.6@2:allreduce"])
     assert "check min-efficiency=0.8@2: passed: allreduce, strong scaling: 0.8\n" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
@@ -291,7 +291,7 @@ def test_numbers_of_any_size_are_shown(tmp_path: Path, runs: Path) -> None:
 def test_losses_in_the_files_add_up(tmp_path: Path, runs: Path) -> None:
     write_run(runs / "one", 1, [[(0, 9, 0, 0)], [(2, 360, 0, 40)]])
     write_run(runs / "two", 2, [[(0, 9, 0, 0)] * 2, [(3, 190, 30, 20), (3, 200, 20, 20)]])
-    run_report(tmp_path)
+    run_report(tmp_path, "--format", "csv")
     with open(tmp_path / "report" / "scaling.csv", newline="") as file:
         _, two = csv.DictReader(file)
     causes = ("input", "imbalance", "communication", "update", "rest")
