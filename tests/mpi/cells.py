@@ -230,7 +230,7 @@ def ending_early(place: Place) -> Cell:
             in_the_second_epoch(place, job, "e")
         except Failure:
             return Cell(refusal_in(job.end()))
-        (launcher,) = job.of_module("horovod_flowers.launcher")
+        launcher, *_ = job.of_module("horovod_flowers.launcher")  # and what it has just forked
         launcher.send_signal(signal.SIGUSR1)
         ended = job.end(60)
     checkpoints = place.folder / "runs" / "e" / "checkpoints"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from horovod_flowers.mpi.identify import installed_library
 from tests.mpi import cells
 from tests.mpi.cells import Cell, Failure, Place
 from tests.mpi.environments import MpiEnvironment, built_environments
@@ -27,7 +28,6 @@ COLUMNS = ("train", "study", "SIGUSR1", "killed rank", "another MPI's mpirun")
 LAUNCHERS = ("mpirun", "mpiexec", "horovodrun")
 SRUN_TYPES = ("pmix", "pmi2", "")
 """Of srun --mpi=; the last is the site's default."""
-OF_ANOTHER_ABI = {"openmpi": "mpich", "openmpi5": "mpich", "mpich": "openmpi", "intel": "openmpi", "system": "intel"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def try_row(row: Row, environments: Mapping[str, MpiEnvironment], results: Resul
     if row.srun_type is not None:
         place.allocation = ("salloc", "--quiet", "-N", "2", "--ntasks-per-node", "1")
         place.variables = {**slurm, "FLOWERS_SRUN_MPI": row.srun_type}
-    another = environments.get(OF_ANOTHER_ABI[row.mpi.name])
+    library = installed_library(str(row.mpi.python))
+    another = environments.get("mpich" if library is not None and library.abi == "Open MPI" else "openmpi")
     of_columns: list[Callable[[], Cell] | None] = [
         lambda: cells.train(place),
         lambda: cells.study(place),
@@ -171,6 +172,7 @@ def main() -> None:
     )
     parser.add_argument("--slurm", action="store_true", help="under srun too, on virtual nodes")
     parser.add_argument("--speed", type=int, default=0, metavar="TURNS", help="measure speed-ups, so many times")
+    parser.add_argument("--only-speed", action="store_true", help="without the cells; on an otherwise idle machine")
     arguments = parser.parse_args()
     environments = built_environments()
     chosen = {name: mpi for name, mpi in environments.items() if arguments.mpi is None or name in arguments.mpi}
@@ -180,10 +182,10 @@ def main() -> None:
         slurm_of_two_nodes(arguments.slurm) as slurm,
     ):
         folder = Path(name)
-        rows = rows_of(chosen, arguments.slurm)
+        rows = [] if arguments.only_speed else rows_of(chosen, arguments.slurm)
         for row in rows if arguments.launcher is None else [row for row in rows if row.launcher in arguments.launcher]:
             lines.append([row.mpi.title, row.title, *try_row(row, environments, results, folder, slurm)])
-        written = table(["MPI", "launcher", *COLUMNS], lines)
+        written = table(["MPI", "launcher", *COLUMNS], lines) if lines else ""
         written += "".join(f"\n{number}. {sentence}" for sentence, number in results.refusals.items()) + "\n\n"
         try:
             written += loss_lines(results.losses) if results.losses else ""
