@@ -62,8 +62,9 @@ def test_ranks_started_by_another_mpi_are_refused(
 
 def test_flowers_finds_what_it_has_built(tmp_path: Path) -> None:
     """Beside the default's environment, which stays as it is; and a uv run in there changes nothing."""
-    if not (PROJECT / ".venv-mpich" / "built-from.toml").exists():
-        pytest.skip("not built: ./flowers --mpi mpich run true")
+    built_from = PROJECT / ".venv-mpich" / "built-from.toml"
+    if not built_from.exists() or built_from.read_bytes() != (PROJECT / "pyproject.toml").read_bytes():
+        pytest.skip("not built, or out of date: ./flowers --mpi mpich run true")
     program = (
         "import os; from mpi4py import MPI; print(MPI.Get_library_version().split()[:2], os.environ['UV_NO_SYNC'])"
     )
