@@ -61,7 +61,11 @@ def test_a_disk_that_fills_with_checkpoints_and_is_given_room_again(workplace: W
     runs = mount("8m", workplace.folder / "small")
     options = (*OPTIONS, "--runs-dir", runs, "--name", "full", "--epochs", "4")  # 4 MB a checkpoint, up to three
     sentence = the_sentence(workplace.train(*options, ranks=2))
-    assert "/full/checkpoints/last.safetensors (No space left on device): free some space, or choose" in sentence
+    # Whichever is being written at that moment: on a busy machine one of them is put off.
+    of_checkpoint = (
+        r"/full/checkpoints/(last|best)\.safetensors \(No space left on device\): free some space, or choose"
+    )
+    assert re.search(of_checkpoint, sentence), sentence
     assert sentence.endswith("--resume-or-start --name full then continues from its last checkpoint")
     run = runs / "full"
     assert leftovers(run) == []
