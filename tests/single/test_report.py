@@ -253,7 +253,7 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
         *("Predicted from fewer ranks", "Ranks", "Learning"),
         *("For an allocation proposal", "Before and after", "Provenance"),
     ]
-    # Scaling 3 points, losses, POP, bounds, predictions and ranks 2 each, accuracy 3, before and after 2; each a heading.
+    # Scaling 3 points; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; and headings.
     assert found["table_open"] == 8
     assert found["tr_open"] == 3 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 8
     assert found["fence"] == 1
