@@ -16,6 +16,8 @@ SECONDS_ALLOWED = 600.0
 _SETTINGS = (
     "smpi/bw-factor:0:1.0", "smpi/lat-factor:0:1.0", "network/crosstraffic:no", "network/TCP-gamma:0",
     "smpi/send-is-detached-thresh:0", "smpi/async-small-thresh:0", "smpi/host-speed:1Gf",
+    # Replayed ranks have no variables of their own, of which each would else get a copy, mapped anew.
+    "smpi/privatization:no", "contexts/guard-size:0",
 )  # fmt: skip
 # Twelve digits of the simulated time, of which the message itself has six.
 _LOGGING = ("smpi_replay.fmt:%.12r%e%m%n", "smpi_config.thres:critical", "xbt_cfg.thres:critical")
