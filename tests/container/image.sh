@@ -38,7 +38,7 @@ find_mounts() {
   if [[ ! -d $state/uv ]]; then
     cp -al -- "$HOME/.cache/uv" "$state/uv" 2>/dev/null || { rm -rf -- "$state/uv" && mkdir "$state/uv"; }
   fi
-  mounts+=(--volume "$state/uv:/root/.cache/uv:rw")
+  mounts+=(--volume "$state/uv:/var/cache/uv:rw")
 }
 
 base() {
