@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from horovod_flowers.config.choices import INDEPENDENT
-from horovod_flowers.launch.launchers import Mpirun, Slots
+from horovod_flowers.launch.launchers import Mpirun
+from horovod_flowers.launch.slots import Slots
 from horovod_flowers.mpi.identify import all_yield_variables
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runtime.errors import UserError

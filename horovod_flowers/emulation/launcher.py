@@ -9,8 +9,9 @@ from horovod_flowers.emulation.network import ADDRESSES, names_of_nodes
 from horovod_flowers.emulation.remote_start import AGENT, JOB_FILES
 from horovod_flowers.emulation.waiting import waiting_library
 from horovod_flowers.emulation.world import check_namespaces, check_programs
-from horovod_flowers.launch.launchers import Mpirun, Slots, find_program
+from horovod_flowers.launch.launchers import Mpirun, find_program
 from horovod_flowers.launch.open_mpi_tcp import SWITCH
+from horovod_flowers.launch.slots import Slots
 from horovod_flowers.mpi.identify import manager_of
 from horovod_flowers.mpi.open_mpi import OpenMpiRun
 from horovod_flowers.mpi.process_manager import ProcessManager

@@ -1,6 +1,7 @@
 """How ranks are started, and what the launcher tells each of them.
 
 launchers.py        mpirun, mpiexec, horovodrun, srun: the one place that spells their commands
+slots.py            where ranks may be placed: named nodes, a scheduler's allocation, this machine
 ranks_job.py        a command on ranks: the job, and whether its end is what it seems to be
 rank_reports.py     whether its ranks have run at all
 open_mpi_tcp.py     a setting of Open MPI for TCP between nodes, where it is right

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers.launch.job_environment import JobEnvironment
-from horovod_flowers.launch.launchers import Mpirun, Slots, choose_launcher, oversubscription_asked_for
+from horovod_flowers.launch.launchers import Mpirun, choose_launcher, oversubscription_asked_for
+from horovod_flowers.launch.slots import Slots
 from horovod_flowers.ranks.tensorflow_import import check_python
 from horovod_flowers.runtime.errors import UserError
 from tests.conftest import Ended, Workplace, clean_environment, run_command
