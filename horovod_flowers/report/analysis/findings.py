@@ -66,7 +66,7 @@ def _advice(
     if best.runs in doubted or (best.baseline is not None and best.baseline.runs in doubted):
         return "look into what speaks against these figures, below, before they are used"
     if not best.speed_up.has_interval:
-        return "run every point at least six times (--repetitions 6): without an interval no difference is sure"
+        return "run every point at least six times (the same commands again): without an interval no difference is sure"
     tried = {each.points[0].runs[0].environment.strategy for each in series}
     return _against_loss(largest, tried) or (
         f"run more ranks: throughput still grows at {best.ranks}"
