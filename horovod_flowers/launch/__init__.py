@@ -3,7 +3,7 @@
 launchers.py        mpirun, mpiexec, horovodrun, srun: the one place that spells their commands
 slots.py            where ranks may be placed: named nodes, a scheduler's allocation, this machine
 ranks_job.py        a command on ranks: the job, and whether its end is what it seems to be
-rank_reports.py     whether its ranks have run at all
+rank_reports.py     whether its ranks have run at all, and how they say that they ended
 open_mpi_tcp.py     a setting of Open MPI for TCP between nodes, where it is right
 job_environment.py  rank and world size, from the launcher's environment variables
 launchers_above.py  the launcher among this process' parents, where it sets no variables that are known

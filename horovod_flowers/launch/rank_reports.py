@@ -1,10 +1,11 @@
-"""Whether the ranks of a job have run at all: each says so by a file, before its command begins.
+"""What the ranks of a job tell their launcher by files: that they run, and the status with which they end.
 
 A launcher that does not understand its options, or was told to start nothing, may end with status 0 all the same:
 MPICH's mpiexec takes Open MPI's -H for a request for help. A job whose ranks never ran must not pass for one that went
-well.
+well, nor one whose ranks stopped early or failed: Hydra 4.0.2 now and then ends with 0 though every rank ended with 75.
 
-What is put before a rank's command is a shell that writes the file and then becomes that command: the same process.
+What is put before a rank's command is a shell that writes an empty file and then becomes that command: the same
+process. A command of this package writes its status into the file, unless that is 0 (runtime/exit.py).
 """
 
 import contextlib
@@ -15,8 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SCRIPT = '(: > "$0/$(uname -n)-$$") 2>/dev/null; exec "$@"'
-"""In a shell of its own, since one that cannot write ends. Process ids alone would be the same on two nodes."""
+from horovod_flowers.runtime.exit import EXIT_STOPPED, REPORT_VARIABLE
+
+SCRIPT = f'export {REPORT_VARIABLE}="$0/$(uname -n)-$$"; (: > "${REPORT_VARIABLE}") 2>/dev/null; exec "$@"'
+"""Writes in a shell of its own, since one that cannot write ends. Process ids alone would be the same on two nodes."""
 SECONDS_TO_SHOW = 3.0
 """For a file to be seen that another node has written."""
 
@@ -55,3 +58,16 @@ def reported(folder: Path | None, ranks: int, here: bool) -> int:
     while (seen := len(os.listdir(folder))) < ranks and time.monotonic() < deadline:
         time.sleep(0.1)
     return seen
+
+
+def status_of(folder: Path | None) -> int:
+    """With which the ranks have ended, by what they say; 0 where none says anything else.
+
+    Of several that differ the largest, but that of a rank that stopped early last: it says that nothing is wrong.
+    """
+    if folder is None:
+        return 0
+    told = [path.read_text() for path in folder.iterdir()]
+    return max(
+        (int(text) for text in told if text.isdecimal()), key=lambda status: (status != EXIT_STOPPED, status), default=0
+    )

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher
-from horovod_flowers.launch.rank_reports import folder_for_reports, reported, reporting
+from horovod_flowers.launch.rank_reports import folder_for_reports, reported, reporting, status_of
 from horovod_flowers.runtime.exit import EXIT_FAILURE
 
 SECONDS_TO_TRY = 120.0
@@ -31,7 +31,8 @@ def run_ranks(
 ) -> Ending:
     """Run a command on so many ranks to its end, as `job.run_job` does.
 
-    A job that ends with status 0 though its ranks did not run has status 1, and a sentence that says so.
+    A job that ends with status 0 though its ranks did not run has status 1, and a sentence that says so. One whose
+    ranks say that they ended with another status has that one.
 
     `own`: of this package's commands, whose ranks wait for each other at their end, and which never end by themselves
     with the bare number of a signal: a launcher that tells so of a rank that was killed gets a shell's 128 + number.
@@ -50,6 +51,8 @@ def run_ranks(
         if ending.status == 0 and not ending.timed_out and ending.ranks_seen < ranks:
             problem = problem_of(launcher, ranks)
             ending = ending if problem is None else replace(ending, status=EXIT_FAILURE, given_up=problem)
+        if ending.status == 0 and not ending.timed_out:
+            ending = replace(ending, status=status_of(folder))
     killed_by = launcher.signal_of(ending.status)
     if own and killed_by is not None and ending.status > 0:
         ending = replace(ending, status=128 + killed_by)

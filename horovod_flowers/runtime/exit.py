@@ -32,6 +32,11 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
+REPORT_VARIABLE = "FLOWERS_RANK_REPORT"
+"""The file in which a rank tells its launcher of its end (launch/rank_reports.py). Named after the rank's process, so
+that what a rank starts, which inherits the variable, does not speak for it."""
+
+
 # How long the other ranks hold back so that rank 0's sentence is the one that is read. mpirun ends them sooner.
 GRACE_SECONDS = 5.0
 
@@ -55,7 +60,11 @@ def error_boundary(command: str, say_trace: bool = True) -> Iterator[None]:
     except Stopped as stop:
         if _own_rank() == 0:
             _complain(f"{command}: {stop}")
+        _tell_launcher(EXIT_STOPPED)
         raise SystemExit(EXIT_STOPPED) from stop
+    except SystemExit as end:
+        _tell_launcher(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
     except KeyboardInterrupt:
         _end_with_one_voice(f"{command}: interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -133,6 +142,7 @@ def _trace_of(error: BaseException) -> str:
 def _end_where_nobody_listens() -> None:
     """End as a program that SIGPIPE ends, such as when `head` has read enough, without a second complaint at exit."""
     lead_nowhere(sys.stdout)
+    _tell_launcher(EXIT_BROKEN_PIPE)
     raise SystemExit(EXIT_BROKEN_PIPE)
 
 
@@ -171,8 +181,17 @@ def _complain(message: str) -> None:
     drop_what_fails()
 
 
+def _tell_launcher(status: int) -> None:
+    """Where it listens: some launchers lose the status of their ranks."""
+    report = os.environ.get(REPORT_VARIABLE, "")
+    if status and report.endswith(f"-{os.getpid()}"):
+        with contextlib.suppress(OSError), open(report, "r+") as file:
+            file.write(str(status))
+
+
 def _end_job(message: str, status: int) -> None:
     _complain(message)
+    _tell_launcher(status)
     if not _ranks_connected():
         _end_ranks_of_hydra(status)
         raise SystemExit(status)

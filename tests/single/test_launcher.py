@@ -25,6 +25,7 @@ from horovod_flowers.mpi.library import OtherMpi
 from horovod_flowers.mpi.mpich import CrayMpich, Mpich
 from horovod_flowers.mpi.open_mpi import OpenMpi, OpenMpiRun
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.runtime.exit import EXIT_STOPPED, EXIT_USER_ERROR
 from tests.conftest import run_command
 from tests.single.words_of_mpis import LAUNCHERS as LAUNCHERS_OF_MPIS
 from tests.single.words_of_mpis import program_that_says
@@ -282,6 +283,11 @@ def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> 
     assert (ended.status, "no command is given" in ended.stderr) == (2, True)
 
 
+LOSES_THE_STATUS = """until [ "$1" = sh ]; do shift; done
+for rank in 0 1; do OMPI_COMM_WORLD_RANK=$rank "$@" & done
+wait"""
+
+
 NEVER_RAN = "mpirun ended with status 0, but none of its ranks ran: look at what it says above"
 
 
@@ -302,3 +308,31 @@ def test_ranks_are_counted(tmp_path: Path) -> None:
     ended = run_command(words, tmp_path, variables={"FLOWERS_LAUNCHER_OPTIONS": "-np 1"})
     assert ended.status == 1
     assert "mpirun ended with status 0, but 1 of 2 ranks ran" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [
+        ("raise Stopped('asked to')", EXIT_STOPPED),
+        ("raise UserError('wrong') if rank else Stopped('asked to')", EXIT_USER_ERROR),
+        ("raise SystemExit(3)", 3),
+        ("pass", 0),
+    ],
+)
+def test_a_status_that_the_launcher_loses_is_told_by_the_ranks(tmp_path: Path, ends: str, status: int) -> None:
+    """Here of one that always ends with 0; what a rank has started does not speak for it."""
+    program_that_says(LAUNCHERS_OF_MPIS[OPEN_MPI], tmp_path / "mpirun", LOSES_THE_STATUS)
+    (tmp_path / "rank.py").write_text(
+        "import os, subprocess, sys\n"
+        "from horovod_flowers.runtime.errors import Stopped, UserError\n"
+        "from horovod_flowers.runtime.exit import error_boundary\n"
+        "with error_boundary('rank'):\n"
+        "    if len(sys.argv) > 1:\n"
+        "        raise UserError('not the rank itself')\n"
+        "    rank = os.environ['OMPI_COMM_WORLD_RANK'] == '1'\n"
+        "    subprocess.run([sys.executable, 'rank.py', 'started by a rank'])\n"
+        f"    {ends}\n"
+    )
+    words = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--oversubscribe", "--", "python", "rank.py"]
+    ended = run_command(words, tmp_path, variables={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert ended.status == status, ended.output
