@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 FAR = (1_000, 10_000)
 LEAST_CHANGE = 0.01
 TRACED = "%file,getdents64"
+START = [sys.executable, "-m", "horovod_flowers.launcher"]
 METHODS = (
     "allgather", "gather", "broadcast", "broadcast_array", "allreduce_sum", "allreduce_max", "start_allreduce_max",
     "receive", "receive_array", "gather_slices", "scatter_slices",
@@ -71,7 +72,7 @@ def job(ranks, strategy, folder, data, traced):
     """Train once; every rank leaves what it counted in `folder`."""
     folder.mkdir()
     rank = [sys.executable, str(Path(__file__).resolve()), "--as-rank"]
-    words = ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none", *rank, str(int(traced))]
+    words = [*START, "--ranks", str(ranks), "--oversubscribe", "--", *rank, str(int(traced))]
     environment = os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(PROJECT)), "FLOWERS_OVERSUBSCRIBE": "1"}
     with open(folder / "log", "wb") as log:
         training = [*words, "--name", "run", "--strategy", strategy, *TRAINING, "--data.prepared-dir", str(data)]
@@ -82,16 +83,19 @@ def job(ranks, strategy, folder, data, traced):
 
 def as_rank(traced, training):
     """One rank of a job: rank 0 and the last one under strace, if at all."""
-    rank, size = (int(os.environ[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "SIZE"))
+    from horovod_flowers.launch.job_environment import JobEnvironment
+
+    job = JobEnvironment.from_environment(os.environ)
     words = [sys.executable, str(Path(__file__).resolve()), "--counted", *training]
-    if traced and rank in (0, size - 1):
-        words = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={TRACED}", "-o", f"trace.{rank}", *words]
+    if traced and job.rank in (0, job.size - 1):
+        words = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={TRACED}", "-o", f"trace.{job.rank}", *words]
     os.execvp(words[0], words)
 
 
 def counted(training):
     """Train, counting what this rank is told by others, and write it down."""
     from horovod_flowers import train
+    from horovod_flowers.launch.job_environment import JobEnvironment
     from horovod_flowers.ranks.mpi import MpiCommunicator
 
     calls, received = Counter(), Counter()
@@ -99,7 +103,7 @@ def counted(training):
         if hasattr(MpiCommunicator, method):
             setattr(MpiCommunicator, method, counting(getattr(MpiCommunicator, method), method, calls, received))
     train.main(training)
-    rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+    rank = JobEnvironment.from_environment(os.environ).rank
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB
     reads = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     told = {"calls": calls, "received": received, "peak_bytes": peak, "reads": int(reads["syscr"])}
@@ -129,7 +133,7 @@ def counting(call, method, calls, received):
 def calls_alone(ranks, folder):
     """Bytes that each of a start's calls brings to the last rank, and messages of rank 0; by what makes the call."""
     folder.mkdir()
-    words = ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none"]
+    words = [*START, "--ranks", str(ranks), "--oversubscribe", "--"]
     words += [sys.executable, str(Path(__file__).resolve()), "--calls-alone"]
     environment = os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(PROJECT))}
     subprocess.run(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=600, check=True)
@@ -241,7 +245,8 @@ def print_table(found, sizes):
         mean = sum(values[ranks] for ranks in sizes) / len(sizes)
         if abs(slope) * (sizes[-1] - sizes[0]) < LEAST_CHANGE * mean:
             slope, start = 0.0, mean
-        far = [values.get(ranks, start + slope * ranks) for ranks in FAR]
+        # What falls is not carried on: it would be less than nothing.
+        far = [values.get(ranks, start + slope * (ranks if slope >= 0 else sizes[-1])) for ranks in FAR]
         numbers = [f"{values[ranks]:,}" for ranks in sizes] + [f"{slope:+,.1f}"] + [f"{value:,.0f}" for value in far]
         print(f"{what:68} " + " ".join(f"{number:>12}" for number in numbers), flush=True)
 
