@@ -13,7 +13,7 @@ from typing import IO, Any
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher
 from horovod_flowers.launch.rank_reports import folder_for_reports, reported, reporting, status_of
-from horovod_flowers.runtime.exit import EXIT_FAILURE
+from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_USER_ERROR
 
 SECONDS_TO_TRY = 120.0
 """For a launcher that is asked to start its ranks once more."""
@@ -51,8 +51,11 @@ def run_ranks(
         if ending.status == 0 and not ending.timed_out and ending.ranks_seen < ranks:
             problem = problem_of(launcher, ranks)
             ending = ending if problem is None else replace(ending, status=EXIT_FAILURE, given_up=problem)
-        if ending.status == 0 and not ending.timed_out:
-            ending = replace(ending, status=status_of(folder))
+        told = status_of(folder)
+        # Tasks of srun that a mistake ends one after the other: it kills those that are left.
+        by_a_mistake = told == EXIT_USER_ERROR and launcher.signal_of(ending.status) == signal.SIGKILL
+        if not ending.timed_out and (ending.status == 0 or by_a_mistake):
+            ending = replace(ending, status=told)
     killed_by = launcher.signal_of(ending.status)
     if own and killed_by is not None and ending.status > 0:
         ending = replace(ending, status=128 + killed_by)

@@ -310,29 +310,37 @@ def test_ranks_are_counted(tmp_path: Path) -> None:
     assert "mpirun ended with status 0, but 1 of 2 ranks ran" in ended.stderr
 
 
+RANK = """
+import os, subprocess, sys
+from horovod_flowers.runtime.errors import Stopped, UserError
+from horovod_flowers.runtime.exit import error_boundary
+with error_boundary("horovod_flowers.rank"):
+    if len(sys.argv) > 1:
+        raise UserError("not the rank itself")
+    rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+    subprocess.run([sys.executable, "rank.py", "started by a rank"])
+"""
+RUNS_TWO_RANKS = """until [ "$1" = sh ]; do shift; done
+for rank in 0 1; do OMPI_COMM_WORLD_RANK=$rank "$@" & done
+wait
+"""
+
+
 @pytest.mark.parametrize(
-    ("ends", "status"),
+    ("launcher_status", "ends", "status"),
     [
-        ("raise Stopped('asked to')", EXIT_STOPPED),
-        ("raise UserError('wrong') if rank else Stopped('asked to')", EXIT_USER_ERROR),
-        ("raise SystemExit(3)", 3),
-        ("pass", 0),
+        (0, "raise Stopped('asked to')", EXIT_STOPPED),
+        (0, "raise UserError('wrong') if rank else Stopped('asked to')", EXIT_USER_ERROR),
+        (0, "raise SystemExit(3)", 3),
+        (137, "raise UserError('wrong')", EXIT_USER_ERROR),
+        (137, "pass", 137),
     ],
 )
-def test_a_status_that_the_launcher_loses_is_told_by_the_ranks(tmp_path: Path, ends: str, status: int) -> None:
-    """Here of one that always ends with 0; what a rank has started does not speak for it."""
-    program_that_says(LAUNCHERS_OF_MPIS[OPEN_MPI], tmp_path / "mpirun", LOSES_THE_STATUS)
-    (tmp_path / "rank.py").write_text(
-        "import os, subprocess, sys\n"
-        "from horovod_flowers.runtime.errors import Stopped, UserError\n"
-        "from horovod_flowers.runtime.exit import error_boundary\n"
-        "with error_boundary('rank'):\n"
-        "    if len(sys.argv) > 1:\n"
-        "        raise UserError('not the rank itself')\n"
-        "    rank = os.environ['OMPI_COMM_WORLD_RANK'] == '1'\n"
-        "    subprocess.run([sys.executable, 'rank.py', 'started by a rank'])\n"
-        f"    {ends}\n"
-    )
+def test_what_ranks_say_of_their_end_counts(tmp_path: Path, launcher_status: int, ends: str, status: int) -> None:
+    """Where the launcher loses their status, or kills what is left after a mistake."""
+    program_that_says(LAUNCHERS_OF_MPIS[OPEN_MPI], tmp_path / "mpirun", f"{RUNS_TWO_RANKS}exit {launcher_status}")
+    (tmp_path / "rank.py").write_text(f"{RANK}    {ends}\n")
     words = ["python", "-m", "horovod_flowers.launcher", "--ranks", "2", "--oversubscribe", "--", "python", "rank.py"]
     ended = run_command(words, tmp_path, variables={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert ended.status == status, ended.output
+    assert ("a rank was killed" in ended.output) == (status == 137)
