@@ -47,7 +47,7 @@ from horovod_flowers.runtime.files import temporary_folder, writable_folder, wri
 from horovod_flowers.runtime.machine import cpu_flags, own_command
 
 SCHEMA = 2
-CEILING_FIRST = tuple(sorted(STRATEGIES, key=lambda name: name != INDEPENDENT))
+INDEPENDENT_FIRST = tuple(sorted(STRATEGIES, key=lambda name: name != INDEPENDENT))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BenchConfig:
 
     ranks: str = option("1,2", "numbers of ranks, separated by commas")
     strategies: str = option(
-        ",".join(CEILING_FIRST), "strategies to measure, separated by commas (mesh from 4 ranks on)"
+        ",".join(INDEPENDENT_FIRST), "strategies to measure, separated by commas (mesh from 4 ranks on)"
     )
     precisions: str = option("auto", "of fp32, bf16, fp16, separated by commas; auto: fp32, and bf16 where there is it")
     per_rank_batch: int = option(32, "images per rank and step", at_least=1)
@@ -76,7 +76,7 @@ class BenchConfig:
     def __post_init__(self) -> None:
         check_limits(self)
         _ = self.rank_counts
-        for name, allowed in (("strategies", CEILING_FIRST), ("precisions", PRECISION_CHOICES)):
+        for name, allowed in (("strategies", INDEPENDENT_FIRST), ("precisions", PRECISION_CHOICES)):
             for word in getattr(self, name).split(","):
                 if word not in allowed:
                     raise UserError(f"{name} names {word!r}: allowed are {', '.join(allowed)}, separated by commas")

@@ -74,13 +74,13 @@ def print_ratios(measurements: Sequence[Measurement]) -> None:
     """Our strategies against 'none' at the same precision, and our fastest against each peer."""
     done = [measurement for measurement in measurements if measurement.by_repetition]
     ours = [measurement for measurement in done if not measurement.peer]
-    for ceiling in (m for m in ours if m.contender.startswith("none ")):
-        words = ceiling.contender.split()[1:]
+    for alone in (m for m in ours if m.contender.startswith("none ")):
+        words = alone.contender.split()[1:]
         for other in ours:
-            same = other.ranks == ceiling.ranks and other.contender.split()[1:2] == words
-            if same and other is not ceiling:
-                ratio = described(ratios(other, ceiling), 2)
-                say(f"{other.ranks} ranks: {other.contender} / {ceiling.contender}: {ratio}")
+            same = other.ranks == alone.ranks and other.contender.split()[1:2] == words
+            if same and other is not alone:
+                ratio = described(ratios(other, alone), 2)
+                say(f"{other.ranks} ranks: {other.contender} / {alone.contender}: {ratio}")
     for peer in (measurement for measurement in done if measurement.peer):
         # A process that does the work of all ranks is compared with all ranks.
         size = max(m.ranks for m in ours) if "all cores" in peer.contender else peer.ranks

@@ -21,4 +21,5 @@ DIVIDING: tuple[StrategyName, ...] = ("tensor", "mesh")
 DIVIDING_WEIGHTS: tuple[StrategyName, ...] = ("sharded", *DIVIDING)
 """Those whose ranks update parts of weights."""
 INDEPENDENT: StrategyName = "none"
-"""The one whose ranks train independently: no communication, no common model. It measures the machine's ceiling."""
+"""The one whose ranks train independently: no communication, no common model. It shows what the others
+lose to communication."""

@@ -214,7 +214,8 @@ class RunConfig:
         "how ranks divide the work. allreduce: each rank its part of the batch, gradients averaged; sharded: the same, "
         "but each rank updates and keeps optimizer state for its part of the weights only (ZeRO); tensor: large Dense "
         "layers are divided over all ranks; mesh: over groups of --model-parallel-size ranks; none: ranks train "
-        "independently, which measures the machine's ceiling; auto: whichever is fastest in a few steps at the start",
+        "independently, which shows what is lost to communication; auto: whichever is fastest in a few steps at the "
+        "start",
         Effect.RESOLVED,
     )
     model_parallel_size: int | None = option(

@@ -16,7 +16,11 @@ from horovod_flowers.report.analysis.claims import (
     proposal_of,
 )
 from horovod_flowers.report.analysis.doubts import doubts_of
-from horovod_flowers.report.analysis.efficiency_losses import EfficiencyLosses, ceiling_of, efficiency_losses_of
+from horovod_flowers.report.analysis.efficiency_losses import (
+    EfficiencyLosses,
+    efficiency_losses_of,
+    without_communication_of,
+)
 from horovod_flowers.report.analysis.evaluation import Evaluation, evaluation_of, predictions_of
 from horovod_flowers.report.analysis.findings import Findings, findings_of
 from horovod_flowers.report.analysis.laws import Fit, Law, fit, preferred
@@ -124,13 +128,13 @@ def gather(
     points = points_of(runs, config.baseline, config.allow_differences)
     series = series_of(points)
     evaluations, unreadable = evaluations_of(runs)
-    ceilings = {point: ceiling_of(point, points) for point in points}
-    efficiency_losses = {point: efficiency_losses_of(point, ceilings[point]) for point in points}
+    uncoupled = {point: without_communication_of(point, points) for point in points}
+    efficiency_losses = {point: efficiency_losses_of(point, uncoupled[point]) for point in points}
     call_models = calibrations_of(collectives)
-    bounds = {point: bounds_of(point, ceilings[point], call_models) for point in points}
+    bounds = {point: bounds_of(point, uncoupled[point], call_models) for point in points}
     drawn = shown_in_detail(series)
     rank_times = [rank_times_of(point) for point in points if point.ranks > 1]
-    proposed = [proposal_of(members, config.min_efficiency) for members in series if not members.is_ceiling]
+    proposed = [proposal_of(members, config.min_efficiency) for members in series if not members.without_communication]
     proposals = [proposal for proposal in proposed if proposal is not None]
     losses = {point: found for point, found in efficiency_losses.items() if found is not None}
     alone = {point.runs for point in points}

@@ -121,7 +121,7 @@ class OneRank:
 
 
 class Independent(OneRank):
-    """Ranks that train apart: the ceiling that a machine sets before any communication ('none').
+    """Ranks that train apart: what a step takes if nothing is lost to communication ('none').
 
     Horovod is not started: its background thread would take time from the cores.
     """

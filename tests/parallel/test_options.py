@@ -26,7 +26,7 @@ class Trained:
     """The runs of this module, and what two of them printed."""
 
     runs: Path
-    ceiling: str
+    independent: str
     plateau: str
 
 
@@ -34,25 +34,25 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory, prepared_folder: Path) -> Trained:
     workplace = Workplace(tmp_path_factory.mktemp("options"), prepared_folder)
     parts = (*STILL, "--global-batch", "16", "--name", "plateau-parts")
-    ceiling, _, plateau, *_ = workplace.run_in_one_job(
-        workplace.training("--strategy", "none", "--global-batch", "16", "--name", "ceiling"),
+    independent, _, plateau, *_ = workplace.run_in_one_job(
+        workplace.training("--strategy", "none", "--global-batch", "16", "--name", "independent"),
         workplace.training(*SGD, "--global-batch", "32", "--epochs", "2", "--tensorboard", "--name", "s"),
         workplace.training(*STILL, "--global-batch", "16", "--epochs", "9", "--name", "plateau"),
         workplace.training(*parts, "--epochs", "4"),
         workplace.training(*parts, "--epochs", "9", "--resume"),
         ranks=2,
     )
-    return Trained(workplace.folder / "runs", ceiling, plateau)
+    return Trained(workplace.folder / "runs", independent, plateau)
 
 
 def test_independent_ranks_are_timed_but_train_no_common_model(trained: Trained) -> None:
-    assert "finished: not evaluated" in trained.ceiling
-    run = read_run(trained.runs / "ceiling")
+    assert "finished: not evaluated" in trained.independent
+    run = read_run(trained.runs / "independent")
     assert run.step_ns.shape == (3, 2)  # six steps, three of them warm-up
     assert [epoch.images for epoch in run.epochs] == [96]
     assert run.result.progress.best_validation_accuracy is None
     assert run.epochs[0].validation_accuracy is None
-    assert not (trained.runs / "ceiling" / "checkpoints").exists()
+    assert not (trained.runs / "independent" / "checkpoints").exists()
 
 
 def test_sgd_with_cosine_decay_and_tensorboard(trained: Trained) -> None:

@@ -100,10 +100,10 @@ def test_a_job_that_fails_or_hangs_is_told_with_its_reason() -> None:
 
 def test_the_table_marks_what_is_no_measure_of_speed(capsys: pytest.CaptureFixture[str]) -> None:
     shared = Measurement("tensor bf16", 8, {0: Timing(10.0, 1.0, True)})
-    ceiling = Measurement("none bf16", 8, {0: Timing(5.0, 2.0, True)})
+    alone = Measurement("none bf16", 8, {0: Timing(5.0, 2.0, True)})
     peer = measurement("PyTorch DDP bf16", 8, {0: 2.5}, peer=True)
-    print_table([shared, ceiling, peer])
-    print_ratios([shared, ceiling, peer])
+    print_table([shared, alone, peer])
+    print_ratios([shared, alone, peer])
     text = capsys.readouterr().out
     assert "8*" in text
     assert "oversubscribed: ranks shared a core" in text

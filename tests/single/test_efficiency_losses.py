@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers.config.run import RunConfig
-from horovod_flowers.report.analysis.efficiency_losses import CAUSES, EfficiencyLosses, ceiling_of, efficiency_losses_of
+from horovod_flowers.report.analysis.efficiency_losses import (
+    CAUSES,
+    EfficiencyLosses,
+    efficiency_losses_of,
+    without_communication_of,
+)
 from horovod_flowers.report.analysis.points import Point, points_of
 from horovod_flowers.report.analysis.run_summary import summarise
 from horovod_flowers.runlog.reading.run import read_run
@@ -19,7 +24,7 @@ ALONE = (2, 360, 0, 40)
 def losses(folder: Path, ranks: int = 2) -> EfficiencyLosses:
     points = read(folder)
     (point,) = (point for point in points if point.ranks == ranks and point.strategy == "allreduce")
-    found = efficiency_losses_of(point, ceiling_of(point, points))
+    found = efficiency_losses_of(point, without_communication_of(point, points))
     assert found is not None
     return found
 

@@ -6,7 +6,7 @@ points.py             runs of one kind, their baseline, speed-up and parallel ef
 intervals.py          95 % intervals by bootstrap over runs
 laws.py               Karp-Flatt, Amdahl, Gustafson, Universal Scalability Law
 efficiency_losses.py  what each lost percent of efficiency went to
-bounds.py             ceiling and call models beside the measurements; call_costs.py: one for each kind of measured call
+bounds.py             what communication costs, by measurement and by model; call_costs.py: one for each kind of call
 scaling_inputs.py     what a prediction of scaling starts from (scaling_model/), and what it makes of larger ranks
 doubts.py             what speaks against taking a point's figures at their word
 findings.py           what was asked first: the best, the largest loss, how far, the one next thing

@@ -14,16 +14,17 @@ from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a point could reach at most, by measurement and by model."""
+    """What a point loses to communication, by measurement and by model."""
 
-    ceiling: Estimate | None
-    """Speed-up of strategy none at the same number of ranks: what sharing memory and cores costs, and nothing else."""
+    no_communication: Estimate | None
+    """Speed-up of strategy none at the same number of ranks: if nothing were lost to communication. No bound: ranks
+    that divide work which those of none repeat, such as updates, may be faster."""
     communication_seconds: float | None
     """A step's collective calls by the cost models; None where they, or the bytes of a step, were not measured."""
     shown_seconds: float
     """Communication of a step that computation did not hide, as measured: mean over ranks and steps."""
     exposed: float | None
-    """Speed-up if nothing of `communication_seconds` were hidden, behind passes as quick as those of the ceiling (or,
+    """Speed-up if nothing of `communication_seconds` were hidden, behind passes as quick as those of none (or,
     where that was not run, ideal ones)."""
     extrapolated_from: tuple[int, ...] | None
     """Numbers of ranks of the measured calls, where this point's is none of them."""
@@ -46,7 +47,7 @@ def model_of(point: Point, models: Mapping[Kind, Calibration]) -> Calibration | 
     return max(found, key=lambda model: model.calls, default=None)
 
 
-def bounds_of(point: Point, ceiling: Point | None, models: Mapping[Kind, Calibration]) -> Bounds | None:
+def bounds_of(point: Point, none: Point | None, models: Mapping[Kind, Calibration]) -> Bounds | None:
     """A point's bounds; None where it has no baseline, or is it."""
     if point.baseline is None or point.ranks <= point.baseline.ranks:
         return None
@@ -58,11 +59,11 @@ def bounds_of(point: Point, ceiling: Point | None, models: Mapping[Kind, Calibra
     if predicted is not None:
         images = float(point.totals[:, 0].sum()) / steps
         base = point.baseline.images_per_second.value / point.baseline.ranks
-        alone = ceiling.images_per_second.value if ceiling is not None else base * point.ranks
+        alone = none.images_per_second.value if none is not None else base * point.ranks
         exposed = images / (images / alone + predicted) / base
     measured = None if predicted is None or calibration is None else calibration.ranks
     return Bounds(
-        ceiling=None if ceiling is None else ceiling.speed_up,
+        no_communication=None if none is None else none.speed_up,
         communication_seconds=predicted,
         shown_seconds=shown,
         exposed=exposed,

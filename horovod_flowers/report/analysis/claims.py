@@ -63,7 +63,7 @@ def before_and_after(series: Sequence[Series]) -> BeforeAfter | None:
         point
         for members in series
         for point in members.points
-        if not (point.is_ceiling or point.emulated)
+        if not (point.without_communication or point.emulated)
         and point.speed_up is not None
         and point.baseline
         and point.baseline.ranks == 1
@@ -299,7 +299,7 @@ def judge(check: Check, points: Sequence[Point], strict: bool) -> Verdict:
         for point in points
         if point.ranks == check.ranks
         and not point.emulated
-        and (point.strategy == check.strategy if check.strategy else not point.is_ceiling)
+        and (point.strategy == check.strategy if check.strategy else not point.without_communication)
     ]
     if not chosen:
         emulated = any(point.ranks == check.ranks and point.emulated for point in points)

@@ -66,22 +66,22 @@ def _seconds(point: Point) -> _Seconds:
     )
 
 
-def ceiling_of(point: Point, points: Sequence[Point]) -> Point | None:
+def without_communication_of(point: Point, points: Sequence[Point]) -> Point | None:
     """The runs of strategy none beside a point: the same work, ranks and baseline, and no communication."""
     for other in points:
         same = (other.work, other.ranks, other.oversubscribed) == (point.work, point.ranks, point.oversubscribed)
-        if same and other.is_ceiling and other.baseline is point.baseline:
+        if same and other.without_communication and other.baseline is point.baseline:
             return other
     return None
 
 
-def efficiency_losses_of(point: Point, ceiling: Point | None) -> EfficiencyLosses | None:
+def efficiency_losses_of(point: Point, undisturbed: Point | None) -> EfficiencyLosses | None:
     """Divide a point's loss; None where it has no baseline, or is it."""
     if point.baseline is None or point.ranks <= point.baseline.ranks:
         return None
     here, base = _seconds(point), _seconds(point.baseline)
     scale = point.baseline.ranks / point.ranks
-    none = None if ceiling is None else _seconds(ceiling)
+    none = None if undisturbed is None else _seconds(undisturbed)
     passes = here.compute - base.compute * scale
     contention = None if none is None else none.compute - base.compute * scale
     lost: dict[str, float | None] = {

@@ -38,7 +38,7 @@ def findings_of(
     rated = [
         (point, members)
         for members in series
-        if not (members.is_ceiling or members.emulated)
+        if not (members.without_communication or members.emulated)
         for point in members.rated
         if point.speed_up is not None
     ]

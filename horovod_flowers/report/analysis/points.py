@@ -126,7 +126,7 @@ class Point:
         return int(work["global_batch"] if self.scaling == "strong" else work["per_rank_batch"])
 
     @property
-    def is_ceiling(self) -> bool:
+    def without_communication(self) -> bool:
         """Whether nothing was communicated: no strategy to compare, but what the machine gives."""
         return self.ranks > 1 and self.runs[0].environment.strategy == INDEPENDENT
 
@@ -279,9 +279,9 @@ class Series:
         return f"{self.strategy}, {point.scaling} scaling, {point.precision}"
 
     @property
-    def is_ceiling(self) -> bool:
+    def without_communication(self) -> bool:
         """Whether nothing was communicated."""
-        return self.points[0].is_ceiling
+        return self.points[0].without_communication
 
     @property
     def emulated(self) -> bool:

@@ -42,7 +42,12 @@ COLUMNS = (
     *("speed_up", "speed_up_low", "speed_up_high"),
     *("efficiency", "efficiency_low", "efficiency_high"),
     *("serial_fraction", "serial_fraction_low", "serial_fraction_high"),
-    *("ceiling_speed_up", "model_communication_seconds", "shown_communication_seconds", "model_exposed_speed_up"),
+    *(
+        "no_communication_speed_up",
+        "model_communication_seconds",
+        "shown_communication_seconds",
+        "model_exposed_speed_up",
+    ),
     *("input_loss", "imbalance_loss", "communication_loss", "update_loss", "contention_loss", "rest_loss"),
     *("input_wait_share", "compute_share", "communication_share", "update_share"),
     *("step_seconds_p50", "step_seconds_p95", "step_seconds_p99"),
@@ -86,7 +91,7 @@ def row(content: Content, point: Point) -> dict[str, Any]:
         found |= {name: value and value.value, f"{name}_low": value and value.low, f"{name}_high": value and value.high}
     found["mean_step_seconds"] = point.mean_step_seconds
     bounds, losses = content.bounds.get(point), content.efficiency_losses.get(point)
-    found["ceiling_speed_up"] = bounds and bounds.ceiling and bounds.ceiling.value
+    found["no_communication_speed_up"] = bounds and bounds.no_communication and bounds.no_communication.value
     found["model_communication_seconds"] = bounds and bounds.communication_seconds
     found["shown_communication_seconds"] = bounds and bounds.shown_seconds
     found["model_exposed_speed_up"] = bounds and bounds.exposed

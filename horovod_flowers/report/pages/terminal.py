@@ -159,14 +159,14 @@ def _note(point: Point) -> str:
 
 def _ratio(point: Point) -> str:
     if point.speed_up is not None and point.efficiency is not None and point.baseline is not None:
-        ceiling = " (ceiling: ranks train independently, without communication)" if point.is_ceiling else ""
+        alone = " (no communication: ranks train independently)" if point.without_communication else ""
         base = "one rank" if point.baseline.ranks == 1 else f"{point.baseline.ranks} ranks ({point.baseline.strategy})"
         speed_up = number(point.speed_up, 2)
         if not point.speed_up.has_interval and len(point.runs) > 1:
             speed_up += f" (interval not available; runs: {' '.join(f'{value:.2f}' for value in point.speed_up.each)})"
         return (
             f"{point.ranks} ranks ({point.strategy}) against {base}: speed-up {speed_up}, parallel efficiency "
-            f"{number(point.efficiency, 2)}{ceiling}{_note(point)}"
+            f"{number(point.efficiency, 2)}{alone}{_note(point)}"
         )
     if point.refusal is not None:
         return (

@@ -37,23 +37,23 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
-    # The ceiling is a bound, not a competitor: grey, and beneath.
-    ordered = sorted(chosen, key=lambda members: not members.is_ceiling)
+    # Ranks that train independently are no competitor: grey, and beneath.
+    ordered = sorted(chosen, key=lambda members: not members.without_communication)
     colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
     for number, members in enumerate(ordered):
         aside = 2 ** (ASIDE * (number - (len(ordered) - 1) / 2))
-        ceiling = members.is_ceiling
-        colour = "#888888" if ceiling else next(colours)
-        label = "ceiling: strategy none, no communication" if ceiling else members.label
-        label += ", emulated" if ceiling and members.emulated else ""
+        independent = members.without_communication
+        colour = "#888888" if independent else next(colours)
+        label = "no communication (strategy none)" if independent else members.label
+        label += ", emulated" if independent and members.emulated else ""
         label += f" ({members.points[0].which})" if members.points[0].which else ""
-        marker = "o" if ceiling else SERIES_MARKERS[number % len(SERIES_MARKERS)]
+        marker = "o" if independent else SERIES_MARKERS[number % len(SERIES_MARKERS)]
         _series(left, members, "speed_up", colour, label, aside, marker)
         _series(right, members, "efficiency", colour, label, aside, marker)
-        if not ceiling:
+        if not independent:
             _modelled(left, content, members, colour, aside)
         for fits in content.fits:
-            if fits.series is members and not ceiling:
+            if fits.series is members and not independent:
                 _laws(left, right, fits, colour)
     most = max(point.ranks for members in chosen for point in members.points)
     least = min(members.baseline.ranks for members in chosen if members.baseline)
