@@ -73,8 +73,10 @@ class Checkpoint:
     """What is wrong with each that is newer."""
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], progress: SavedProgress, keep: int = 1) -> None:
+def save_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], progress: SavedProgress, keep: int = 1) -> int:
     """Write `last.safetensors`, and `best.safetensors` too where this epoch is the best so far; each whole or not.
+
+    Returns the bytes that were written; where the best one is the same file under a second name, these count once.
 
     tensors: whole ones by name, as `ModelState.collect` gives them. keep: how many of the last ones there are then.
     """
@@ -87,14 +89,17 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, np.ndarray], progress: S
     with whole_file(last) as temporary:
         save_file(contiguous, temporary, metadata=metadata)
         sync(temporary)  # before anything that is there moves
+        size = written = temporary.stat().st_size
         if progress.best_epoch == progress.epochs_done and progress.partial is None:
             # First, so that a crash in between never leaves a last checkpoint that speaks of a best one not there.
             with whole_file(folder / BEST) as second:
-                _same_contents(temporary, second)
+                if not _same_contents(temporary, second):
+                    written += size
         if keep > 1:
             _set_aside(last, progress)
     for path in _earlier(folder)[keep - 1 :]:
         path.unlink(missing_ok=True)
+    return written
 
 
 def _set_aside(last: Path, newer: SavedProgress) -> None:
@@ -140,13 +145,15 @@ def _checksum(tensors: Mapping[str, np.ndarray], progress: str) -> str:
     return f"{crc:08x}"
 
 
-def _same_contents(file: Path, second: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no hard links."""
+def _same_contents(file: Path, second: Path) -> bool:
+    """Give a file a second name, or a copy where the file system has no hard links: whether it is the same file."""
     second.unlink()
     try:
         os.link(file, second)
     except OSError:
         shutil.copyfile(file, second)
+        return False
+    return True
 
 
 def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:

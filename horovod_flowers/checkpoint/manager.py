@@ -8,7 +8,7 @@ import numpy as np
 
 from horovod_flowers.checkpoint.format import PER_RANK, SavedProgress, checkpoint_files, forget_later, load_newest
 from horovod_flowers.checkpoint.model_state import ModelState
-from horovod_flowers.checkpoint.writer import CheckpointWriter
+from horovod_flowers.checkpoint.writer import CheckpointWriter, Written
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.data.opening import TrainedOn, refuse_other_images
 from horovod_flowers.data.prepared import Prepared
@@ -124,6 +124,11 @@ class CheckpointManager:
             self.check_folder()
             self._writer.begin(*self._copied)
             self._copied = None
+
+    @property
+    def written(self) -> Written:
+        """What this process has written, on rank 0; nothing elsewhere."""
+        return self._writer.total if self._writer else Written()
 
     def finish(self) -> None:
         """Wait until all are written. Raises what went wrong."""

@@ -14,6 +14,11 @@ class Noise(Prepared):
 
     contents = 16
 
+    @property
+    def stored_bytes(self) -> int | None:
+        """None: it is not stored."""
+        return None
+
     @cached_property
     def labels(self) -> np.ndarray:
         """int32 [n]: one class after the other."""

@@ -79,6 +79,14 @@ class Prepared:
         """float32 [n]: how much each image counts in the training loss; None where all count alike."""
         return np.load(self.folder / "weights.npy", allow_pickle=False) if self.weighted else None
 
+    @property
+    def stored_bytes(self) -> int | None:
+        """Of its files on storage; None where it has none."""
+        try:
+            return sum(path.stat().st_size for path in self.folder.iterdir())
+        except OSError:
+            return None
+
     @cached_property
     def _shards(self) -> list[np.ndarray]:
         numbers = range(len(self.shard_images))

@@ -8,7 +8,6 @@ which alone knows how the script ends: a run without `result.json` has not finis
 import atexit
 import math
 import os
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from horovod_flowers.ranks.communicator import Ranks
 from horovod_flowers.ranks.startup import take_cores
 from horovod_flowers.runlog.environment import Parallelism, gather_environment
 from horovod_flowers.runlog.json_lines import LineLog, write_json
+from horovod_flowers.runlog.process_resources import gpu_peak_bytes_of, process_resources, wall_seconds_of
 from horovod_flowers.runlog.records import SCHEMA, EpochRecord, Result, StepRecord
+from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.run_folder import RunFolder, open_step_log
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runlog.script_folder import begin_records, otherwise, waiting_result
@@ -226,21 +227,25 @@ class RunRecorder:
         `parameters`: of the model; `optimizer_bytes`: of the optimizer's state that this rank keeps.
         """
         assert self._ranks is not None
-        memory = self._ranks.gather((optimizer_bytes, _peak_memory_bytes()))
+        taken = self._ranks.gather((optimizer_bytes, process_resources()))
         if self._step_log is not None:
             self._step_log.sync()
         self._ranks.barrier()  # all records are there before the result
-        if memory is None or not self._progress.epochs_done:
+        if taken is None or not self._progress.epochs_done:
             return
+        processes = [process for _, process in taken]
         result = Result(
             schema=SCHEMA,
             progress=msgspec.structs.replace(self._progress, steps_done=self.step_count),
             parameters=parameters,
-            optimizer_bytes=[optimizer for optimizer, _ in memory],
-            peak_memory_bytes=[peak for _, peak in memory],
+            optimizer_bytes=[optimizer for optimizer, _ in taken],
+            peak_memory_bytes=[process.peak_memory_bytes for process in processes],
             data_digest=None,
             training_images=None,
             validation_images=None,
+            resources=Resources(
+                wall_seconds=wall_seconds_of(processes), steps_before=0, gpu_peak_bytes=gpu_peak_bytes_of(processes)
+            ),
         )
         write_json(waiting_result(self.folder), result)
 
@@ -283,7 +288,3 @@ def _accuracy_in(metrics: Mapping[str, float]) -> float | None:
         if name in metrics and 0 <= metrics[name] <= 1:
             return metrics[name]
     return None
-
-
-def _peak_memory_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB

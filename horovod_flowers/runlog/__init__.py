@@ -9,6 +9,7 @@ step_spread.py        means beside medians of steps, and a sentence where they p
 collectives.py        the record of timed collective calls
 step_profile.py       the record of a step measured on one rank; emulated_step.py: what a run slept for
 emulation.py          what was emulated, and the gauge by which its times count
+resources.py          what a run took of the machine; process_resources.py: measured on a rank
 study_attempts.py     what became of each point of a study
 reading/              finished runs, read back and checked
 """

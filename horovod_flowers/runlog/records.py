@@ -19,6 +19,7 @@ import msgspec
 
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.field_types import Count, Nanoseconds, Positive, Seconds, Share
+from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.training_progress import TrainingProgress
 
 SCHEMA = 3
@@ -108,6 +109,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether --early-stopping ended it before its last epoch."""
     core_gauge: CoreGauge | None = None
     """Of an emulated run, over its timed steps: whether its times are a measurement."""
+    resources: Resources | None = None
+    """What it took of the machine; null in older records."""
 
     def ends(self, epochs: int) -> bool:
         """Whether nothing is left of a run of that many epochs."""
@@ -163,6 +166,8 @@ class HostEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     memory_bytes: Count
     cpu_features: list[str]
     ranks: Positive
+    physical_cores: Positive | None = None
+    """How many of the node's cores are online, hyperthreads counted once; null in older records."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def core_of(cpu: int, cpus: Path = Path("/sys/devices/system/cpu")) -> tuple[int
 
 
 UNKNOWN_SOCKET = -1
+
+
+def physical_cores(cpus: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores this node has online, hyperthreads of one core counted once, whatever this process may use."""
+    online = 0
+    with contextlib.suppress(OSError, ValueError):
+        numbers = _numbers_in((cpus / "online").read_text())
+        online = len({core_of(cpu, cpus) for cpu in numbers})
+    return online or os.cpu_count() or 1
+
+
+def _numbers_in(spans: str) -> list[int]:
+    """0, 1, 2, 3 and 8 for 0-3,8."""
+    ends = [span.partition("-") for span in spans.strip().split(",") if span]
+    return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 def cpu_quota() -> float | None:
@@ -65,6 +81,17 @@ def process_start(pid: int) -> tuple[int | None, str]:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return int(fields[19]), fields[0]
     return None, ""
+
+
+def seconds_since_start() -> float | None:
+    """How long ago Linux started this process, in steps of its clock ticks (mostly 10 ms); None where it does not
+    tell."""
+    started, _ = process_start(os.getpid())
+    if started is None:
+        return None
+    # starttime is counted from boot, as CLOCK_BOOTTIME is, times that the machine was suspended included.
+    seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    return max(0.0, seconds)
 
 
 def process_numbers() -> str:

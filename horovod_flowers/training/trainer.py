@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,14 @@ from horovod_flowers.emulation.gauge import CoreReading, together
 from horovod_flowers.ranks.stop_request import StopRequest
 from horovod_flowers.runlog.environment import gather_core_gauge
 from horovod_flowers.runlog.json_lines import LineLog, write_json
+from horovod_flowers.runlog.process_resources import (
+    ProcessResources,
+    gpu_peak_bytes_of,
+    process_resources,
+    wall_seconds_of,
+)
 from horovod_flowers.runlog.records import SCHEMA, EpochRecord, Result
+from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.run_folder import RunFolder, forget_epochs, open_step_log
 from horovod_flowers.runlog.step_spread import bursts_in_words
 from horovod_flowers.runlog.training_progress import PartialEpoch, TrainingProgress
@@ -53,7 +59,7 @@ class Trainer:
         self._writes_checkpoints = self.config.checkpoint and self.strategy.trains_one_model
         self._bad_loss: BadLoss | None = None
         self._loop = StepLoop(engine, self._stop_at, read_cores)
-        self._loop.reached = progress.steps
+        self._loop.reached = self._steps_before = progress.steps
         engine.learning_rate_factor = progress.plateau.factor
 
     @property
@@ -260,15 +266,17 @@ class Trainer:
         """Wait for the last checkpoint; write the result and say it, on rank 0."""
         self._request.agreed_now(self.ranks)  # too late to stop: this only receives what is under way
         HEARTBEAT.at("the end of the run", long=True)
+        waited = time.monotonic()
         self._checkpoints.finish()
+        waited = time.monotonic() - waited
         step_log.close()
-        memory = self.ranks.gather((self.engine.state.optimizer_bytes, _peak_memory_bytes()))
         own = together(self._loop.gauges)
         gauge = None if own is None else gather_core_gauge(self.ranks, own)
         times = self.ranks.gather((os.uname().nodename, self._loop.times.total, self._loop.times.work))
-        if epoch_log is not None and memory is not None and times is not None:
+        taken = self.ranks.gather((self.engine.state.optimizer_bytes, process_resources()))  # last: it ends wall times
+        if epoch_log is not None and taken is not None and times is not None:
             epoch_log.close()
-            result = msgspec.structs.replace(self._result(memory), core_gauge=gauge)
+            result = msgspec.structs.replace(self._result(taken, waited), core_gauge=gauge)
             self._checkpoints.check_folder()
             write_json(self.folder.result, result)
             for line in describe_result(result, self.folder.path, self.config.early_stopping_on):
@@ -281,21 +289,29 @@ class Trainer:
                 say(sentence)
         self.ranks.barrier()
 
-    def _result(self, memory: list[tuple[int, int]]) -> Result:
-        """The final record; `memory`: bytes of the optimizer's state and at the peak, of each rank."""
-        engine = self.engine
+    def _result(self, taken: list[tuple[int, ProcessResources]], waited_seconds: float) -> Result:
+        """The final record; `taken`: bytes of the optimizer's state, and what the process took, of each rank;
+        `waited_seconds`: for what was still being written of checkpoints."""
+        engine, written = self.engine, self._checkpoints.written
+        processes = [process for _, process in taken]
         return Result(
             schema=SCHEMA,
             progress=self.progress,
             parameters=engine.parameters,
-            optimizer_bytes=[optimizer for optimizer, _ in memory],
-            peak_memory_bytes=[peak for _, peak in memory],
+            optimizer_bytes=[optimizer for optimizer, _ in taken],
+            peak_memory_bytes=[process.peak_memory_bytes for process in processes],
             data_digest=engine.prepared.digest,
             training_images=len(engine.images.training),
             validation_images=len(engine.images.validation),
             stopped_early=self.progress.epochs_done < self.config.epochs,
+            resources=Resources(
+                wall_seconds=wall_seconds_of(processes),
+                steps_before=self._steps_before,
+                gpu_peak_bytes=gpu_peak_bytes_of(processes),
+                checkpoints=written.checkpoints,
+                checkpoint_bytes=written.size_bytes,
+                checkpoint_write_seconds=written.seconds,
+                last_checkpoint_wait_seconds=waited_seconds,
+                data_bytes=engine.prepared.stored_bytes,
+            ),
         )
-
-
-def _peak_memory_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KiB

@@ -86,7 +86,14 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(resumed: Resumed, rank
 
 def test_a_run_that_died_before_its_result_is_finished(runs: Path) -> None:
     found, kept = (json.loads((runs / name / "result.json").read_bytes()) for name in ("nearly", "whole"))
-    assert {**found, "peak_memory_bytes": 0} == {**kept, "peak_memory_bytes": 0}
+    used = {"peak_memory_bytes": 0, "resources": None}  # by the process that wrote it
+    assert {**found, **used} == {**kept, **used}
+    assert [each["resources"]["steps_before"] for each in (kept, found)] == [0, 18]
+    walls = kept["resources"]["wall_seconds"]
+    assert len(walls) == 2
+    assert min(walls) > kept["progress"]["training_seconds"]  # the start, epochs' ends and checkpoints are in it
+    assert kept["resources"]["checkpoints"] == 3
+    assert kept["resources"]["checkpoint_bytes"] >= 3 * (runs / "whole/checkpoints/last.safetensors").stat().st_size
 
 
 def test_a_run_resumes_with_its_own_options(runs: Path) -> None:

@@ -173,6 +173,10 @@ def _check_agreement(config: dict[str, Any], environment: Environment, result: R
     for numbers in (result.optimizer_bytes, result.peak_memory_bytes):
         if len(numbers) != ranks:
             raise UserError(f"result.json has memory of {len(numbers)} of {ranks} ranks")
+    taken = result.resources
+    for of_ranks in () if taken is None else (taken.wall_seconds, taken.gpu_peak_bytes):
+        if of_ranks is not None and len(of_ranks) != ranks:
+            raise UserError(f"result.json has resources of {len(of_ranks)} of {ranks} ranks")
 
 
 def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Result) -> None:
