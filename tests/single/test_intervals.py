@@ -2,20 +2,43 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from horovod_flowers.report.analysis.intervals import Estimate, estimate, expanded_level
+from horovod_flowers.report.analysis.intervals import Estimate, degrees_of_freedom, estimate, resampled, tail
 
 
 def mean(drawn: np.ndarray) -> np.ndarray:
     return np.asarray(drawn[..., 0].mean(-1))
 
 
-def test_the_level_is_that_of_the_expanded_percentile_interval() -> None:
-    # By printed tables: Student's t at 0.975 is 2.776 for 4 and 2.262 for 9 degrees of freedom; times sqrt(n/(n-1))
-    # 3.104 and 2.384, beyond which the normal distribution has 0.00095 and 0.00856.
-    for runs, tail in ((5, 0.00095), (10, 0.00856)):
-        assert (1 - expanded_level(runs)) / 2 == pytest.approx(tail, abs=0.00002)
-    assert expanded_level(100_000) == pytest.approx(0.95, abs=1e-4)
+def test_the_percentiles_are_students() -> None:
+    # By printed tables: Student's t at 0.975 is 2.776 for 4 and 2.262 for 9 degrees of freedom, beyond which the normal
+    # distribution has 0.00275 and 0.01185.
+    assert tail(4) == pytest.approx(0.00275, abs=0.00002)
+    assert tail(9) == pytest.approx(0.01185, abs=0.00002)
+    assert tail(1e9) == pytest.approx(0.025, abs=1e-5)
+
+
+def test_several_groups_have_welchs_degrees_of_freedom() -> None:
+    """Of a difference of two means, whose jackknife variances are s^2/n: as SciPy's t test of unequal variances has."""
+    one, other = np.random.default_rng(4).normal(10, 2, (7, 1)), np.random.default_rng(5).normal(10, 5, (12, 1))
+    found = resampled(lambda a, b: mean(a) - mean(b), one, other)
+    assert found is not None
+    told = stats.ttest_ind(one[:, 0], other[:, 0], equal_var=False)
+    assert degrees_of_freedom(found.without) == pytest.approx(told.df)
+    low, high = found.limits()
+    expected = told.confidence_interval(0.95)
+    assert high - low == pytest.approx(expected.high - expected.low, rel=0.05)
+    assert degrees_of_freedom((np.zeros((6, 2)),)).tolist() == [5, 5]
+
+
+def test_six_resampled_runs_scatter_as_six_new_ones_would() -> None:
+    """The variance of their mean is s^2/6, where drawing the same six again has 5/6 of it."""
+    values = np.random.default_rng(6).normal(10, 0.3, (6, 1))
+    found = resampled(mean, values)
+    assert found is not None
+    assert found.drawn.var() == pytest.approx(values.var(ddof=1) / 6, rel=0.05)
+    assert found.drawn.mean() == pytest.approx(values.mean(), rel=1e-3)
 
 
 def test_an_interval_of_a_mean_is_students() -> None:
@@ -45,8 +68,11 @@ def test_the_same_runs_give_the_same_interval() -> None:
     assert estimate(mean, values) == estimate(mean, values)
 
 
-def test_six_runs_cover_the_true_ratio_in_95_of_100_studies() -> None:
-    """Of two groups of six runs with noise of 5 %: images and seconds as the report has them, true ratio 1.6."""
+def test_six_runs_cover_the_true_ratio_in_90_of_100_studies_or_more() -> None:
+    """Of two groups of six runs with noise of 5 %: images and seconds as the report has them, true ratio 1.6.
+
+    Fewer than 90 would come about by chance once in 80 times, if 95 of 100 was true.
+    """
 
     def ratio(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         rates = [drawn[..., 0].sum(-1) / drawn[..., 1].sum(-1) for drawn in (one, other)]
@@ -61,4 +87,4 @@ def test_six_runs_cover_the_true_ratio_in_95_of_100_studies() -> None:
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= 1.6 <= found.high
-    assert covered >= 95
+    assert covered >= 90

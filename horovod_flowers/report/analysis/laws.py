@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from horovod_flowers.report.analysis.intervals import Estimate, limits, resampled
+from horovod_flowers.report.analysis.intervals import Estimate, Resampled, resampled
 
 GAUSS_NEWTON_STEPS = 20
 
@@ -71,11 +71,9 @@ class Fit:
     peak_ranks: Estimate | None
     """Of the Universal Scalability Law, as the parameters alone have it: see `determined_peak`."""
     rank_counts: tuple[int, ...]
-    fewest_runs: int
-    """Of any number of ranks."""
     quality: "Quality"
-    resampled_parameters: np.ndarray | None = field(repr=False, default=None)
-    """[resamples, 1 + parameters], for the band of an extrapolation: rate of one rank, then the parameters."""
+    resampled_parameters: Resampled | None = field(repr=False, default=None)
+    """[many, 1 + parameters], for the band of an extrapolation: rate of one rank, then the parameters."""
 
     @property
     def determined_peak(self) -> Estimate | None:
@@ -107,11 +105,14 @@ class Fit:
 
     def band(self, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Low and high end of the 95 % interval of `rates`, [counts] each; None with too few runs."""
-        drawn = self.resampled_parameters
-        if drawn is None:
+        if self.resampled_parameters is None:
             return None
-        values = [drawn[:, column, None] for column in range(1, drawn.shape[1])]
-        return limits(drawn[:, :1] * _speed_up(self.law, ranks[None, :], values), self.fewest_runs)
+
+        def rates(found: np.ndarray) -> np.ndarray:
+            values = [found[:, column, None] for column in range(1, found.shape[1])]
+            return found[:, :1] * _speed_up(self.law, ranks[None, :], values)
+
+        return self.resampled_parameters.mapped(rates).limits()
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,6 @@ def fit(law: Law, runs: Mapping[int, np.ndarray]) -> Fit | str:
         rates = np.stack([group[..., 0].sum(-1) / group[..., 1].sum(-1) for group in drawn], axis=-1)
         return _solve(law, ranks, rates)
 
-    fewest = min(len(group) for group in groups)
     try:
         with np.errstate(all="ignore"):  # what becomes of it is looked at
             rate_of_one, *values = statistic(*groups).tolist()
@@ -201,18 +201,18 @@ def fit(law: Law, runs: Mapping[int, np.ndarray]) -> Fit | str:
         rate_of_one, values, drawn = float("nan"), [], None
     if not np.isfinite([rate_of_one, *values]).all():
         return f"{law} is not fitted: no curve of it comes near the measured throughput"
-    if drawn is not None and not np.isfinite(drawn).all():
+    if drawn is not None and not drawn.finite:
         drawn = None
     names = PARAMETERS[law]
     if drawn is None:
         parameters = {name: Estimate(value) for name, value in zip(names, values, strict=True)}
     else:
-        low, high = limits(drawn, fewest)
+        low, high = drawn.limits()
         parameters = {
             name: Estimate(value, float(low[column]), float(high[column]))
             for column, (name, value) in enumerate(zip(names, values, strict=True), 1)
         }
-    largest = _peak(values, drawn, fewest) if law == "USL" else None
+    largest = _peak(values, drawn) if law == "USL" else None
     with np.errstate(all="ignore"):
         rates = np.stack([group[:, 0].sum() / group[:, 1].sum() for group in groups])
         told = rate_of_one * _speed_up(law, ranks, values)
@@ -220,7 +220,7 @@ def fit(law: Law, runs: Mapping[int, np.ndarray]) -> Fit | str:
         first, *rest = _solve(law, ranks, rates, relative=True).tolist()
         likeliest = first * _speed_up(law, ranks, rest)
     quality = Quality.of(groups, told, likeliest, 1 + len(values))
-    return Fit(law, rate_of_one, parameters, largest, counts, fewest, quality, drawn)
+    return Fit(law, rate_of_one, parameters, largest, counts, quality, drawn)
 
 
 def _solve(law: Law, ranks: np.ndarray, rates: np.ndarray, relative: bool = False) -> np.ndarray:
@@ -267,11 +267,12 @@ def _absolute(ranks: np.ndarray, rates: np.ndarray, columns: np.ndarray, start: 
     return found
 
 
-def _peak(values: Sequence[float], drawn: np.ndarray | None, fewest: int) -> Estimate | None:
+def _peak(values: Sequence[float], drawn: Resampled | None) -> Estimate | None:
     found = peak(*values)
     if found is None:
         return None
-    if drawn is None or not ((drawn[:, 2] > 0) & (drawn[:, 1] < 1)).all():
+    if drawn is None or not ((drawn.drawn[:, 2] > 0) & (drawn.drawn[:, 1] < 1)).all():
         return Estimate(found)  # some resampled studies have no peak: its place is not known
-    low, high = limits(np.sqrt((1 - drawn[:, 1]) / drawn[:, 2]), fewest)
+    with np.errstate(all="ignore"):  # without one run there may be none
+        low, high = drawn.mapped(lambda each: np.sqrt((1 - each[:, 1]) / each[:, 2])).limits()
     return Estimate(found, float(low), float(high))
