@@ -2,6 +2,7 @@
 
 startup.py            MPI, cores and threads, TensorFlow, Horovod, in the order that each needs
 mpi_start.py          MPI loaded, asked what it is, checked against launcher and Horovod, and started
+mpi_binding.py        MPI's calls bound to its own functions, where TensorFlow has others of the same names
 horovod_build.py      what Horovod was built for, and its import
 communicator.py       this process among the ranks, and the collective calls outside of a step; what carries them:
                       mpi.py, gloo.py (elastic), single_process.py

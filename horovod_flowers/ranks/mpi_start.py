@@ -19,6 +19,7 @@ from horovod_flowers.mpi.library import MpiLibrary
 from horovod_flowers.mpi.mpich import OF_PMI
 from horovod_flowers.mpi.open_mpi import OF_AN_MPIRUN, OpenMpi
 from horovod_flowers.ranks.horovod_build import horovod_build
+from horovod_flowers.ranks.mpi_binding import bind_at_load, refuse_late_binding
 from horovod_flowers.runtime.errors import UserError, first_line
 from horovod_flowers.runtime.temporary_space import refuse_full_temporary_folder
 
@@ -86,34 +87,22 @@ def start_note() -> str | None:
 
 
 def load_mpi() -> MpiLibrary:
-    """What the MPI library of this process is. Loads it and starts nothing. Raises UserError where there is none."""
+    """What the MPI library of this process is. Loads it and starts nothing. Raises UserError where there is none, and
+    where a script has loaded it so that a rank would crash as it ends."""
     try:
         import mpi4py
 
         if "mpi4py.MPI" not in sys.modules:
             mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-            _bind_at_load()
+            bind_at_load()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an ABI that it lacks: the error follows
             from mpi4py import MPI
     except (ImportError, RuntimeError, OSError) as error:
         raise UserError(_no_library(error)) from error
+    refuse_late_binding(library_file())
     _refuse_own_in_container(os.environ)
     return library_from_text(MPI.Get_library_version())
-
-
-def _bind_at_load() -> None:
-    """Have every call within the MPI library bound as it is loaded.
-
-    mpi4py's wheel loads it with lazy binding: a function is looked up when it is first called. TensorFlow 2.21 exports
-    the functions of its hwloc, and Open MPI's wheel those of its own, of another release; hwloc_topology_destroy, which
-    Open MPI calls for the first time as it ends, would by then be TensorFlow's, and a rank would crash in it. An mpi4py
-    that was built for one MPI is loaded as Python loads extensions, bound at once.
-    """
-    from mpi4py import _mpiabi
-
-    if getattr(_mpiabi, "LIBMPI_MODE", 0) is None:  # that is, mpi4py's own choice
-        _mpiabi.LIBMPI_MODE = os.RTLD_NOW | os.RTLD_LOCAL
 
 
 def _refuse_own_in_container(environment: Mapping[str, str]) -> None:

@@ -1,4 +1,5 @@
-"""The environments that `./flowers --mpi NAME` has built, one for each MPI, and how commands are run in them."""
+"""The environments that `./flowers` has built: one for each MPI (`--mpi NAME`), and Open MPI 4 with another TensorFlow
+(`--tensorflow VERSION`); and how commands are run in them."""
 
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ TITLES = {
     "mpich": "MPICH",
     "intel": "Intel MPI",
     "system": "the system's",
+    "tensorflow-2.21": "Open MPI 4, TensorFlow 2.21",
 }
 """By the names that ./flowers knows them by, in the order of the tables."""
 

@@ -3,9 +3,10 @@
     for mpi in openmpi5 mpich intel; do ./flowers --mpi $mpi run true; done     # build them, once
     ./flowers run python -m tests.mpi.matrix --output matrix.md                 # about a quarter of an hour on 2 cores
 
-The MPIs whose environments are built are tried: .venv and .venv-NAME, or NAME in the folder $FLOWERS_ENVIRONMENTS.
---slurm starts a Slurm of virtual nodes for srun (root, Debian). --speed also runs the flower CNN on one and two ranks,
-the MPIs taking turns. Status 1 where anything neither worked nor was refused in a sentence.
+The MPIs whose environments are built are tried: .venv and .venv-NAME, or NAME in the folder $FLOWERS_ENVIRONMENTS; with
+.venv-tensorflow-VERSION also Open MPI 4 with that TensorFlow (`--mpi tensorflow-VERSION`). --slurm starts a Slurm of
+virtual nodes for srun (root, Debian). --speed also runs the flower CNN on one and two ranks, the MPIs taking turns.
+Status 1 where anything neither worked nor was refused in a sentence.
 """
 
 import argparse
@@ -124,8 +125,13 @@ SPEED_OPTIONS = ("--data.synthetic-images", "1280", "--data.validation-fraction"
                  "--threads", "1", "--epochs", "1", "--no-checkpoint")  # fmt: skip
 
 
-def speed_table(environments: Mapping[str, MpiEnvironment], folder: Path, repetitions: int) -> str:
-    """The flower CNN on one and two ranks of each MPI, which take turns: medians of the steps of the slowest rank."""
+def speed_table(
+    environments: Mapping[str, MpiEnvironment], folder: Path, repetitions: int, precision: str = "auto"
+) -> str:
+    """The flower CNN on one and two ranks of each MPI, which take turns: medians of the steps of the slowest rank.
+
+    The last column has the steps of one rank, turn by turn, as multiples of those of the first row.
+    """
     seconds: dict[tuple[str, int], list[float]] = {}
     for repetition in range(repetitions):
         for name, mpi in environments.items():
@@ -133,6 +139,7 @@ def speed_table(environments: Mapping[str, MpiEnvironment], folder: Path, repeti
                 place = Place(mpi, "mpirun", cells.fresh(folder / f"speed {name} {ranks} {repetition}"))
                 words = ["python", "-m", "horovod_flowers.launcher", "--ranks", str(ranks), "--", "python", "-m"]
                 options = ("--data.prepared-dir", str(folder / "prepared"), *SPEED_OPTIONS, "--name", "v")
+                options = (*options, "--precision", precision)
                 ended = place.run([*words, "horovod_flowers.train", *options])
                 if ended.status != 0:
                     raise Failure(f"{mpi.title}, {ranks} rank(s)\n{ended.output}")
@@ -141,12 +148,15 @@ def speed_table(environments: Mapping[str, MpiEnvironment], folder: Path, repeti
                 seconds.setdefault((name, ranks), []).append(point["median_step_seconds"])
                 print(f"{mpi.title}, {ranks} rank(s): {point['median_step_seconds']:.3f} s a step", file=sys.stderr)
                 assert found.status == 0, found.output
-    lines = []
+    lines, first = [], seconds[next(iter(environments)), 1]
     for name, mpi in environments.items():
         one, two = (statistics.median(seconds[name, ranks]) for ranks in (1, 2))
         of_runs = ", ".join(f"{a / b:.2f}" for a, b in zip(seconds[name, 1], seconds[name, 2], strict=True))
-        lines.append([mpi.title, f"{one * 1000:.0f}", f"{two * 1000:.0f}", f"{one / two:.2f}", of_runs])
+        against_first = ", ".join(f"{a / b:.2f}" for a, b in zip(seconds[name, 1], first, strict=True))
+        medians = [f"{one * 1000:.0f}", f"{two * 1000:.0f}", f"{one / two:.2f}"]
+        lines.append([mpi.title, *medians, of_runs, against_first])
     header = ["MPI", "step on 1 rank, ms", "on 2 ranks, ms", "speed-up (medians)", f"of the {repetitions} turns"]
+    header.append("1 rank against the first row's")
     return table(header, lines)
 
 
@@ -172,6 +182,7 @@ def main() -> None:
     )
     parser.add_argument("--slurm", action="store_true", help="under srun too, on virtual nodes")
     parser.add_argument("--speed", type=int, default=0, metavar="TURNS", help="measure speed-ups, so many times")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of --speed")
     parser.add_argument("--only-speed", action="store_true", help="without the cells; on an otherwise idle machine")
     arguments = parser.parse_args()
     environments = built_environments()
@@ -190,7 +201,7 @@ def main() -> None:
         try:
             written += loss_lines(results.losses) if results.losses else ""
             if arguments.speed:
-                written += "\n" + speed_table(chosen, folder, arguments.speed)
+                written += "\n" + speed_table(chosen, folder, arguments.speed, arguments.precision)
         except Failure as failure:
             results.failures.append(str(failure))
     if arguments.output:

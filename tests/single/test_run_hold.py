@@ -19,6 +19,7 @@ from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.runlog.holder import STALE_SECONDS, Holder, this_process
 from horovod_flowers.runlog.run_hold import RunAtRest, RunHold, check_not_held, holder_of, lock_of
 from horovod_flowers.runtime.errors import JobError, UserError
+from horovod_flowers.runtime.machine import process_start
 from horovod_flowers.training import setup
 from tests.single.held_run import another_process
 
@@ -70,8 +71,8 @@ def test_a_killed_holder_is_taken_over_at_once(run: Path) -> None:
 
 
 def test_a_later_process_of_the_same_number_is_not_the_holder(run: Path) -> None:
-    own = this_process("")
-    write_lock(run, kernel=own.kernel, pid=os.getppid(), process_start=(own.process_start or 0) - 1)
+    began, _ = process_start(os.getppid())
+    write_lock(run, kernel=this_process("").kernel, pid=os.getppid(), process_start=(began or 0) - 1)
     assert holder_of(run) is None
 
 
