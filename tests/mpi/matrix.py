@@ -138,9 +138,8 @@ def speed_table(
             for ranks in (1, 2):
                 place = Place(mpi, "mpirun", cells.fresh(folder / f"speed {name} {ranks} {repetition}"))
                 words = ["python", "-m", "horovod_flowers.launcher", "--ranks", str(ranks), "--", "python", "-m"]
-                options = ("--data.prepared-dir", str(folder / "prepared"), *SPEED_OPTIONS, "--name", "v")
-                options = (*options, "--precision", precision)
-                ended = place.run([*words, "horovod_flowers.train", *options])
+                options = ("--data.prepared-dir", str(folder / "prepared"), "--precision", precision, "--name", "v")
+                ended = place.run([*words, "horovod_flowers.train", *SPEED_OPTIONS, *options])
                 if ended.status != 0:
                     raise Failure(f"{mpi.title}, {ranks} rank(s)\n{ended.output}")
                 found = place.run(["python", "-m", "horovod_flowers.report", "--format", "json"])

@@ -68,7 +68,7 @@ def test_flowers_finds_what_it_has_built(tmp_path: Path) -> None:
         "from importlib.metadata import version; import os, horovod_flowers; "
         "print(version('tensorflow-cpu'), version('horovod-flowers'), os.path.realpath(horovod_flowers.__path__[0]))"
     )
-    words = [PROJECT / "flowers", "--tensorflow", "2.21", "run", "env", "-u", "PYTHONPATH", "python", "-c", program]
-    ended = run_command(words, tmp_path)
+    words = ("--tensorflow", "2.21", "run", "env", "-u", "PYTHONPATH", "python", "-c", program)
+    ended = run_command([PROJECT / "flowers", *words], tmp_path)
     assert (ended.status, ended.stderr) == (0, ""), ended.output
     assert ended.stdout.split(maxsplit=2) == ["2.21.0", "0.1.0", f"{PROJECT / 'horovod_flowers'}\n"]
