@@ -40,11 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = gather(config, runs, collectives, left_out, failed_points(folders), profiles)
         output = writable_folder(Path(config.output), "choose another folder with --output")
         # Templates and pictures take a second that a usage error need not.
+        from horovod_flowers.report.exports.write import exported, write_exports
         from horovod_flowers.report.pages.terminal import print_content
         from horovod_flowers.report.pages.write import write_files
 
-        written = write_files(output, content, config.formats)
+        exports = exported(content, config.formats)
+        written = write_files(output, content, config.formats) + write_exports(output, exports)
         print_content(content)
+        for sentence in (sentence for export in exports for sentence in export.told):
+            say(sentence)
         say(f"written: {output}/{', '.join(written)}")
         if config.open:
             webbrowser.open((output / "index.html").resolve().as_uri())

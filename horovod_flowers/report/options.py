@@ -9,7 +9,10 @@ from horovod_flowers.report.analysis.claims import Check, parse_check
 from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 
-FORMATS = ("html", "md", "csv", "json", "pictures", "trace")
+PAGES = ("html", "md", "csv", "json", "pictures", "trace")
+EXPORTS = ("tidy", "extra-p", "figures", "mlperf", "hparams")
+"""What other tools read (exports/)."""
+FORMATS = (*PAGES, *EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,11 @@ class ReportConfig:
     runs_dir: str = option("runs", "folders of runs, or single runs, separated by commas")
     output: str = option("report", "folder to write into")
     format: str = option(
-        ",".join(FORMATS),
+        ",".join((*PAGES, "tidy")),
         "what to write, separated by commas: html (index.html), md (report.md), csv, json (scaling.*), pictures (SVG "
-        "and PNG), trace (Chrome traces for Perfetto)",
+        "and PNG), trace (Chrome traces for Perfetto), tidy (runs.csv, a row a run, and datapackage.json); for other "
+        "tools extra-p (JSON Lines), figures (figures.txt, for ReFrame and JUBE), mlperf (MLPerf's log lines), hparams "
+        "(TensorBoard)",
     )
     baseline: str | None = option(
         None, "name, or pattern such as 'strong-2ranks-*', of the runs to take ratios against (default: one rank)"
