@@ -12,5 +12,6 @@ precision.py          bf16 or fp16, chosen from what the CPU or GPU can do
 pooled_activation.py  ReLU moved behind max pooling
 fused_optimizers.py   Adam and SGD with their update in one pass over memory
 optimizer_class.py    an optimizer whose updates begin with something else, such as combining gradients over ranks
+flops/                floating-point operations of a step, counted from a model's graph
 keras_internals/      all that is used of Keras beyond its public interface
 """
