@@ -200,7 +200,7 @@ class _DistributedModel:
             raise UserError("train_on_batch trains on one rank's rows: call fit, or write a loop with ranks.shard")
         step = state.step
         assert step is not None
-        STEP_MARKS.batch_arrived(data)
+        STEP_MARKS.batch_arrived(data.data)
         kept = _kept(self) if state.may_fill else []
         with state.stepping(data.share), step.training(data.share), put_back(data.share, kept):
             logs = super().train_step(data.data)  # type: ignore[misc]

@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.model.flops.step_flops import StepFlops
 from horovod_flowers.model.optimizer_class import Combining, Gradients, Update, combine_in_place, combining_of
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.recording.model_flops import count_fit
 from horovod_flowers.recording.recorder import RunRecorder
 from horovod_flowers.recording.step_marks import STEP_MARKS
 from horovod_flowers.runlog.environment import Parallelism
@@ -51,7 +53,11 @@ class RecordingCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin the run's records, or go on with them."""
         parallelism = self._parallelism()
-        self._recorded = self._recorder.begin(self._ranks, self.model, parallelism, self._global_batch)
+
+        def count(rows: int) -> StepFlops:
+            return count_fit(self.model, STEP_MARKS.shapes, rows)
+
+        self._recorded = self._recorder.begin(self._ranks, self.model, parallelism, self._global_batch, count)
         STEP_MARKS.start(self._recorder if self._recorded else None)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

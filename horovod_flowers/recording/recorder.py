@@ -8,9 +8,10 @@ which alone knows how the script ends: a run without `result.json` has not finis
 import atexit
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,6 +31,9 @@ from horovod_flowers.runlog.script_folder import begin_records, otherwise, waiti
 from horovod_flowers.runlog.training_progress import BEGINNING, TrainingProgress
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from horovod_flowers.model.flops.step_flops import StepFlops
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 """What Keras calls the share of samples whose prediction is right."""
@@ -86,6 +90,7 @@ class RunRecorder:
         self._ranks: Ranks | None = None
         self._parallelism: Parallelism | None = None
         self._global_batch: int | None = None
+        self._count_flops: Callable[[int], StepFlops] | None = None
         self._step_log: LineLog | None = None
         self._epoch_log: LineLog | None = None
         self._progress: TrainingProgress = BEGINNING
@@ -99,16 +104,24 @@ class RunRecorder:
         given = os.environ.get(RECORD_VARIABLE, "")
         return RunRecorder(Path(given)) if given else None
 
-    def begin(self, ranks: Ranks, model: object, parallelism: Parallelism, global_batch: int | None = None) -> bool:
+    def begin(
+        self,
+        ranks: Ranks,
+        model: object,
+        parallelism: Parallelism,
+        global_batch: int | None = None,
+        count_flops: "Callable[[int], StepFlops] | None" = None,
+    ) -> bool:
         """A `fit` of a model begins: whether it is recorded.
 
-        `global_batch`: samples of a step over all ranks; None where the first epoch has to show it. A run is of one
+        `global_batch`: samples of a step over all ranks; None where the first epoch has to show it. `count_flops`:
+        counts what a step on so many samples takes, called on rank 0 once batches have been seen. A run is of one
         model, the first that is trained; another one is left out, and that is said. Raises UserError on all ranks
         where the run's folder cannot be made, or belongs to another run.
         """
         if self._ranks is None:
             self._ranks, self._model_id = ranks, id(model)
-            self._parallelism, self._global_batch = parallelism, global_batch
+            self._parallelism, self._global_batch, self._count_flops = parallelism, global_batch, count_flops
             self._open(ranks)
         elif self._model_id != id(model):
             if not self._told_of_another and ranks.rank == 0:
@@ -209,11 +222,16 @@ class RunRecorder:
         assert self._parallelism is not None
         import tensorflow as tf
 
+        from horovod_flowers.recording.model_flops import flops_of_step
+
         cores = take_cores(self._ranks, "none", 0)
         set_here = tf.config.threading.get_intra_op_parallelism_threads()
         threads = set_here or threads_asked_for(os.environ) or len(os.sched_getaffinity(0))
         batch = self._global_batch or most_images
-        environment = gather_environment(self._ranks, cores, threads, batch, self._parallelism)
+        flops = None
+        if self._count_flops is not None and self._ranks.rank == 0:
+            flops = flops_of_step(self._count_flops, batch, self._ranks.size)
+        environment = gather_environment(self._ranks, cores, threads, batch, self._parallelism, model_flops=flops)
         told = None
         if environment is not None:
             write_json(self.folder.environment, environment)

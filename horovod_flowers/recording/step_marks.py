@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from horovod_flowers.recording.model_flops import BatchShapes
 from horovod_flowers.recording.recorder import RunRecorder, StepTimes
 
 Part = Literal["compute", "communication", "update"]
@@ -41,6 +42,9 @@ class StepMarks:
         """Of the step that is being traced, or computed eagerly; the first one is of its batch."""
         self._readings: list[tuple[tf.Variable, tf.Variable]] = []
         """For marks in graphs, in the order of a step: seconds of TensorFlow's clock, and nanoseconds waited."""
+        self.shapes = BatchShapes()
+        """Of the batches of all fits of one recorder."""
+        self._shapes_for: RunRecorder | None = None
 
     @property
     def on(self) -> bool:
@@ -50,6 +54,8 @@ class StepMarks:
     def start(self, recorder: RunRecorder | None) -> None:
         """A fit begins whose steps go to `recorder`; None: they go nowhere."""
         self._recorder = recorder
+        if recorder is not None and recorder is not self._shapes_for:
+            self.shapes, self._shapes_for = BatchShapes(), recorder
         self._warmup_left = 0 if recorder is None else recorder.config.warmup_steps
         if recorder is not None and not self._readings:  # a tf.function could make none when it is traced again
             with tf.device("CPU:0"):
@@ -64,6 +70,7 @@ class StepMarks:
         if self.on:
             self._traced = self._traced or not tf.executing_eagerly()  # the step after this waits for its graph
             self._marks = []
+            self.shapes.see(batch)
             self._mark("compute", tf.nest.flatten(batch))
 
     def computed(self, gradients: Sequence[Any], waited_ns: Any = None) -> Sequence[Any]:

@@ -18,6 +18,7 @@ from horovod_flowers.ranks.startup import horovod_features
 from horovod_flowers.runlog import records as runlog
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
 from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, physical_cores, utc_now
 
@@ -54,8 +55,9 @@ def gather_environment(
     global_batch: int,
     parallelism: Parallelism,
     emulated: Emulation | None = None,
+    model_flops: ModelFlops | None = None,
 ) -> Environment | None:
-    """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it."""
+    """The environment of all ranks, on rank 0; None elsewhere. Every rank calls it. `model_flops`: counts on rank 0."""
     import tensorflow as tf
 
     gpus = tf.config.get_visible_devices("GPU")
@@ -97,6 +99,7 @@ def gather_environment(
         communication_volume=parallelism.communication_volume,
         mpi_settings=mpi_settings(),
         emulated=emulated if emulated is not None else emulation(),
+        model_flops=model_flops,
     )
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.field_types import Count, Nanoseconds, Positive, Seconds, Share
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.training_progress import TrainingProgress
 
@@ -225,6 +226,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     as they are; what is not there is its own default."""
     emulated: Emulation | None = None
     """What was emulated; null where all was real."""
+    model_flops: ModelFlops | None = None
+    """What a step takes; null in older records, and of emulated runs."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

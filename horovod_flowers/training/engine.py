@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from horovod_flowers.checkpoint.model_state import ModelState
 from horovod_flowers.config.choices import DIVIDING_WEIGHTS, INDEPENDENT, Precision
@@ -21,14 +22,18 @@ from horovod_flowers.data.batches import Batch, Prefetcher, evaluation_batches, 
 from horovod_flowers.data.image_weights import image_weights
 from horovod_flowers.data.order import Split, per_rank_batch, steps_per_epoch
 from horovod_flowers.data.prepared import Prepared
+from horovod_flowers.model.flops.step_flops import StepFlops, count_step
 from horovod_flowers.model.freezing import freeze
 from horovod_flowers.model.pooled_activation import move_relu_behind_pooling
 from horovod_flowers.model.registry import build_whole
 from horovod_flowers.ranks.communicator import Ranks
+from horovod_flowers.recording.model_flops import flops_of_step
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.records import CommunicationVolume
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
 from horovod_flowers.strategy.choice import make_strategy
 from horovod_flowers.strategy.interface import Strategy
+from horovod_flowers.strategy.weight_use import image_inputs
 from horovod_flowers.training.dropout_seeds import DropoutSeeds
 from horovod_flowers.training.initial_weights import start_from
 from horovod_flowers.training.model_file import model_source, refuse_other_file
@@ -47,9 +52,17 @@ class TrainingEngine:
     step_kind: type[TrainingStep] = TrainingStep
 
     def __init__(
-        self, config: RunConfig, ranks: Ranks, prepared: Prepared, images: Split, strategy: str, precision: Precision
+        self,
+        config: RunConfig,
+        ranks: Ranks,
+        prepared: Prepared,
+        images: Split,
+        strategy: str,
+        precision: Precision,
+        counts_flops: bool = False,
     ) -> None:
         """Build everything. `strategy` is the one that was chosen, where the configuration says 'auto'.
+        `counts_flops`: whether rank 0 counts what a step takes, which traces the model once more.
 
         Raises UserError where the model cannot be built, or the strategy finds nothing to divide in it.
         """
@@ -60,6 +73,7 @@ class TrainingEngine:
         keras.backend.clear_session()  # names of layers count from the first model that a process builds
         keras.utils.set_random_seed(config.seed)
         recipe = self._build(strategy)
+        self.model_flops = self._count_flops(recipe) if counts_flops and ranks.rank == 0 else None
         undecayed = _among_trained(self.model, recipe.undecayed)
         size = 1 if strategy == INDEPENDENT else ranks.size
         penalties = Penalties(self.model, size, ranks.broadcast, prepared.image_size)
@@ -115,6 +129,19 @@ class TrainingEngine:
         self.parameters = self.model.count_params()
         move_relu_behind_pooling(self.model)
         return recipe
+
+    def _count_flops(self, recipe: Recipe) -> ModelFlops:
+        """Of the model as it is before a strategy divides it."""
+
+        def loss(images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+            logits = tf.cast(self.model(images, training=True), tf.float32)
+            return [recipe.loss.of_images(labels, logits), *self.model.losses]
+
+        def count(rows: int) -> StepFlops:
+            batch = [image_inputs(self.prepared.image_size, rows), tf.TensorSpec((rows,), tf.int32)]
+            return count_step(self.model, loss, batch, rows)
+
+        return flops_of_step(count, self.config.global_batch_for(self.ranks.size), self.ranks.size)
 
     def _strategy_called(self, name: str) -> Strategy:
         """The strategy of that name, ready for the model. Raises UserError where it finds nothing to divide in it."""

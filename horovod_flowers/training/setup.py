@@ -115,12 +115,14 @@ def set_up(
     trials: list[Trial] = []
     if strategy == "auto":
         strategy, trials = choose_strategy(ranks, start_engine)
-    engine = start_engine(strategy)
+    engine = start_engine(strategy, True)
     chosen = engine.strategy
     volume = engine.communication_volume()
     parallelism = Parallelism(chosen.name, chosen.notes, trials, precision, volume)
     emulated = what_is_emulated(emulation.record if emulation is not None else None)
-    environment = gather_environment(ranks, cores, threads, engine.global_batch, parallelism, emulated)
+    environment = gather_environment(
+        ranks, cores, threads, engine.global_batch, parallelism, emulated, engine.model_flops
+    )
     folder = RunFolder(Path(config.runs_dir) / str(config.name))
     checkpoints = CheckpointManager(config, ranks, prepared, engine.state)
     tensors, progress = None, BEGINNING
@@ -163,18 +165,18 @@ def _engines(
     images: Split,
     precision: Precision,
     emulation: Emulation | None,
-) -> "Callable[[str], TrainingEngine]":
-    """What makes the engine of a strategy."""
+) -> "Callable[[str, bool], TrainingEngine]":
+    """What makes the engine of a strategy; the second argument says whether it counts what a step takes."""
     if emulation is None:
         from horovod_flowers.training.engine import TrainingEngine
 
-        return lambda strategy: TrainingEngine(config, ranks, prepared, images, strategy, precision)
+        return lambda strategy, counts: TrainingEngine(config, ranks, prepared, images, strategy, precision, counts)
     from horovod_flowers.training.emulated_engine import EmulatedEngine
 
-    return lambda strategy: EmulatedEngine(config, ranks, prepared, images, strategy, emulation)
+    return lambda strategy, _: EmulatedEngine(config, ranks, prepared, images, strategy, emulation)
 
 
-def choose_strategy(ranks: Ranks, start_engine: "Callable[[str], TrainingEngine]") -> tuple[str, list[Trial]]:
+def choose_strategy(ranks: Ranks, start_engine: "Callable[[str, bool], TrainingEngine]") -> tuple[str, list[Trial]]:
     """The fastest strategy in a few steps of each, and what was measured. The same on every rank."""
     from horovod_flowers.strategy.trial import candidates, fastest, try_out
 
@@ -182,7 +184,7 @@ def choose_strategy(ranks: Ranks, start_engine: "Callable[[str], TrainingEngine]
         return INDEPENDENT, []
 
     def start(name: str) -> "TrainingEngine":
-        engine = start_engine(name)
+        engine = start_engine(name, False)
         engine.share(None)
         return engine
 

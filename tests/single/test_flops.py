@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, counted by hand for each kind of product, and why there is sometimes no number."""
+"""Floating-point operations of a step, counted by hand for each kind of product, and what leaves no number."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -54,8 +54,8 @@ def of_layers(shape: Sequence[int | None], *own: Any) -> StepFlops:
         # what is spread is the input: each of its elements meets the window and each filter
         (lambda: layers.Conv2DTranspose(6, 3, strides=2), (5, 4, 3), 2 * 2 * (5 * 4 * 3) * 9 * 6),
         (lambda: layers.Conv3DTranspose(6, 2), (2, 2, 2, 3), 2 * 2 * (8 * 3) * 8 * 6),
-        (lambda: layers.MaxPooling2D(), (8, 8, 4), 0),
-        (lambda: layers.LayerNormalization(), (8,), 0),
+        (layers.MaxPooling2D, (8, 8, 4), 0),
+        (layers.LayerNormalization, (8,), 0),
     ],
 )
 def test_one_layer_takes_what_is_counted_by_hand(
@@ -175,8 +175,7 @@ def one_side(x: Any) -> Any:
         (own_gradient, "products with a gradient of their own (tf.custom_gradient)"),
         (until_small, "a loop of a length that is not known before it is computed"),
         (one_side, "a branch whose sides take different products"),
-        (lambda x: tf.boolean_mask(x, x[:, 0] > 0) @ tf.ones((8, 8)), "MatMul of a shape that is not known before it is "
-         "computed"),
+        (lambda x: tf.boolean_mask(x, x[:, 0] > 0) @ tf.ones((8, 8)), "MatMul of a shape that is not known before"),
         (lambda x: x / 0 if bool(x[0, 0] > 0) else x, "its graph, which could not be traced ("),
     ],
 )  # fmt: skip
@@ -275,7 +274,11 @@ def product_of(operation: Any) -> float:
         return 2.0 * math.prod(result[0]) * shapes[0][-2 if operation.get_attr(first) else -1]
     if kind == "Einsum" and len(shapes) == 2:
         words = operation.get_attr("equation").decode().split("->")[0].split(",")
-        sizes = {index: size for word, shape in zip(words, shapes, strict=True) for index, size in zip(word, shape)}
+        sizes = {
+            index: size
+            for word, shape in zip(words, shapes, strict=True)
+            for index, size in zip(word, shape, strict=True)
+        }
         return 2.0 * math.prod(sizes.values())
     if kind in ("While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall"):
         raise AssertionError(f"{operation.name} is not looked into")

@@ -23,9 +23,10 @@ from horovod_flowers.recording.of_fit import record_every_fit, record_fits_of, r
 from horovod_flowers.recording.recorder import RunRecorder, StepTimes, over_ranks
 from horovod_flowers.recording.step_marks import STEP_MARKS, StepMarks
 from horovod_flowers.runlog.environment import Parallelism
-from horovod_flowers.runlog.json_lines import read_lines
+from horovod_flowers.runlog.json_lines import read_json, read_lines
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.reading.run import RecordedRun, read_run
-from horovod_flowers.runlog.records import Header, StepRecord
+from horovod_flowers.runlog.records import Environment, Header, StepRecord
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.script_folder import waiting_result
 from horovod_flowers.runtime.errors import UserError
@@ -344,3 +345,58 @@ def test_a_folder_of_another_run_and_a_missing_file_are_refused(recorded: Callab
     missing = folder.path / "missing.yaml"
     with pytest.raises(UserError, match=f"FLOWERS_RECORD is {missing}, which is not there on {os.uname().nodename}"):
         RunRecorder(missing)
+
+
+def test_a_record_has_what_a_step_takes(recorded: Callable[..., RunFolder]) -> None:
+    folder = recorded()
+    model = make_model()
+    record_fits_of(model, ALONE, lambda: UNDIVIDED)
+    model.fit(X, Y, 16, 2, 0, class_weight={0: 1.0, 1: 2.0, 2: 3.0})
+    flops = read(folder).environment.model_flops
+    first, second = 2 * 16 * 8 * 16, 2 * 16 * 16 * 3
+    assert flops == ModelFlops(images=16, forward=first + second, backward=first + 2 * second)
+    assert flops.per_image == (2 * first + 3 * second) / 16
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+class OwnLoss(keras.Sequential):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
+        return super().compute_loss(x, y, y_pred, sample_weight) + keras.ops.mean(x @ keras.ops.transpose(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "batches", "forward", "why"),
+    [
+        (OwnStep, [(X[:16], Y[:16])] * 2, None, "a train_step of the model's own"),
+        (OwnLoss, [(X[:16], Y[:16])] * 2, 2 * 16 * 8 * 3 + 2 * 16 * 8 * 16, ""),
+        (keras.Sequential, [(X[:16], Y[:16]), (X[:9], Y[:9])], 2 * 16 * 8 * 3, ""),
+        (
+            keras.Sequential,
+            [(np.ones((4, n, 8)), np.ones((4, n))) for n in (2, 3)],
+            None,
+            "batches whose shapes differ",
+        ),
+    ],
+)
+def test_what_is_not_counted_is_named(
+    recorded: Callable[..., RunFolder], kind: Any, batches: Any, forward: int | None, why: str
+) -> None:
+    x, y = batches[0]
+    folder = recorded(global_batch=len(x))
+    model = kind([keras.layers.Dense(3)])
+    model.build((None,) * (x.ndim - 1) + (8,))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    record_fits_of(model, ALONE, lambda: UNDIVIDED)
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(batches),
+        output_signature=(tf.TensorSpec((None,) * (x.ndim - 1) + (8,)), tf.TensorSpec((None,) * y.ndim)),
+    )
+    model.fit(data, epochs=1, verbose=0)
+    flops = read_json(folder.environment, Environment).model_flops
+    assert flops is not None
+    assert flops.forward == forward
+    assert (flops.not_counted or [""])[0].startswith(why)
