@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from horovod_flowers.collectives.timing import UNTIMED_CALLS
+from horovod_flowers.config.choices import PRECISION_CHOICES, PrecisionChoice
 from horovod_flowers.config.options import MOST_THREADS, check_limits, option
 from horovod_flowers.config.run import HorovodConfig
+from horovod_flowers.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,14 @@ class MicrobenchmarkConfig:
     """Options of the microbenchmark."""
 
     output: str = option("microbenchmark.json", "file to write")
+    measure: Literal["collectives", "peak"] = option(
+        "collectives",
+        "collectives: what collective calls cost; peak: what all ranks together compute at most, by large matrix "
+        "products (on one rank, too)",
+    )
+    precisions: str = option(
+        "auto", f"of the peak: {', '.join(PRECISION_CHOICES)}, separated by commas; auto: as train would choose"
+    )
     largest_mb: int = option(
         64,
         "largest message in MB; each size is four times the one before, from 1 KB",
@@ -29,3 +39,15 @@ class MicrobenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_limits(self)
+        _ = self.chosen_precisions
+
+    @property
+    def chosen_precisions(self) -> list[PrecisionChoice]:
+        """Those of the peak, each once. Raises UserError."""
+        words = dict.fromkeys(word.strip() for word in self.precisions.split(","))
+        for word in words:
+            if word not in PRECISION_CHOICES:
+                raise UserError(
+                    f"precisions names {word!r}: allowed are {', '.join(PRECISION_CHOICES)}, separated by commas"
+                )
+        return [choice for word in words for choice in PRECISION_CHOICES if choice == word]

@@ -37,16 +37,17 @@ def time_calls(operation: Operation, size: int, ranks: Ranks, repetitions: int) 
         "allgather": lambda: hvd.allgather(part, name=f"allgather.{size}"),
         "alltoall": lambda: hvd.alltoall(values, splits=splits, name=f"alltoall.{size}")[0],
     }
-    return _slowest_seconds(tf.function(calls[operation], autograph=False), ranks, repetitions)
+    return slowest_seconds(tf.function(calls[operation], autograph=False), ranks, repetitions)
 
 
 def time_reductions(size: int, ranks: Ranks, repetitions: int) -> list[float]:
     """The slowest rank's seconds in each addition of two fp32 arrays of `size` bytes, all ranks at the same time."""
     total, arrived = (np.ones(size // 4, np.float32) for _ in range(2))
-    return _slowest_seconds(lambda: np.add(total, arrived, out=total), ranks, repetitions)
+    return slowest_seconds(lambda: np.add(total, arrived, out=total), ranks, repetitions)
 
 
-def _slowest_seconds(call: Callable[[], Any], ranks: Ranks, repetitions: int) -> list[float]:
+def slowest_seconds(call: Callable[[], Any], ranks: Ranks, repetitions: int) -> list[float]:
+    """The slowest rank's seconds in each call, all ranks beginning together; the first UNTIMED_CALLS are left out."""
     seconds = []
     for _ in range(UNTIMED_CALLS + repetitions):
         ranks.barrier()

@@ -7,6 +7,7 @@ json_lines.py         writing and checking records; older_schemas.py: those of e
 environment.py        what a run runs on, gathered from its ranks
 step_spread.py        means beside medians of steps, and a sentence where they part
 model_flops.py        the record of floating-point operations of a step
+machine_peak.py       the record of what a machine computes at most
 collectives.py        the record of timed collective calls
 step_profile.py       the record of a step measured on one rank; emulated_step.py: what a run slept for
 emulation.py          what was emulated, and the gauge by which its times count

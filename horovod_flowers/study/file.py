@@ -42,6 +42,8 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """After which a point is ended, and counts as failed."""
     collectives: bool = False
     """Measure collective calls too: once a repetition for each number of ranks above one."""
+    peak: bool = False
+    """Measure what the ranks compute at most, too: once a repetition for each number of ranks."""
     network: EmulatedNetwork | None = None
     """Virtual nodes on this machine that the points are run on (study --emulate)."""
     options: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from horovod_flowers.collectives.config import MicrobenchmarkConfig
+from horovod_flowers.config.choices import PrecisionChoice
 from horovod_flowers.config.command_line import build, flags, start_of
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.config.options import Effect, flat_options, names_of
@@ -17,11 +18,15 @@ from horovod_flowers.config.yaml_file import options_in
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
 from horovod_flowers.runlog.emulation import Emulation
 from horovod_flowers.runlog.json_lines import read_json
+from horovod_flowers.runlog.machine_peak import peak_file, read_peak
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.run_hold import RunHold
 from horovod_flowers.runtime.errors import UserError
+from horovod_flowers.study.file import StudyFile
 
+TIMED_PRODUCTS = 5
+"""Of each size of matrices in a point: the fastest counts."""
 TIMED_CALLS = 7
 """Of each size in a point: with the repetitions of the study there are more, and a point stays short."""
 MBIT_OF_A_MEGABYTE = 12
@@ -181,6 +186,57 @@ class CollectivesPoint(OwnPoint):
         """Judge an emulated measurement by its gauge."""
         gauge = read_collectives(collectives_file(runs_dir, self.name)).core_gauge
         return None if gauge is None else no_measurement(gauge.problem)
+
+
+@dataclass(frozen=True)
+class PeakPoint(OwnPoint):
+    """What the ranks compute at most, measured with the cores of the study's runs."""
+
+    precisions: tuple[PrecisionChoice, ...]
+
+    module = "horovod_flowers.microbenchmark"
+
+    def options(self) -> MicrobenchmarkConfig:
+        """Those of the measurement."""
+        return MicrobenchmarkConfig(
+            output=str(peak_file(Path(self.config.runs_dir), self.name)),
+            measure="peak",
+            precisions=",".join(self.precisions),
+            repetitions=TIMED_PRODUCTS,
+            threads=self.config.threads,
+            bind=self.config.bind,
+        )
+
+    def begun(self, runs_dir: Path) -> bool:
+        """Whether there is a record, from another version perhaps."""
+        return peak_file(runs_dir, self.name).exists()
+
+    def finished(self, runs_dir: Path) -> bool:
+        """Whether there is a record of these precisions. Raises UserError where it is of other ranks or threads."""
+        path = peak_file(runs_dir, self.name)
+        try:
+            record = read_peak(path)
+        except (FileNotFoundError, UserError):
+            return False
+        threads = self.config.threads or record.threads  # 0 leaves them to the machine
+        refuse_other(f"record {path}", [("ranks", record.world_size, self.ranks), ("threads", record.threads, threads)])
+        there = {each.precision for each in record.measured}
+        return {precision for precision in self.precisions if precision != "auto"} <= there
+
+
+def peak_points(
+    study: StudyFile,
+    ranks: int,
+    timeout_seconds: float,
+    machine: RunConfig,
+    precisions: tuple[PrecisionChoice, ...] = (),
+) -> list[Point]:
+    """Those of a study at a number of ranks. `precisions`: to measure before the study's."""
+    every = tuple(dict.fromkeys((*precisions, *study.precisions)))
+    return [
+        PeakPoint(f"{study.name}-{ranks}ranks-peak-run{number}", ranks, number, timeout_seconds, machine, every)
+        for number in range(1, study.repetitions + 1)
+    ]
 
 
 def _problem(folder: RunFolder) -> str | None:

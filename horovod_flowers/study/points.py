@@ -12,7 +12,7 @@ from horovod_flowers.config.options import Effect, flag_of, flat_options, names_
 from horovod_flowers.config.run import RunConfig, with_overrides
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.file import StudyFile
-from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint
+from horovod_flowers.study.point import CollectivesPoint, Point, TrainingPoint, peak_points
 from horovod_flowers.study.profiles import profile_file
 from horovod_flowers.study.script import script_points
 
@@ -71,16 +71,29 @@ def points_of(study: StudyFile, path: Path, runs_dir: str, more_options: Sequenc
             config = with_overrides(config, given)
             _refuse_overridden(study, own, config)
             points.append(TrainingPoint(name, ranks, number, timeout, config, network=study.network))
-        if study.collectives and not alone:
-            names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
-            points += [
-                CollectivesPoint(name, ranks, number, timeout, config, network=study.network) for number, name in names
-            ]
+        points += _measurements(study, ranks, timeout, config)
     return points
 
 
+def _measurements(study: StudyFile, ranks: int, timeout: float, config: RunConfig) -> list[Point]:
+    """What is measured beside the runs at a number of ranks."""
+    found = list[Point]()
+    if study.collectives and ranks > 1:
+        numbers = range(1, study.repetitions + 1)
+        names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in numbers)
+        found += [
+            CollectivesPoint(name, ranks, number, timeout, config, network=study.network) for number, name in names
+        ]
+    return found + (peak_points(study, ranks, timeout, config) if study.peak else [])
+
+
 def _refuse_options_of_commands(study: StudyFile, path: Path) -> None:
-    """Raise UserError for what is said of a command where there is none."""
+    """Raise UserError for what is said of a command where there is none, and for a peak of virtual nodes."""
+    if study.network is not None and study.peak:
+        raise UserError(
+            f"job file {path}: both network and peak are given: a peak is of real nodes, and virtual ones share this "
+            "machine's cores; leave out one of them"
+        )
     for name in ("global_batch", "per_rank_batch", "threads", "warmup_steps"):
         if getattr(study, name) is not None:
             raise UserError(f"job file {path}: {name} stands beside a command; of train it is one of the options")
@@ -92,6 +105,8 @@ def _refuse_too_many(study: StudyFile, path: Path) -> None:
     a_repetition = sum(combinations * (1 if ranks == 1 else len(study.strategies)) for ranks in study.ranks)
     if study.collectives:
         a_repetition += sum(ranks > 1 for ranks in study.ranks)
+    if study.peak:
+        a_repetition += len(study.ranks)
     if a_repetition * study.repetitions > MOST_POINTS:
         raise UserError(
             f"job file {path} stands for {a_repetition * study.repetitions} points ({a_repetition} combinations, "

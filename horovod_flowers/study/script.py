@@ -27,7 +27,7 @@ from horovod_flowers.runlog.script_folder import check_is_scripts, clear_records
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import write_whole
 from horovod_flowers.study.file import StudyFile
-from horovod_flowers.study.point import CollectivesPoint, Point, refuse_other
+from horovod_flowers.study.point import CollectivesPoint, Point, peak_points, refuse_other
 
 PYTHON = ("python", "python3")
 """As the program of a command: the Python that runs the study."""
@@ -154,6 +154,10 @@ def script_points(study: StudyFile, runs_dir: str) -> list[Point]:
             names = ((number, f"{study.name}-{ranks}ranks-collectives-run{number}") for number in repetitions)
             machine = RunConfig(runs_dir=runs_dir, threads=common.threads)
             points += [CollectivesPoint(name, ranks, number, timeout, machine) for number, name in names]
+        if study.peak:
+            machine = RunConfig(runs_dir=runs_dir, threads=common.threads)
+            # A script that is not told a precision computes in Keras' own.
+            points += peak_points(study, ranks, timeout, machine, () if "precision" in used else ("fp32",))
     return points
 
 
