@@ -15,6 +15,7 @@ from typing import Any, get_args
 import pytest
 
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.machine_peak import peak_file, read_peak
 from horovod_flowers.runlog.records import Operation
 from horovod_flowers.runlog.study_attempts import PointFiles, read_record
 from horovod_flowers.scaling_model.calibration import calibrate
@@ -137,6 +138,26 @@ def test_a_study_measures_collective_calls_and_does_not_do_so_again(workplace: W
     assert f"{name}\tfinished" in workplace.run(*words, "--list").stdout
     again = workplace.run(*words, "--no-preflight", "--oversubscribe", "--point", number)
     assert (again.status, "2 points, 0 to run" in again.stdout) == (0, True)
+
+
+def test_a_study_measures_what_the_ranks_compute_at_most(workplace: Workplace) -> None:
+    """On one rank, in two precisions: the largest products that it times are of the order of its cores' speed."""
+    name, job_file = "peak-1ranks-peak-run1", workplace.folder / "peak.yaml"
+    write_job_file(job_file, workplace.prepared, ranks=[1], peak=True, precisions=["fp32", "auto"], options={})
+    words = ["python", "-m", "horovod_flowers.study", str(job_file)]
+    listed = [line.split("\t") for line in workplace.run(*words, "--list").stdout.splitlines()]
+    (number,) = [row[0] for row in listed if row[2] == name]
+    ended = workplace.run(*words, "--no-preflight", "--oversubscribe", "--point", number)
+    assert ended.status == 0, ended.output
+    record = read_peak(peak_file(workplace.folder / "runs", name))
+    assert (record.world_size, record.threads, record.ranks_per_node, record.oversubscribed) == (1, 1, [1], False)
+    sizes = [each.size for each in record.measured if each.precision == "fp32"]
+    assert sizes == [512 * 2**power for power in range(len(sizes))]
+    assert all(len(each.seconds) == 5 for each in record.measured)
+    found = record.flops_per_second("fp32")
+    assert found is not None
+    assert 1e8 < found < 1e12
+    assert f"{name}\tfinished" in workplace.run(*words, "--list").stdout
 
 
 def test_a_study_that_is_asked_to_stop_goes_on_where_it_was(workplace: Workplace) -> None:

@@ -1,5 +1,6 @@
 """Job files, the points that they stand for, and what becomes of them."""
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -10,14 +11,16 @@ import pytest
 
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runlog.collectives import collectives_file, read_collectives
+from horovod_flowers.runlog.machine_peak import peak_file, read_peak, write_peak
 from horovod_flowers.runlog.study_attempts import Attempt, PointFiles, failures, read_record
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.study.__main__ import StudyConfig, holder_of_cores, read_points, state_of
 from horovod_flowers.study.file import read_study
-from horovod_flowers.study.point import CollectivesPoint, TrainingPoint
+from horovod_flowers.study.point import CollectivesPoint, PeakPoint, TrainingPoint
 from horovod_flowers.study.points import in_order, points_of
 from tests.conftest import PROJECT, Ended, Workplace, run_command
 from tests.single.held_run import another_process
+from tests.single.machine_peaks import peak_record
 from tests.single.recorded_runs import write_run
 
 
@@ -117,6 +120,47 @@ def test_collectives_are_points_in_the_same_order_once_a_repetition_and_number_o
         "--output r/.collectives/s-4ranks-collectives-run2.json --repetitions 7 --threads 2 --bind none "
         "--horovod.cycle-time-ms 0.5"
     )
+
+
+def test_peaks_are_points_of_every_number_of_ranks_in_the_precisions_of_the_study(tmp_path: Path) -> None:
+    path = job_file(tmp_path, ranks=[1, 2], options={"threads": 2, "bind": "none"}, repetitions=2, peak=True)
+    points = read_points(StudyConfig(files=(str(path),), runs_dir="r"), [])
+    found = {point.name: point for point in points if isinstance(point, PeakPoint)}
+    assert set(found) == {f"s-{ranks}ranks-peak-run{run}" for ranks in (1, 2) for run in (1, 2)}
+    words = " ".join(found["s-2ranks-peak-run1"].words())
+    assert words.startswith("--output r/.peaks/s-2ranks-peak-run1.json --measure peak ")
+    assert words.endswith("--threads 2 --bind none")
+    command = {"command": ["python", "-c", "1"], "global_batch": 8, "peak": True, "ranks": [1], "repetitions": 1}
+    of_script = points_of(read_study(job_file(tmp_path, **command)), path, "r")
+    (own,) = [each for each in of_script if isinstance(each, PeakPoint)]
+    assert own.precisions == ("fp32", "auto")  # it is not told one, and so computes in Keras' own
+    file = job_file(tmp_path, peak=True, network={"nodes": 2, "mbit": 100})
+    with pytest.raises(UserError, match="both network and peak are given"):
+        points_of(read_study(file), file, "r")
+
+
+def test_a_record_of_a_peak_stands_for_a_point_only_if_it_is_the_same(tmp_path: Path) -> None:
+    fields = {"options": {"threads": 1}, "ranks": [2], "peak": True, "repetitions": 1, "precisions": ["fp32"]}
+    path = job_file(tmp_path, **fields)
+    (point,) = [each for each in points_of(read_study(path), path, str(tmp_path)) if isinstance(each, PeakPoint)]
+    record = peak_file(tmp_path, point.name)
+    assert not point.finished(tmp_path)
+    record.parent.mkdir()
+    write_peak(record, peak_record())
+    assert point.finished(tmp_path)
+    assert read_peak(record).flops_per_second("fp32") == pytest.approx(5e10)
+    assert read_peak(record).flops_per_second("bf16") is None
+    assert not dataclasses.replace(point, precisions=("fp32", "bf16")).finished(tmp_path)
+    write_peak(record, peak_record(world_size=4))
+    with pytest.raises(UserError, match="was made with ranks 4, and the study says 2"):
+        point.finished(tmp_path)
+    record.write_text('{"schema": 1, ')
+    assert not point.finished(tmp_path)  # it is measured again
+    with pytest.raises(UserError, match="is damaged or from another version"):
+        read_peak(record)
+    write_peak(record, peak_record(schema=2))
+    with pytest.raises(UserError, match="has schema 2, this version reads 1"):
+        read_peak(record)
 
 
 def write_record(path: Path, **changed: Any) -> None:
