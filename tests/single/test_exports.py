@@ -23,6 +23,7 @@ from horovod_flowers.report.exports.run_columns import RUN_COLUMNS
 from horovod_flowers.report.exports.write import EXPORTS
 from horovod_flowers.report.options import EXPORTS as FORMATS
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
+from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.run_folder import RunFolder
 from tests.conftest import PROJECT
 from tests.single.recorded_runs import write_run
@@ -115,7 +116,7 @@ def test_the_page_has_the_dictionary() -> None:
 
 def test_names_have_their_units() -> None:
     """A time in seconds says so, and so does what is counted in bytes."""
-    words = {"s": "seconds", "B": "bytes", "images/s": "images_per_second"}
+    words = {"s": "seconds", "B": "bytes", "images": "images", "images/s": "images_per_second"}
     for column in RUN_COLUMNS:
         if column.unit in words:
             assert words[column.unit] in column.name, column.name
@@ -149,6 +150,25 @@ def test_marks_are_in_their_columns_and_what_is_missing_is_empty(report: Path) -
     assert rows["strong-2"]["bytes_sent"] == ""
     assert rows["weak-1-1"]["gpu"] == ""
     assert rows["weak-1-1"]["unlike"] == ""
+
+
+def test_what_a_run_took_of_the_machine_is_missing_where_it_is_not_recorded(tmp_path: Path) -> None:
+    """Older runs have no record of it, and one of a resumed run leaves the jobs before out."""
+    taken = Resources(
+        wall_seconds=[9.5, 10.5], steps_before=0, gpu_peak_bytes=[7, 8], checkpoints=2, checkpoint_bytes=100,
+        checkpoint_write_seconds=0.25, data_bytes=3,
+    )  # fmt: skip
+    resumed = msgspec.structs.replace(taken, steps_before=5)
+    for name, resources, milliseconds in (("older", None, 250), ("whole", taken, 260), ("resumed", resumed, 270)):
+        folder = write_run(tmp_path / "runs" / name, 2, [[1, 1], [milliseconds] * 2], config=STRONG)
+        result = json.loads(folder.result.read_text()) | {"resources": msgspec.to_builtins(resources)}
+        folder.result.write_text(json.dumps(result))
+    main(["--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path), "--format", "tidy"])
+    names = ("gpu_peak_bytes", "wall_seconds", "checkpoint_bytes", "checkpoint_write_seconds", "data_bytes")
+    found = {name: [row[column] for column in names] for name, row in rows_of(tmp_path).items()}
+    assert found["older"] == [""] * 5
+    assert found["whole"] == ["8", "10.5", "100", "0.25", "3"]
+    assert found["resumed"] == ["8", "", "", "", "3"]
 
 
 def test_what_speaks_against_a_point_stands_in_its_rows(tmp_path: Path) -> None:
@@ -247,6 +267,44 @@ def test_figures_are_found_by_a_regular_expression(report: Path) -> None:
     # No interval, and no accuracy of ranks that train no common model: no line.
     assert not any(name.endswith(("_low", "_high")) for name in found)
     assert "strong.64.fp32.none.2_ranks.best_validation_accuracy" not in found
+
+
+def test_ratios_over_unlike_runs_are_marked(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one", 1, [[1], [400]], config=STRONG, commit="a" * 40)
+    write_run(tmp_path / "runs" / "two", 2, [[1, 1], [250, 250]], config=STRONG, commit="b" * 40)
+    options = ["--output", str(tmp_path), "--format", "tidy,figures,extra-p", "--allow-differences"]
+    main(["--runs-dir", str(tmp_path / "runs"), *options])
+    assert rows_of(tmp_path)["two"]["unlike"].startswith("commit: bbb")
+    text = (tmp_path / "figures.txt").read_text()
+    assert "\nstrong.64.fp32.allreduce.2_ranks.unlike = 1 factors\n" in text
+    assert "# strong.64.fp32.allreduce.2_ranks: unlike its baseline, or each other: commit: bbb" in text
+    lines = [json.loads(line) for line in (tmp_path / "extra-p" / "strong-64-fp32-allreduce.jsonl").open()]
+    assert {line["run"]: len(line["unlike"]) for line in lines} == {"one": 0, "two": 1}
+
+
+def test_hostile_words_of_records_stay_words(tmp_path: Path) -> None:
+    """No line, path or cell of its own for what a record holds; no time for what is none."""
+    words = 'a\nb,"c" = 1 1\u202e/../x'
+    folder = write_run(
+        tmp_path / "runs" / "one", 1, [[1], [400]], config=STRONG, cpu_model=words, commit=words, gpu=words,
+        precision=words, started_utc="never", digest=words,
+    )  # fmt: skip
+    environment = json.loads(folder.environment.read_text()) | {"launcher": words, "mpi_library": words}
+    folder.environment.write_text(json.dumps(environment))
+    main(["--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path), "--format", "tidy,figures,extra-p,hparams"])
+    (row,) = rows_of(tmp_path).values()
+    shown = 'a\\nb,"c" = 1 1\\u202e/../x'
+    assert {row[name] for name in ("cpu", "commit", "gpu", "precision", "launcher", "mpi_library", "data_digest")} == {
+        shown
+    }
+    assert row["started_utc"] == ""
+    lines = (tmp_path / "figures.txt").read_text().splitlines()
+    assert all(line.startswith(("# ", "strong.64.a_nb_c_1_1_u202e_x.1_rank.")) for line in lines), lines
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("runs/")} == {
+        "runs.csv", "datapackage.json", "figures.txt",
+        "hparams/events.out.tfevents.0.horovod_flowers", "hparams/one/events.out.tfevents.0.horovod_flowers",
+    }  # fmt: skip
 
 
 def test_points_that_look_alike_get_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 One measurement a line, {"params": {"ranks": 4}, "metric": ..., "callpath": ..., "value": ...}, and a file a series, as
 Extra-P wants every callpath of a file measured at the same points. It passes over the other keys of a line, which say
-what it is of: run, strategy, scaling, batch, which, emulated, doubts. Format: docs/file-formats.md of Extra-P 4.
+what it is of: run, strategy, scaling, batch, which, emulated, doubts, unlike.
+Format: docs/file-formats.md of Extra-P 4.
 """
 
 import json
@@ -86,6 +87,7 @@ def _lines(content: Content, point: Point) -> Iterator[dict[str, object]]:
             "which": point.which,
             "emulated": point.emulated,
             "doubts": [harmless(sentence) for sentence in doubts],
+            "unlike": [harmless(words) for words in point.unlike],
         }
         for callpath, metric, value in _measurements(run, root):
             yield {"params": {"ranks": run.ranks}, "metric": metric, "callpath": callpath, "value": value, **about}

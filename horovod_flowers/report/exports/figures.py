@@ -36,6 +36,7 @@ def figures(content: Content) -> Exported:
         if plain in shared:
             lines.append(f"# {name}: {harmless(point.which) or 'see scaling.json'}")
         lines += [f"# {name}: doubtful: {harmless(sentence)}" for sentence in content.doubts.get(point, [])]
+        lines += [f"# {name}: unlike its baseline, or each other: {harmless(words)}" for words in point.unlike]
         lines += [f"{name}.{figure} = {value} {unit}" for figure, value, unit in _figures(content, point)]
     if shared:
         told.append(
@@ -77,6 +78,7 @@ def _figures(content: Content, point: Point) -> Iterator[tuple[str, str, str]]:
     values += [
         ("best_validation_accuracy", point.best_validation_accuracy, "1"),
         ("doubts", len(content.doubts.get(point, [])), "doubts"),
+        ("unlike", len(point.unlike), "factors"),
     ]
     for name, value, unit in values:
         if value is not None and math.isfinite(value):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from horovod_flowers.config.script import is_script
+from horovod_flowers.report.analysis.claims import cores_of
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -117,6 +118,28 @@ def _bytes_sent(one: OneRun) -> float | None:
     return None if volume is None else float(sum(entry.bytes_sent for entry in volume))
 
 
+def _resource(name: str) -> Callable[[OneRun], float | None]:
+    """A figure of `Resources`: of a list over ranks the largest; None where it is not recorded."""
+
+    def value(one: OneRun) -> float | None:
+        resources = one.run.result.resources
+        found: Any = None if resources is None else getattr(resources, name)
+        return max(found) if isinstance(found, list) else found
+
+    return value
+
+
+def _of_whole_run(name: str) -> Callable[[OneRun], float | None]:
+    """The same; None, too, where earlier jobs of the run had steps that it leaves out."""
+    found = _resource(name)
+
+    def value(one: OneRun) -> float | None:
+        resources = one.run.result.resources
+        return None if resources is None or resources.steps_before else found(one)
+
+    return value
+
+
 def _model(one: OneRun) -> str | None:
     return None if is_script(one.run.config) else run_factors_of(one.run)["model.name"]
 
@@ -140,6 +163,8 @@ RUN_COLUMNS: tuple[Column, ...] = (
            lambda one: len(one.run.environment.hosts), True),
     Column("ranks_per_node", "factor", "string", None, "ranks on each node, joined by '/' where nodes differ",
            _factor("ranks per node"), True),
+    Column("cores", "factor", "integer", None, "physical cores that the ranks could run on, all together",
+           lambda one: cores_of(one.run), True),
     Column("threads_per_rank", "factor", "string", None, "threads of each rank, joined by '/' where ranks differ",
            _factor("threads per rank"), True),
     Column("strategy", "factor", "string", None, "how the ranks divided the work, with its options",
@@ -227,6 +252,18 @@ RUN_COLUMNS: tuple[Column, ...] = (
            lambda one: max(one.run.result.peak_memory_bytes), True),
     Column("optimizer_bytes", "measurement", "integer", "B", "largest optimizer state of any rank",
            lambda one: max(one.run.result.optimizer_bytes), True),
+    Column("gpu_peak_bytes", "measurement", "integer", "B",
+           "most GPU memory of any rank; missing without GPUs and in older records, as the next four are",
+           _resource("gpu_peak_bytes")),
+    Column("wall_seconds", "measurement", "number", "s",
+           "of the job, from the start of its processes; missing of a resumed run, as the next two are",
+           _of_whole_run("wall_seconds")),
+    Column("checkpoint_bytes", "measurement", "integer", "B", "of all checkpoints written",
+           _of_whole_run("checkpoint_bytes")),
+    Column("checkpoint_write_seconds", "measurement", "number", "s",
+           "that writing them took, beside the training for the most part",
+           _of_whole_run("checkpoint_write_seconds")),
+    Column("data_bytes", "measurement", "integer", "B", "of the prepared images on storage", _resource("data_bytes")),
 )  # fmt: skip
 
 
