@@ -22,6 +22,7 @@ class ScalingTest(reframe.RunOnlyRegressionTest):
     """Speed-up, efficiency and throughput on one number of ranks."""
 
     study = variable(str, value=os.path.join(JOBS, "strong.yaml"))
+    study_options = variable(str, value="")
     runs_dir = variable(str, value="")
     scaling = variable(str, value="strong")
     strategy = variable(str, value="allreduce")
@@ -38,7 +39,8 @@ class ScalingTest(reframe.RunOnlyRegressionTest):
     def prepare(self):
         """Run the study first, unless its runs are there."""
         if not self.runs_dir:
-            self.prerun_cmds = [f"python -m horovod_flowers.study {self.study} --ranks 1,{self.ranks}"]
+            options = f"--ranks 1,{self.ranks} {self.study_options}"
+            self.prerun_cmds = [f"python -m horovod_flowers.study {self.study} {options}"]
         runs_dir = self.runs_dir or "runs"
         self.executable_opts = ["-m", "horovod_flowers.report", "--runs-dir", runs_dir, "--format", "figures,json"]
 
