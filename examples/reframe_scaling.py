@@ -77,3 +77,8 @@ class ScalingTest(reframe.RunOnlyRegressionTest):
     def median_step_seconds(self):
         """Of the slowest rank."""
         return self.figure("median_step_seconds", "s")
+
+    @performance_function("doubts")
+    def doubts(self):
+        """Sentences that speak against the figures, such as an outlying run: comments of figures.txt."""
+        return self.figure("doubts", "doubts")

@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.emulated_network import EmulatedNetwork
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import ScriptConfig
 from horovod_flowers.report.__main__ import main
 from horovod_flowers.report.exports.run_columns import RUN_COLUMNS
 from horovod_flowers.report.exports.write import EXPORTS
@@ -169,6 +171,32 @@ def test_what_a_run_took_of_the_machine_is_missing_where_it_is_not_recorded(tmp_
     assert found["older"] == [""] * 5
     assert found["whole"] == ["8", "10.5", "100", "0.25", "3"]
     assert found["resumed"] == ["8", "", "", "", "3"]
+
+
+def test_of_a_script_what_it_does_not_tell_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    formats = [
+        "tidy",
+        "figures",
+        "extra-p",
+        "hparams",
+        *(["mlperf"] if importlib.util.find_spec("mlperf_logging") else []),
+    ]
+    for ranks in (1, 2):
+        folder = write_run(tmp_path / "runs" / f"script-{ranks}", ranks, [[1] * ranks, [400 // ranks] * ranks],
+                           config=STRONG)  # fmt: skip
+        config = ScriptConfig(command="python train.py", name=folder.path.name, global_batch=64, threads=1)
+        folder.config.write_text(to_yaml(config))
+        result = json.loads(folder.result.read_text())
+        result |= {"data_digest": None, "training_images": None, "validation_images": None}
+        folder.result.write_text(json.dumps(result))
+    main(["--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path), "--format", ",".join(formats)])
+    row = rows_of(tmp_path)["script-2"]
+    unknown = ("model", "optimizer", "learning_rate", "seed", "data_digest")
+    assert [row[name] for name in unknown] == [""] * 5
+    assert float(row["speed_up"]) == pytest.approx(2)
+    if "mlperf" in formats:
+        said = " ".join(capsys.readouterr().out.split())
+        assert "left out: script-1, script-2: a script's: its data and recipe are not recorded" in said
 
 
 def test_what_speaks_against_a_point_stands_in_its_rows(tmp_path: Path) -> None:
@@ -513,7 +541,7 @@ def test_the_reframe_test_of_the_examples_runs(runs: Path, tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = {name: float(value) for name, value in re.findall(r"│ (\w+) +│ \S+ +│ +([\d.]+) │ pass", ended.stdout)}
     assert found == {
-        "speed_up": 1.6, "efficiency": 0.8, "images_per_second": 256.0, "median_step_seconds": 0.25,
+        "speed_up": 1.6, "efficiency": 0.8, "images_per_second": 256, "median_step_seconds": 0.25, "doubts": 0,
     }  # fmt: skip
     ended = run(4)  # which shared cores
     assert ended.returncode == 1

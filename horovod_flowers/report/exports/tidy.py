@@ -1,6 +1,6 @@
 """Tidy data: runs.csv, a row a run, and datapackage.json, the data dictionary beside it.
 
-A Data Package (version 1 and 2 agree on all that is used) with one Table Schema, https://datapackage.org.
+A Tabular Data Package with one Table Schema, version 1, which readers of version 2 take: https://datapackage.org.
 """
 
 import csv
