@@ -8,6 +8,7 @@ communicator.py       this process among the ranks, and the collective calls out
                       mpi.py, gloo.py (elastic), single_process.py
 affinity.py           which cores each rank of a node gets
 tensorflow_import.py  TensorFlow imported in half the time
+tensorflow_notices.py what TensorFlow says of itself from every rank, left out
 onednn.py             in which format oneDNN computes, told before that import
 same_weights.py       ranks that should hold the same weights and do not
 stop_request.py       ending early without losing anything (SIGUSR1, SIGTERM)

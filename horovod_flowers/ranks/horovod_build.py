@@ -90,7 +90,7 @@ def refuse_unfit_horovod(library: MpiLibrary | None) -> None:
         raise UserError(
             f"Horovod in {build.file.parent} was built without TensorFlow (HOROVOD_WITH_TENSORFLOW=1): {AGAIN}"
         )
-    installed = _tensorflow_version()
+    installed = tensorflow_version()
     if build.tensorflow and installed and build.tensorflow.split(".")[:2] != installed.split(".")[:2]:
         raise UserError(
             f"Horovod was built for TensorFlow {build.tensorflow}, and {installed} is installed: {AGAIN}, or install "
@@ -107,7 +107,8 @@ def refuse_unfit_horovod(library: MpiLibrary | None) -> None:
         )
 
 
-def _tensorflow_version() -> str | None:
+def tensorflow_version() -> str | None:
+    """Of the TensorFlow that is installed, which need not be imported; None where there is none."""
     if (module := sys.modules.get("tensorflow")) is not None:
         return str(getattr(module, "__version__", "")) or None
     for name in ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tf-nightly"):

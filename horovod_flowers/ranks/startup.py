@@ -5,13 +5,10 @@ it is imported and when it first computes, then Horovod, whose background thread
 the strategy sends something.
 """
 
-import ctypes
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from horovod_flowers.config.run import HorovodConfig
@@ -23,6 +20,7 @@ from horovod_flowers.ranks.mpi import MpiCommunicator
 from horovod_flowers.ranks.mpi_start import is_alone, load_mpi, loaded_library, refuse_other_launcher
 from horovod_flowers.ranks.single_process import SingleProcess
 from horovod_flowers.ranks.tensorflow_import import check_python, import_for_script, import_tensorflow
+from horovod_flowers.ranks.tensorflow_notices import silence_notices
 from horovod_flowers.runtime.console import warn
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.heartbeat import HEARTBEAT
@@ -169,7 +167,7 @@ def start_tensorflow(
     replaced = import_tensorflow(bf16)
     if replaced is not None and place.rank == 0:
         warn(replaced)
-    _silence_notices()
+    silence_notices()
     _set_threads(threads, inter_op_threads)
     return _take_gpu(place)
 
@@ -182,7 +180,7 @@ def start_tensorflow_for_script(ranks: Ranks, threads: int) -> bool:
     _set_unless_given("TF_CPP_MIN_LOG_LEVEL", "3")
     HEARTBEAT.at("the start of TensorFlow", long=True)
     import_for_script()
-    _silence_notices()
+    silence_notices()
     try:
         _set_threads(threads)
         return _take_gpu(ranks)
@@ -211,35 +209,6 @@ def _take_gpu(place: Ranks | JobEnvironment) -> bool:
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)
     return bool(gpus)
-
-
-def _silence_notices() -> None:
-    """Hide what TensorFlow says of every graph that it traces or rewrites, through loggers of its own."""
-    if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
-        return
-    import tensorflow as tf
-
-    tf.get_logger().setLevel("ERROR")
-    least = _abseil_minimum_level(Path(tf.sysconfig.get_lib()), Path(tf.sysconfig.get_include()))
-    if least is not None:
-        least(ctypes.c_int(2))  # errors are shown
-
-
-def _abseil_minimum_level(libraries: Path, headers: Path) -> Any:
-    """absl::SetMinLogLevel(LogSeverityAtLeast) of this TensorFlow; None where it is not found.
-
-    Abseil's release is in the name of each of its functions, another one in TensorFlow 2.18 and 2.21, and Abseil's
-    header, which TensorFlow brings for extensions such as Horovod, says which.
-    """
-    try:
-        options = (headers / "absl" / "base" / "options.h").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    release = re.search(r"^#define ABSL_OPTION_INLINE_NAMESPACE_NAME (\w+)", options, re.MULTILINE)
-    if release is None:
-        return None
-    name = f"_ZN4absl{len(release[1])}{release[1]}14SetMinLogLevelENS0_18LogSeverityAtLeastE"
-    return getattr(ctypes.CDLL(str(libraries / "libtensorflow_framework.so.2")), name, None)
 
 
 MOST_RANKS_IN_ANY_ORDER = 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from horovod_flowers.ranks.onednn import set_onednn_variables
+from horovod_flowers.ranks.tensorflow_notices import import_without_notices
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import cpu_flags
 
@@ -90,7 +91,7 @@ def _import(hidden: tuple[str, ...]) -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with _not_installed(hidden):
+        with _not_installed(hidden), import_without_notices():
             import tensorflow  # noqa: F401  (and with it Keras)
     finally:
         if collecting:
