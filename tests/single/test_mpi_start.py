@@ -1,8 +1,10 @@
 """MPI, launcher and Horovod that do not belong together: one sentence each, before anything starts."""
 
+import platform
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -63,9 +65,10 @@ def test_what_may_work_is_left_to_mpi(told: Told, library: MpiLibrary, variables
 
 @pytest.fixture
 def other_horovod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """other_horovod(needs="libmpi.so.12", tensorflow="2.18.1"): found in place of the installed one."""
+    """other_horovod(needs="libmpi.so.12", tensorflow="2.9.0"): found in place of the installed one."""
+    installed = metadata.version("tensorflow-cpu" if platform.machine() == "x86_64" else "tensorflow")
 
-    def make(needs: str | None = "libmpi.so.40", tensorflow: str = "2.18.1", tag: str | None = None) -> Path:
+    def make(needs: str | None = "libmpi.so.40", tensorflow: str = installed, tag: str | None = None) -> Path:
         package = tmp_path / "horovod"
         (package / "tensorflow").mkdir(parents=True)
         (package / "__init__.py").touch()
