@@ -175,6 +175,20 @@ def test_every_locked_package_of_a_stack_is_pinned(project: dict[str, Any], stac
     assert {(package["name"], package["version"]) for package in packages} <= allowed
 
 
+def pythons_of(stack: str) -> list[str]:
+    """The Pythons that a stack runs on, as wheels name them."""
+    text = (ROOT / "stacks" / stack / "pins.txt").read_text(encoding="utf-8")
+    oldest, too_new = map(int, re.findall(r"^python>=3\.(\d+),<3\.(\d+)$", text, flags=re.MULTILINE)[0])
+    return [f"cp3{minor}" for minor in range(oldest, too_new)]
+
+
+@pytest.mark.parametrize(("stack", "python"), [(stack, python) for stack in STACKS for python in pythons_of(stack)])
+def test_every_pin_of_a_stack_has_a_wheel_for_aarch64(project: dict[str, Any], stack: str, python: str) -> None:
+    packages = packages_of(ROOT / ".tools" / stack / "uv.lock", project)
+    without = {package["name"] for package in packages if not any_for_aarch64(package.get("wheels", []), python)}
+    assert without == NO_WHEEL_FOR_AARCH64
+
+
 @pytest.mark.parametrize("stack", STACKS)
 def test_the_headers_of_a_stack_are_empty(stack: str) -> None:
     """They stand in for declarations that a build without GPUs does not use: see the stack's README.md."""

@@ -60,13 +60,14 @@ _TENSORS = """
 TensorListReserve TensorListFromTensor TensorListGetItem TensorListSetItem TensorListStack TensorListLength Shape ShapeN
 Size Rank Reshape Squeeze ExpandDims Pack Unpack ConcatV2 Split SplitV Slice StridedSlice Gather GatherV2 GatherNd
 ScatterNd Tile Fill ZerosLike OnesLike Range Transpose ReverseV2 Pad PadV2 MirrorPad BroadcastTo BroadcastArgs Where
-OneHot Cast Bitcast InvertPermutation SpaceToBatchND BatchToSpaceND SpaceToDepth DepthToSpace LinSpace
+OneHot Cast Bitcast InvertPermutation SpaceToBatchND BatchToSpaceND SpaceToDepth DepthToSpace LinSpace Bucketize
 """
 _ARITHMETIC = """
 Add AddV2 AddN Sub Mul MulNoNan Div DivNoNan RealDiv FloorDiv FloorMod Mod Neg Abs Sign Square SquaredDifference Sqrt
-Rsqrt Exp Expm1 Log Log1p Pow Maximum Minimum Floor Ceil Round Rint Reciprocal Inv Erf Sin Cos Tan Tanh Sigmoid Softplus
-Softsign Relu Relu6 LeakyRelu Elu Selu Softmax LogSoftmax ClipByValue Sum Mean Max Min Prod All Any ArgMax ArgMin Cumsum
-Equal NotEqual Less LessEqual Greater GreaterEqual LogicalAnd LogicalOr LogicalNot IsFinite IsNan IsInf TopKV2 L2Loss
+Rsqrt Exp Expm1 Log Log1p Pow Maximum Minimum Floor Ceil Round Rint Reciprocal Inv Erf Erfc Sin Cos Tan Tanh Sigmoid
+Softplus Softsign Relu Relu6 LeakyRelu Elu Selu Softmax LogSoftmax ClipByValue Sum Mean Max Min Prod All Any ArgMax
+ArgMin Cumsum Equal NotEqual Less LessEqual Greater GreaterEqual LogicalAnd LogicalOr LogicalNot IsFinite IsNan IsInf
+TopKV2 L2Loss
 """
 _LAYERS = """
 Conv2D DepthwiseConv2dNative Conv2DBackpropInput Conv3D MaxPool AvgPool BiasAdd MatMul BatchMatMulV2 BatchMatMulV3
