@@ -27,6 +27,7 @@ from horovod_flowers.report.analysis.laws import Fit, Law, fit, preferred
 from horovod_flowers.report.analysis.learning import Curve, Reached, curve_of, reached_by
 from horovod_flowers.report.analysis.points import Point, Series, points_of, series_of
 from horovod_flowers.report.analysis.pop import PopEfficiencies, pop_of
+from horovod_flowers.report.analysis.proposal_table import ProposalTable, proposal_table_of
 from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
 from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, rank_times_of, shown_in_detail
 from horovod_flowers.report.analysis.run_summary import RunSummary
@@ -85,6 +86,8 @@ class Content:
     """Of the runs that have predictions, the most accurate first: at most MOST_EVALUATIONS on validation images, then
     as many on other images."""
     proposals: list[Proposal]
+    proposal_tables: list[ProposalTable]
+    """Of each series that may be in a proposal."""
     before_after: BeforeAfter | None
     comparison: Comparison | None
     verdicts: list[Verdict]
@@ -159,6 +162,7 @@ def gather(
         reached=reached_by([point for point in points if not point.emulated], config.target_accuracy),
         evaluations=evaluations,
         proposals=proposals,
+        proposal_tables=proposal_tables_of(config, series),
         before_after=before_and_after(series),
         comparison=comparison,
         doubts=doubts,
@@ -171,6 +175,24 @@ def gather(
         left_out=[*left_out, *unreadable],
         failed=list(failed),
     )
+
+
+def proposal_tables_of(config: ReportConfig, series: Sequence[Series]) -> list[ProposalTable]:
+    """The tables for proposals. Raises UserError where hours of planned runs are asked for and there is none."""
+    made = [
+        proposal_table_of(
+            members, config.min_efficiency, config.planned_runs, config.baseline is not None, config.allow_differences
+        )
+        for members in series
+    ]
+    tables = [table for table in made if table is not None]
+    if config.planned_runs is not None and not tables:
+        raise UserError(
+            "planned_runs is of a table for proposals, and these runs make none, which takes several numbers of ranks "
+            "with cores of their own, of a strategy that communicates, not emulated: leave out --planned-runs, or run "
+            "more"
+        )
+    return tables
 
 
 def predicted_of(

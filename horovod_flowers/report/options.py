@@ -9,10 +9,12 @@ from horovod_flowers.report.analysis.claims import Check, parse_check
 from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runtime.errors import UserError
 
-PAGES = ("html", "md", "csv", "json", "pictures", "trace")
+PAGES = ("html", "md", "csv", "json", "proposal", "pictures", "trace")
 EXPORTS = ("tidy", "extra-p", "figures", "mlperf", "hparams")
 """What other tools read (exports/)."""
 FORMATS = (*PAGES, *EXPORTS)
+_WITH_PROPOSAL = ("html", "md", "json", "proposal")
+MOST_PLANNED_RUNS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class ReportConfig:
     output: str = option("report", "folder to write into")
     format: str = option(
         ",".join((*PAGES, "tidy")),
-        "what to write, separated by commas: html (index.html), md (report.md), csv, json (scaling.*), pictures (SVG "
-        "and PNG), trace (Chrome traces for Perfetto), tidy (runs.csv, a row a run, and datapackage.json); for other "
-        "tools extra-p (JSON Lines), figures (figures.txt, for ReFrame and JUBE), mlperf (MLPerf's log lines), hparams "
-        "(TensorBoard)",
+        "what to write, separated by commas: html (index.html), md (report.md), csv, json (scaling.*), proposal "
+        "(proposal.md, .tex, .csv), pictures (SVG and PNG), trace (Chrome traces for Perfetto), tidy (runs.csv, a row "
+        "a run, and datapackage.json); for other tools extra-p (JSON Lines), figures (figures.txt, for ReFrame and "
+        "JUBE), mlperf (MLPerf's log lines), hparams (TensorBoard)",
     )
     baseline: str | None = option(
         None, "name, or pattern such as 'strong-2ranks-*', of the runs to take ratios against (default: one rank)"
@@ -40,6 +42,13 @@ class ReportConfig:
         False, "take ratios of runs that differ in more than one factor, too; figures are marked"
     )
     min_efficiency: float = option(0.75, "parallel efficiency that a site wants, for the allocation proposal")
+    planned_runs: int | None = option(
+        None,
+        "runs that are planned: the tables for an allocation proposal give their hours, too",
+        at_least=1,
+        at_most=MOST_PLANNED_RUNS,
+        limits=f"give a whole number from 1 to {MOST_PLANNED_RUNS}",
+    )
     target_accuracy: float | None = option(
         None, "validation accuracy to tell the time to (default: the highest multiple of 0.05 that all runs reached)"
     )
@@ -79,6 +88,11 @@ class ReportConfig:
             raise UserError("open needs the HTML report: leave out --open, or add html to --format")
         _ = self.checks
         check_limits(self)
+        if self.planned_runs is not None and not set(self.formats) & set(_WITH_PROPOSAL):
+            raise UserError(
+                f"planned_runs is of a table that format {self.format} does not have: add one of "
+                f"{', '.join(_WITH_PROPOSAL)} to --format, or leave out --planned-runs"
+            )
         of_prediction = (self.network, self.ranks_per_node, self.from_emulated or None)
         if self.predict is None and any(value is not None for value in of_prediction):
             raise UserError(

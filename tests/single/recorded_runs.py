@@ -17,6 +17,7 @@ from horovod_flowers.runlog.records import (
     Result,
     StepRecord,
 )
+from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.run_folder import RunFolder, open_step_log
 from horovod_flowers.runlog.training_progress import TrainingProgress
 
@@ -50,6 +51,9 @@ def write_run(
     hosts: int = 1,
     yield_when_idle: bool = True,
     started_utc: str = "2026-01-01T00:00:00+00:00",
+    resources: Resources | None = None,
+    node_cores: int | None = None,
+    peak_memory_bytes: Sequence[int] | None = None,
 ) -> RunFolder:
     """A finished run.
 
@@ -77,15 +81,16 @@ def write_run(
                 memory_bytes=1,
                 cpu_features=list(cpu_features),
                 ranks=ranks // hosts,
+                physical_cores=node_cores,
             )
             for number in range(hosts)
         ],
         ranks=[
             RankEnvironment(
                 rank=rank,
-                local_rank=rank,
-                local_size=ranks,
-                host="node",
+                local_rank=rank % (ranks // hosts),
+                local_size=ranks // hosts,
+                host=f"node{rank // (ranks // hosts) or ''}",
                 cores=[rank],
                 physical_cores=1,
                 threads=1,
@@ -160,11 +165,12 @@ def write_run(
         ),
         parameters=10,
         optimizer_bytes=[80] * ranks,
-        peak_memory_bytes=[1000] * ranks,
+        peak_memory_bytes=list(peak_memory_bytes or [1000] * ranks),
         data_digest=digest,
         training_images=100,
         validation_images=10,
         core_gauge=core_gauge,
+        resources=resources,
         stopped_early=epochs_done < config.epochs,
     )
     write_json(folder.result, result)

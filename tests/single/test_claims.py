@@ -199,7 +199,7 @@ def test_a_check_without_a_baseline_fails(tmp_path: Path) -> None:
     [
         ({"check": "efficiency=1@2"}, "check is 'efficiency=1@2': give min-efficiency, min-speed-up, max-step-seconds"),
         ({"check": "min-efficiency=0.8"}, "check is 'min-efficiency=0.8'"),
-        ({"format": "html,docx"}, "format names 'docx': allowed are html, md, csv, json, pictures, trace"),
+        ({"format": "html,docx"}, "format names 'docx': allowed are html, md, csv, json, proposal, pictures, trace"),
         ({"compare": ("a", "")}, "compare names '': give two names or patterns"),
         ({"min_efficiency": 0.0}, "min_efficiency is 0"),
         ({"target_accuracy": 60.0}, "target_accuracy is 60: give a share"),

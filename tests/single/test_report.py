@@ -163,6 +163,8 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path, runs: Path) -
     pictures, traces = tmp_path / "report" / "pictures", tmp_path / "report" / "traces"
     assert (pictures / "speed-up-strong.png").exists()
     assert (traces / "timeline-1.json").exists()
+    for page in ("index.html", "report.md", "proposal.md"):
+        assert "core-h, whole nodes" in (tmp_path / "report" / page).read_text()
     (pictures / "mine.png").touch()
     main(["--runs-dir", str(runs / "one"), "--output", str(tmp_path / "report")])
     assert {path.stem for path in pictures.iterdir()} == {"throughput", "parts", "learning", "mine"}
@@ -244,7 +246,8 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
             write_run(runs / f"s-{ranks}-{repetition}", ranks, [[1] * ranks, [step] * ranks], config=config)
     run_report(tmp_path)
     page = (tmp_path / "report" / "report.md").read_text()
-    provenance = json.loads((tmp_path / "report" / "scaling.json").read_text())["provenance"]
+    written = json.loads((tmp_path / "report" / "scaling.json").read_text())
+    provenance, (proposal,) = written["provenance"], written["proposal_tables"]
     tokens = MarkdownIt("commonmark").enable("table").parse(page)
     found = Counter(token.type for token in tokens)
     headings = [tokens[k + 1].content for k, token in enumerate(tokens) if token.type == "heading_open"]
@@ -253,12 +256,14 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
         *("Predicted from fewer ranks", "Ranks", "Learning"),
         *("For an allocation proposal", "Before and after", "Provenance"),
     ]
-    # Scaling 3 points; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; and headings.
-    assert found["table_open"] == 8
-    assert found["tr_open"] == 3 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 8
+    # Scaling 3 points; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; a proposal's
+    # three tables 3 each; and headings.
+    assert found["table_open"] == 8 + 3
+    assert found["tr_open"] == 3 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 8 + 3 * (3 + 1)
     assert found["fence"] == 1
     factors = len(provenance["varied"]) + len(provenance["held"])
-    assert found["list_item_open"] == factors + 3 + 2  # the runs of three points, and two laws that are refused
+    # The runs of three points, two laws that are refused, what is said beside a proposal's tables.
+    assert found["list_item_open"] == factors + 3 + 2 + len(proposal["notes"])
     assert found["blockquote_open"] == 1
     images = [child for token in tokens for child in token.children or () if child.type == "image"]
     assert len(images) == len(list((tmp_path / "report" / "pictures").glob("*.png")))

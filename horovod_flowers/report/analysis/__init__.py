@@ -10,6 +10,7 @@ bounds.py             what communication costs, by measurement and by model; cal
 scaling_inputs.py     what a prediction of scaling starts from (scaling_model/), and what it makes of larger ranks
 doubts.py             what speaks against taking a point's figures at their word
 findings.py           what was asked first: the best, the largest loss, how far, the one next thing
+allocation.py         nodes, cores, wall time, memory of a run; proposal_table.py: the table that proposals need
 pop.py                POP's efficiency hierarchy
 rank_times.py         slow ranks, percentiles, timelines
 learning.py           accuracy beside speed

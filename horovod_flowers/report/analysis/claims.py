@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from horovod_flowers.config.options import Effect
+from horovod_flowers.report.analysis.allocation import cores_of
 from horovod_flowers.report.analysis.doubts import doubts_of
 from horovod_flowers.report.analysis.intervals import FEWEST_RUNS, Estimate, estimate
 from horovod_flowers.report.analysis.points import Point, Series
@@ -112,11 +113,6 @@ def _side(runs: Sequence[RunSummary], strategy: str) -> Side:
     )
 
 
-def cores_of(run: RunSummary) -> int:
-    """Physical cores that a run's ranks held."""
-    return sum(rank.physical_cores for rank in run.environment.ranks)
-
-
 @dataclass(frozen=True)
 class Proposal:
     """For one series: how far it may be scaled under a site's rule, and what that costs."""
@@ -127,7 +123,7 @@ class Proposal:
     one, is at least the threshold."""
     threshold: float
     core_hours: float | None
-    """Of one training: cores held, times the whole training's seconds (median over runs)."""
+    """Of one training's steps: cores computed on, times the training's seconds (median over runs)."""
     beyond: Point | None
     """The next measured point, which falls below, or may."""
     doubts: tuple[str, ...]

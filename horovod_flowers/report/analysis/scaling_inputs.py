@@ -9,8 +9,8 @@ import numpy as np
 from horovod_flowers.config.choices import StrategyName
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.config.script import is_script
+from horovod_flowers.report.analysis.allocation import cores_of
 from horovod_flowers.report.analysis.call_costs import alike, calibrations_of, network_of
-from horovod_flowers.report.analysis.claims import cores_of
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import cpu_models_of, work_of
 from horovod_flowers.report.analysis.run_summary import RunSummary

@@ -17,6 +17,7 @@ from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.predicted import as_json
+from horovod_flowers.report.pages.proposal_values import as_json as proposal_table_json
 from horovod_flowers.scaling_model.algorithms import SIZES
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.hold_out import HeldOut
@@ -201,6 +202,7 @@ def scaling_json(content: Content) -> dict[str, Any]:
             for found in content.reached
         ],
         "proposals": [_proposal(proposal) for proposal in content.proposals],
+        "proposal_tables": [proposal_table_json(table) for table in content.proposal_tables],
         "before_after": _before_after(content.before_after),
         "comparison": _comparison(content.comparison),
         "checks": [

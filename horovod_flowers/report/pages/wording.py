@@ -16,6 +16,10 @@ EMULATED = (
     "emulated: ranks slept for as long as a step was measured to take, or were on a virtual network; a measurement of "
     "no machine"
 )
+NO_PROPOSAL = (
+    "No table can be made for a proposal: it takes runs on several numbers of ranks, with cores of their own, that "
+    "train one model together and are not emulated"
+)
 UNLIKE = "† unlike runs: they differ in what may change their speed"
 NO_INTERVAL = f"interval not available: fewer than {FEWEST_RUNS} runs"
 
@@ -128,7 +132,7 @@ def proposal_paragraph(proposal: Proposal) -> str:
             f"ranks already, the fewest beyond its baseline: {below(first.efficiency, proposal.threshold)}. {advice}"
         )
     measured = counted(len(point.runs), "run")
-    efficiency = number(point.efficiency, 2)
+    efficiency = below(point.efficiency, proposal.threshold)
     interval = (
         f", {CONFIDENCE * 100:.0f} % interval by bootstrap over {measured}"
         if point.efficiency is not None and point.efficiency.has_interval
@@ -146,7 +150,8 @@ def proposal_paragraph(proposal: Proposal) -> str:
     return (
         f"For a proposal: {name} keeps a parallel efficiency of at least {proposal.threshold:g} up to {point.ranks} "
         f"ranks: {efficiency}{interval}, against {counted(point.baseline.ranks if point.baseline else 1, 'rank')} of "
-        f"the same work. {reach}. One training on {point.ranks} ranks takes {proposal.core_hours:.3g} core-hours."
+        f"the same work. {reach}. The steps of one training on {point.ranks} ranks take "
+        f"{proposal.core_hours:.3g} core-hours."
         f"{doubt}"
     )
 
@@ -158,12 +163,14 @@ def _falls(beyond: Point, threshold: float) -> str:
 
 
 def below(found: Estimate | None, threshold: float) -> str:
-    """A figure that falls below a threshold, or whose interval does, with the digits that show it."""
+    """A figure beside a threshold, with the digits that show on which side of it the figure and its interval are."""
     if found is None:
         return MISSING
     digits = 2
     while digits < 6 and any(
-        round(end, digits) >= threshold for end in (found.value, found.low) if end is not None and end < threshold
+        (round(end, digits) >= threshold) != (end >= threshold)
+        for end in (found.value, found.low, found.high)
+        if end is not None
     ):
         digits += 1
     return number(found, digits)

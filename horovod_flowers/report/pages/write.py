@@ -17,11 +17,15 @@ from horovod_flowers.report.analysis.efficiency_losses import CAUSES
 from horovod_flowers.report.analysis.provenance import MOST_COMMANDS, baseline_command
 from horovod_flowers.report.analysis.rank_times import chrome_trace
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages import latex as latex_text
 from horovod_flowers.report.pages import wording
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.predicted import record
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
+from horovod_flowers.report.pages.proposal_notes import LEGEND
+from horovod_flowers.report.pages.proposal_table import text_tables
+from horovod_flowers.report.pages.proposal_values import as_csv
 from horovod_flowers.report.pages.scaling_json import COLUMNS, row, scaling_json
 from horovod_flowers.report.pages.terminal import compared
 from horovod_flowers.runtime.files import whole_file, write_whole
@@ -30,6 +34,9 @@ PICTURE_FILES = (
     r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|prediction|"
     r"(ranks|timeline|confusion|calibration)-\d+)\.(svg|png)"
 )
+_MARKS = (("{%", "%}"), ("{{", "}}"), ("{#", "#}"))
+_LATEX_MARKS = (("<%", "%>"), ("<<", ">>"), ("<#", "#>"))
+"""Of blocks, values and comments in a template: LaTeX uses braces itself."""
 TRACE_FILES = r"timeline-\d+\.json"
 
 
@@ -57,6 +64,13 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
     if "csv" in formats:
         write_whole(output / "scaling.csv", _csv(content))
         written.append("scaling.csv")
+    if "proposal" in formats:
+        values = _values(content, [], [])
+        for name in ("proposal.md", "proposal.tex"):
+            page = _environment(name.partition(".")[2]).get_template(f"{name}.jinja").render(**values)
+            write_whole(output / name, spaced(page) if name == "proposal.md" else page)
+        write_whole(output / "proposal.csv", as_csv(content.proposal_tables))
+        written += ["proposal.md", "proposal.tex", "proposal.csv"]
     if "json" in formats:
         write_whole(output / "scaling.json", json.dumps(scaling_json(content), indent=1, allow_nan=False) + "\n")
         written.append("scaling.json")
@@ -80,14 +94,22 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
 
 
 def _environment(kind: str) -> jinja2.Environment:
-    """Every value is escaped in the HTML page unless it says that it is HTML; Markdown has its own filter."""
+    """Every value is escaped in the HTML page unless it says that it is HTML; Markdown and LaTeX have filters."""
+    block, value, comment = _LATEX_MARKS if kind == "tex" else _MARKS
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("horovod_flowers.report.pages"),
         autoescape=kind == "html",
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
+        block_start_string=block[0],
+        block_end_string=block[1],
+        variable_start_string=value[0],
+        variable_end_string=value[1],
+        comment_start_string=comment[0],
+        comment_end_string=comment[1],
     )
+    environment.filters |= {"tex": latex_text.escaped, "tex_cell": latex_text.cell, "tex_heading": latex_text.heading}
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     environment.filters["md"] = markdown
     environment.filters["one_line"] = lambda text: re.sub(r"[\r\n`]+", " ", str(text))
@@ -125,6 +147,9 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "emulated": wording.EMULATED,
         "oversubscribed": wording.OVERSUBSCRIBED,
         "pictures": pictures,
+        "no_proposal": wording.NO_PROPOSAL,
+        "proposal_legend": LEGEND,
+        "proposal_tables": [text_tables(table) for table in content.proposal_tables],
         "style": style,
         "predicted_row": record,
         "predicted_sentences": predicted_sentences,
