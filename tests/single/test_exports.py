@@ -218,7 +218,8 @@ def test_frictionless_finds_the_package_valid(report: Path, tmp_path: Path) -> N
 
     found = frictionless.validate(str(report / "datapackage.json"))
     assert found.valid, found.flatten(["type", "rowNumber", "fieldName", "message"])
-    rows = frictionless.Package(str(report / "datapackage.json")).get_resource("runs").read_rows()
+    resource: Any = frictionless.Package(str(report / "datapackage.json")).get_resource("runs")
+    rows = resource.read_rows()  # of tables, as its class is of any data
     (row,) = (row for row in rows if row["run"] == "strong-4")
     assert (row["ranks"], row["oversubscribed"], row["emulated"]) == (4, True, None)
     assert row["started_utc"].year == 2026
