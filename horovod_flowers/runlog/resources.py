@@ -1,8 +1,13 @@
 """What a run took of the machine beside its steps: wall time, memory, checkpoints, data. No TensorFlow here."""
 
+from typing import Annotated
+
 import msgspec
 
-from horovod_flowers.runlog.field_types import Count, Seconds
+from horovod_flowers.runlog.field_types import Count
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+"""Three centuries: hours that are worked out of more would be no numbers."""
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

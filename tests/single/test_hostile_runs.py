@@ -50,7 +50,7 @@ def change(path: Path, **fields: Any) -> None:
     """Change fields of a JSON file; some of a group where a dictionary is given."""
     there = json.loads(path.read_text())
     for name, value in fields.items():
-        there[name] = there[name] | value if isinstance(value, dict) else value
+        there[name] = (there[name] or {}) | value if isinstance(value, dict) else value
     path.write_text(json.dumps(there))
 
 
@@ -187,6 +187,17 @@ def test_aliases_that_multiply_are_refused(folder: RunFolder) -> None:
 # environment.json, result.json, epochs.jsonl
 
 
+RESOURCES: dict[str, Any] = {"wall_seconds": [9.0, 8.0], "steps_before": 0, "gpu_peak_bytes": None}
+HOSTILE_RESOURCES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"wall_seconds": [9.0]}, "result.json has resources of 1 of 2 ranks"),
+    ({"gpu_peak_bytes": [1, 2, 3]}, "result.json has resources of 3 of 2 ranks"),
+    ({"wall_seconds": [9.0, 1e300]}, "result.json is damaged or from another version"),
+    ({"wall_seconds": [9.0, -1.0]}, "result.json is damaged or from another version"),
+    ({"checkpoint_bytes": 10**40}, "result.json is damaged or from another version"),
+    ({"surprise": 1}, "result.json is damaged or from another version"),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "sentence"),
     [
@@ -217,6 +228,7 @@ def test_aliases_that_multiply_are_refused(folder: RunFolder) -> None:
         ("result.json", {"progress": {"surprise": 1}}, "result.json is damaged or from another version"),
         ("result.json", {"optimizer_bytes": [1]}, "result.json has memory of 1 of 2 ranks"),
         ("result.json", {"peak_memory_bytes": [1, 10**40]}, "result.json is damaged or from another version"),
+        *(("result.json", {"resources": RESOURCES | fields}, sentence) for fields, sentence in HOSTILE_RESOURCES),
         ("epochs.jsonl", {"training_loss": float("inf")}, "epochs.jsonl, line 1, is damaged or from another version"),
         ("epochs.jsonl", {"learning_rate": None}, "epochs.jsonl has no learning_rate of epoch 1, though the run is of"),
         ("epochs.jsonl", {"training_accuracy": None}, "epochs.jsonl has no training_accuracy of epoch 1"),

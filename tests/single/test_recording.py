@@ -252,6 +252,11 @@ def test_a_fit_leaves_a_run_that_the_report_can_read(recorded: Callable[..., Run
     assert progress.best_validation_loss == pytest.approx(min(history["val_loss"]))
     assert (run.result.parameters, run.result.data_digest) == (8 * 16 + 16 + 16 * 3 + 3, None)
     assert run.result.optimizer_bytes[0] >= 2 * 4 * run.result.parameters
+    taken = run.result.resources
+    assert taken is not None
+    assert taken.wall_seconds is not None
+    assert taken.wall_seconds[0] > progress.training_seconds
+    assert (taken.checkpoints, taken.data_bytes) == (None, None)  # only the script knows
     assert run.steps.tolist() == list(range(1, 9))  # the first is warm-up
     assert all(step.update_ns > 0 and step.compute_ns > 0 for step in steps_of(folder))
     assert all(step.communication_ns == 0 for step in steps_of(folder))

@@ -164,7 +164,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path: Path, runs: Path) -
     assert (pictures / "speed-up-strong.png").exists()
     assert (traces / "timeline-1.json").exists()
     for page in ("index.html", "report.md", "proposal.md"):
-        assert "core-h, whole nodes" in (tmp_path / "report" / page).read_text()
+        assert "cores of the nodes" in (tmp_path / "report" / page).read_text()
     (pictures / "mine.png").touch()
     main(["--runs-dir", str(runs / "one"), "--output", str(tmp_path / "report")])
     assert {path.stem for path in pictures.iterdir()} == {"throughput", "parts", "learning", "mine"}

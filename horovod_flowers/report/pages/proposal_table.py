@@ -128,15 +128,19 @@ def _ends(found: Estimate) -> tuple[float | None, float | None, float | None]:
 
 
 def _volume_columns(table: ProposalTable) -> list[_Column]:
-    def volume(name: str, of: Callable[[ProposalRow], float | None]) -> _Column:
-        size, unit = _unit([of(row) for row in table.rows])
+    def volume(
+        name: str,
+        of: Callable[[ProposalRow], float | None],
+        largest: Callable[[ProposalRow], float | None] | None = None,
+    ) -> _Column:
+        size, unit = _unit([(largest or of)(row) for row in table.rows])
         return _Column(f"{name}, {unit}", lambda row: _scaled(of(row), size))
 
     gpu = [volume("GPU memory per rank", lambda row: row.gpu_memory_per_rank_bytes)] if table.has_gpus else []
     return [
         _NODES,
         _RANKS,
-        volume("memory per rank", lambda row: row.memory_per_rank_bytes),
+        volume("memory per rank", lambda row: row.memory_per_rank_bytes, lambda row: row.memory_per_node_bytes),
         volume("memory per node", lambda row: row.memory_per_node_bytes),
         *gpu,
         _Column("checkpoints", lambda row: MISSING if row.checkpoints is None else f"{row.checkpoints:g}"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -63,7 +64,10 @@ def plain_row(table: ProposalTable, row: ProposalRow) -> dict[str, Any]:
     for name, estimate in (("speed_up", row.speed_up), ("efficiency", row.efficiency)):
         low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
         found |= {name: estimate and estimate.value, f"{name}_low": low, f"{name}_high": high}
-    return {name: found[name] if name in found else getattr(row, name) for name in CSV_COLUMNS}
+    values = {name: found[name] if name in found else getattr(row, name) for name in CSV_COLUMNS}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def as_csv(tables: Sequence[ProposalTable]) -> str:
