@@ -25,6 +25,7 @@ from horovod_flowers.report.exports.run_columns import RUN_COLUMNS
 from horovod_flowers.report.exports.write import EXPORTS
 from horovod_flowers.report.options import EXPORTS as FORMATS
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.resources import Resources
 from horovod_flowers.runlog.run_folder import RunFolder
 from tests.conftest import PROJECT
@@ -118,7 +119,7 @@ def test_the_page_has_the_dictionary() -> None:
 
 def test_names_have_their_units() -> None:
     """A time in seconds says so, and so does what is counted in bytes."""
-    words = {"s": "seconds", "B": "bytes", "images": "images", "images/s": "images_per_second"}
+    words = {"s": "seconds", "B": "bytes", "images": "images", "images/s": "images_per_second", "FLOP": "flops"}
     for column in RUN_COLUMNS:
         if column.unit in words:
             assert words[column.unit] in column.name, column.name
@@ -152,6 +153,21 @@ def test_marks_are_in_their_columns_and_what_is_missing_is_empty(report: Path) -
     assert rows["strong-2"]["bytes_sent"] == ""
     assert rows["weak-1-1"]["gpu"] == ""
     assert rows["weak-1-1"]["unlike"] == ""
+
+
+def test_floating_point_operations_are_those_that_were_counted(tmp_path: Path) -> None:
+    counted = ModelFlops(images=64, forward=64e6, backward=128e6)
+    unknown = ModelFlops(images=64, forward=None, backward=None, not_counted=["a layer"])
+    for name, found, milliseconds in (("counted", counted, 400), ("unknown", unknown, 410), ("older", None, 420)):
+        folder = write_run(tmp_path / "runs" / name, 1, [[1], [milliseconds]], config=STRONG)
+        environment = json.loads(folder.environment.read_text()) | {"model_flops": msgspec.to_builtins(found)}
+        folder.environment.write_text(json.dumps(environment))
+    main(["--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path), "--format", "tidy"])
+    rows = rows_of(tmp_path)
+    assert float(rows["counted"]["model_flops_per_image"]) == 3e6
+    assert float(rows["counted"]["achieved_flops_per_second"]) == pytest.approx(3e6 * 64 / 0.4)
+    for name in ("unknown", "older"):
+        assert (rows[name]["model_flops_per_image"], rows[name]["achieved_flops_per_second"]) == ("", "")
 
 
 def test_what_a_run_took_of_the_machine_is_missing_where_it_is_not_recorded(tmp_path: Path) -> None:

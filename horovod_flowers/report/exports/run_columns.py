@@ -113,6 +113,16 @@ def _efficiency(one: OneRun) -> float | None:
     return None if speed_up is None else speed_up / one.run.ranks
 
 
+def _model_flops_per_image(one: OneRun) -> float | None:
+    found = one.run.environment.model_flops
+    return None if found is None else found.per_image
+
+
+def _achieved_flops_per_second(one: OneRun) -> float | None:
+    flops = _model_flops_per_image(one)
+    return None if flops is None else flops * _rate(one)
+
+
 def _bytes_sent(one: OneRun) -> float | None:
     volume = one.run.environment.communication_volume
     return None if volume is None else float(sum(entry.bytes_sent for entry in volume))
@@ -216,6 +226,11 @@ RUN_COLUMNS: tuple[Column, ...] = (
            "images_per_second over that of all baseline runs together, times the baseline's ranks; missing without a "
            "baseline", _speed_up),
     Column("efficiency", "measurement", "number", "1", "speed_up / ranks", _efficiency),
+    Column("model_flops_per_image", "measurement", "number", "FLOP",
+           "floating-point operations of forward and backward pass, counted from the model; missing in older records, "
+           "of emulated runs, and where something could not be counted", _model_flops_per_image),
+    Column("achieved_flops_per_second", "measurement", "number", "FLOP/s",
+           "model_flops_per_image * images_per_second, of all ranks", _achieved_flops_per_second),
     Column("median_step_seconds", "measurement", "number", "s",
            "median over the timed steps of the slowest rank's seconds", lambda one: one.run.median_step_seconds, True),
     Column("mean_step_seconds", "measurement", "number", "s", "mean over the timed steps of the slowest rank's seconds",
