@@ -1,8 +1,9 @@
 """TensorBoard's HParams of the runs: `tensorboard --logdir REPORT/hparams`, written by TensorBoard's own package.
 
 A folder a run (a session, of a session group of its own): hyperparameters are what the data dictionary calls factors
-and marks, metrics what it calls measurements. A measurement that is missing has no scalar. Only those parts of the
-package are used that do not import TensorFlow: the events are records of its RecordWriter.
+and marks, of doubts and of what is unlike their number; metrics are what it calls measurements. A measurement that is
+missing has no scalar. Only those parts of the package are used that do not import TensorFlow: the events are records of
+its RecordWriter.
 """
 
 import io
@@ -17,14 +18,22 @@ from horovod_flowers.report.exports.run_columns import RUN_COLUMNS, Column, ever
 FOLDER = "hparams"
 EVENTS = "events.out.tfevents.0.horovod_flowers"
 """Part of the name that TensorBoard looks for; always the same, so that a new report replaces an old one."""
+_COUNTED = {
+    "doubts": Column("doubts", "mark", "integer", None, "how many sentences speak against its point",
+                     lambda one: len(one.doubts)),
+    "unlike": Column("unlike", "mark", "integer", None, "how many factors differ in its point, or from the baseline",
+                     lambda one: len(one.point.unlike)),
+}  # fmt: skip
+"""In place of the sentences, which no filter of TensorBoard's has room for."""
 _TYPES: dict[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool}
 
 
 def hparams(content: Content) -> Exported:
     """The experiment, and an event file a run."""
     runs = [one.run for one in every_run(content)]
-    rows = rows_of(content)
-    known = [column for column in RUN_COLUMNS if any(row[column.name] is not None for row in rows)]
+    columns = [_COUNTED.get(column.name, column) for column in RUN_COLUMNS]
+    rows = rows_of(content, columns)
+    known = [column for column in columns if any(_there(row, column) for row in rows)]
     hyperparameters = [column for column in known if column.role in ("factor", "mark")]
     metrics = [column for column in known if column.role == "measurement"]
     begun = [started_seconds(run) or 0.0 for run in runs]
@@ -53,9 +62,21 @@ def _experiment(
     """The summary that declares what every session has."""
     from tensorboard.plugins.hparams import summary_v2 as api
 
-    def domain(column: Column) -> Any:
+    class Values(api.Discrete):
+        """The values of a hyperparameter, which TensorBoard shows first where they differ."""
+
+        differs = False
+
+        def update_hparam_info(self, hparam_info: Any) -> None:
+            super().update_hparam_info(hparam_info)
+            hparam_info.differs = self.differs
+
+    def domain(column: Column) -> Values:
+        found = {row[column.name] for row in rows}
         kind = _TYPES[column.type]
-        return api.Discrete(sorted({kind(row[column.name]) for row in rows if _there(row, column)}), dtype=kind)
+        values = Values(sorted(kind(value) for value in found if value is not None), dtype=kind)
+        values.differs = len(found) > 1
+        return values
 
     return api.hparams_config_pb(
         hparams=[api.HParam(column.name, domain(column), description=column.meaning) for column in hyperparameters],

@@ -50,9 +50,10 @@ class Column:
     """Whether it is known of every run."""
 
 
-def rows_of(content: Content) -> list[dict[str, Any]]:
-    """A row a run in the order of the points, None where a value is missing."""
-    return [{column.name: _shown(column.value(one)) for column in RUN_COLUMNS} for one in every_run(content)]
+def rows_of(content: Content, columns: Sequence[Column] | None = None) -> list[dict[str, Any]]:
+    """A row a run in the order of the points, None where a value is missing; of all columns unless some are given."""
+    chosen = RUN_COLUMNS if columns is None else columns
+    return [{column.name: _shown(column.value(one)) for column in chosen} for one in every_run(content)]
 
 
 def _shown(value: Any) -> Any:
@@ -215,12 +216,6 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("doubts", "mark", "string", None,
            "sentences that speak against the figures of its point; missing where nothing does",
            lambda one: " | ".join(one.doubts) or None),
-    Column("timed_steps", "measurement", "integer", None, "steps without the warm-up",
-           lambda one: len(one.run.slowest_seconds), True),
-    Column("timed_images", "measurement", "integer", "images", "images of these steps, over all ranks",
-           lambda one: one.run.images, True),
-    Column("timed_seconds", "measurement", "number", "s",
-           "elapsed seconds of these steps: each epoch by its slowest rank", lambda one: one.run.timed_seconds, True),
     Column("images_per_second", "measurement", "number", "images/s", "timed_images / timed_seconds", _rate, True),
     Column("speed_up", "measurement", "number", "1",
            "images_per_second over that of all baseline runs together, times the baseline's ranks; missing without a "
@@ -233,12 +228,21 @@ RUN_COLUMNS: tuple[Column, ...] = (
            "model_flops_per_image * images_per_second, of all ranks", _achieved_flops_per_second),
     Column("median_step_seconds", "measurement", "number", "s",
            "median over the timed steps of the slowest rank's seconds", lambda one: one.run.median_step_seconds, True),
+    Column("best_validation_accuracy", "measurement", "number", "1",
+           "of the best epoch; missing where no common model was evaluated",
+           lambda one: one.run.result.progress.best_validation_accuracy),
     Column("mean_step_seconds", "measurement", "number", "s", "mean over the timed steps of the slowest rank's seconds",
            lambda one: one.run.mean_step_seconds, True),
     Column("step_seconds_p95", "measurement", "number", "s", "95th percentile of the slowest rank's seconds",
            lambda one: float(np.percentile(one.run.slowest_seconds, 95)), True),
     Column("step_seconds_p99", "measurement", "number", "s", "99th percentile of the slowest rank's seconds",
            lambda one: float(np.percentile(one.run.slowest_seconds, 99)), True),
+    Column("timed_steps", "measurement", "integer", None, "steps without the warm-up",
+           lambda one: len(one.run.slowest_seconds), True),
+    Column("timed_images", "measurement", "integer", "images", "images of these steps, over all ranks",
+           lambda one: one.run.images, True),
+    Column("timed_seconds", "measurement", "number", "s",
+           "elapsed seconds of these steps: each epoch by its slowest rank", lambda one: one.run.timed_seconds, True),
     Column("input_wait_seconds", "measurement", "number", "s",
            "a step's wait for its batch, as the next three a mean over ranks and timed steps",
            _part_seconds("input_wait"), True),
@@ -258,10 +262,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
            lambda one: one.run.result.progress.training_seconds, True),
     Column("epochs", "measurement", "integer", None, "epochs trained",
            lambda one: one.run.result.progress.epochs_done, True),
-    Column("best_validation_accuracy", "measurement", "number", "1",
-           "of the best epoch; missing where no common model was evaluated",
-           lambda one: one.run.result.progress.best_validation_accuracy),
-    Column("best_epoch", "measurement", "integer", None, "that epoch, from 1",
+    Column("best_epoch", "measurement", "integer", None, "epoch of best_validation_accuracy, from 1",
            lambda one: one.run.result.progress.best_epoch),
     Column("peak_memory_bytes", "measurement", "integer", "B", "largest resident memory of any rank's process",
            lambda one: max(one.run.result.peak_memory_bytes), True),
