@@ -14,6 +14,7 @@ from horovod_flowers.config.run import RunConfig
 from horovod_flowers.report.__main__ import main
 from horovod_flowers.report.analysis.claims import before_and_after, compare, judge, parse_check, proposal_of
 from horovod_flowers.report.analysis.points import Point, points_of, series_of
+from horovod_flowers.report.analysis.proposal_table import proposal_table_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
@@ -111,6 +112,7 @@ def test_nothing_is_claimed_from_emulated_runs(tmp_path: Path) -> None:
     points = points_of(runs)
     series = series_of(points)
     assert [members.strategy for members in series if proposal_of(members, 0.4) is not None] == ["allreduce"]
+    assert [members.strategy for members in series if proposal_table_of(members, 0.4) is not None] == ["allreduce"]
     told = before_and_after(series)
     assert told is not None
     assert told.after is not None

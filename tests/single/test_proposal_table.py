@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from horovod_flowers.config.command_line import to_yaml
 from horovod_flowers.config.optimizer import OptimizerConfig
 from horovod_flowers.config.run import RunConfig
+from horovod_flowers.config.script import ScriptConfig
 from horovod_flowers.report.__main__ import main
 from horovod_flowers.report.analysis.allocation import cores_of
 from horovod_flowers.report.analysis.points import points_of, series_of
@@ -27,10 +29,12 @@ from horovod_flowers.report.pages.significant import digits_for, significant
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment, RankEnvironment
 from horovod_flowers.runlog.resources import Resources
+from horovod_flowers.runlog.run_folder import RunFolder
 from tests.conftest import PROJECT, Ended
 from tests.single.recorded_runs import write_run
 
 GIB = 2**30
+PDFLATEX = shutil.which("pdflatex")
 
 
 def resources(wall_seconds: Sequence[float], **others: Any) -> Resources:
@@ -207,12 +211,12 @@ def test_what_earlier_versions_and_resumed_runs_lack_stays_blank(tmp_path: Path)
     said = notes(table)
     earlier = "an earlier version, which did not record it, made the runs"
     resumed = "the runs were resumed, and what their earlier jobs took is not recorded"
-    assert f"No wall time, and so no hours (1 rank): {earlier}\n" in said
-    assert f"No wall time, and so no hours (2 ranks): {resumed}\n" in said
-    assert f"No checkpoints (2 ranks): {resumed}\n" in said
-    assert f"No size of the data set (1 rank): {earlier}\n" in said
-    assert "No size of the data set (2 ranks)" not in said
-    assert f"No cores of whole nodes (1 rank): {earlier}" in said
+    assert f"Not known: wall time, and so hours (1 rank): {earlier}\n" in said
+    assert f"Not known: wall time, and so hours (2 ranks): {resumed}\n" in said
+    assert f"Not known: checkpoints (2 ranks): {resumed}\n" in said
+    assert f"Not known: size of the data set (1 rank): {earlier}\n" in said
+    assert "Not known: size of the data set (2 ranks)" not in said
+    assert f"Not known: cores of whole nodes (1 rank): {earlier}" in said
 
 
 def test_medians_are_of_the_runs_that_have_a_figure_and_that_is_said(tmp_path: Path) -> None:
@@ -222,7 +226,26 @@ def test_medians_are_of_the_runs_that_have_a_figure_and_that_is_said(tmp_path: P
     write(tmp_path, 2, 250, name="two3", resources=None)
     (table,) = tables_of(tmp_path)
     assert table.rows[1].wall_seconds == 40
-    assert "No wall time, and so no hours (2 ranks in 1 of 4 runs): an earlier version" in notes(table)
+    assert "Not known: wall time, and so hours (2 ranks in 1 of 4 runs): an earlier version" in notes(table)
+
+
+def test_what_a_script_does_not_tell_stays_blank(tmp_path: Path) -> None:
+    for ranks, step in ((1, 400), (2, 250)):
+        own = Resources(wall_seconds=[36.0] * ranks, steps_before=0, gpu_peak_bytes=None)
+        write(tmp_path, ranks, step, name=f"script-{ranks}", resources=own)
+        folder = RunFolder(tmp_path / f"script-{ranks}")
+        config = ScriptConfig(command="python train.py", name=f"script-{ranks}", global_batch=64, threads=1)
+        folder.config.write_text(to_yaml(config))
+        result = json.loads(folder.result.read_text())
+        result |= {"data_digest": None, "training_images": None, "validation_images": None}
+        folder.result.write_text(json.dumps(result))
+    (table,) = tables_of(tmp_path)
+    assert text_tables(table)[0].caption.startswith("Strong scaling of training a model of 10 parameters (allreduce, ")
+    assert [row["node-h"] for row in cells(table, 2)] == ["0.0100", "0.0100"]
+    row = cells(table, 1)[1]
+    assert [row[name] for name in ("checkpoints", "their size, MiB", "data set, MiB")] == ["–", "–", "–"]
+    assert "Not known: checkpoints (1 rank, 2 ranks): a script does not tell it\n" in notes(table)
+    assert "Not known: size of the data set (1 rank, 2 ranks): a script does not tell it" in notes(table)
 
 
 def test_nothing_written_is_0_and_not_missing(tmp_path: Path) -> None:
@@ -424,16 +447,17 @@ def assert_balanced(text: str) -> None:
             assert len(re.findall(r"(?<!\\)&", line)) + 1 == len(columns), line
 
 
-def test_latex_is_sound_whatever_names_hold(written: Path, tmp_path: Path) -> None:
-    """Compiled where there is a LaTeX; its braces, environments and cells are counted in any case."""
+def test_latex_is_sound_whatever_names_hold(written: Path) -> None:
+    """Its braces, environments and cells, counted."""
     page = (written / "proposal.tex").read_text()
     assert page.count("\\begin{table}") == 6
     assert_balanced(page)
-    program = shutil.which("pdflatex")
-    if program is None:
-        return
-    (tmp_path / "all.tex").write_text(wrapped(page))
-    words = [program, "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex here: proposal.tex was parsed, not compiled")
+def test_latex_compiles_and_its_tables_fit_on_a_page(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "all.tex").write_text(wrapped((written / "proposal.tex").read_text()))
+    words = [str(PDFLATEX), "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     ended = subprocess.run(
         words, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120, check=False
     )

@@ -125,7 +125,7 @@ class _Figure:
     of: Callable[[RunSummary], float | None]
 
 
-_WALL = _Figure("wall time, and so no hours", wall_seconds_of)
+_WALL = _Figure("wall time, and so hours", wall_seconds_of)
 _NODE_CORES = _Figure("cores of whole nodes", node_cores_of)
 _CHECKPOINTS = _Figure("checkpoints", checkpoint_wait_seconds_of)
 _DATA = _Figure("size of the data set", data_bytes_of)
@@ -142,7 +142,7 @@ def _missing(table: ProposalTable, figures: Sequence[_Figure]) -> list[str]:
             count = "" if len(lacking) == len(row.runs) else f" in {len(lacking)} of {counted(len(row.runs), 'run')}"
             for reason in dict.fromkeys(_why(run) for run in lacking):
                 reasons.setdefault(reason, []).append(f"{_ranks([row])}{count}")
-        told += [f"No {figure.name} ({', '.join(where)}): {reason}" for reason, where in reasons.items()]
+        told += [f"Not known: {figure.name} ({', '.join(where)}): {reason}" for reason, where in reasons.items()]
     if empty := [row for row in table.rows if not row.runs]:
         told.append(f"No times of {_ranks(empty)}: none of these runs trained by the recipe of the others")
     return told
