@@ -74,7 +74,7 @@ def machine_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def process_start(pid: int) -> tuple[int | None, str]:
+def process_start(pid: int | str) -> tuple[int | None, str]:
     """Fields 22 (starttime, in clock ticks) and 3 (state) of /proc/PID/stat (man 5 proc)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The name in brackets may hold anything, brackets too.
@@ -86,7 +86,7 @@ def process_start(pid: int) -> tuple[int | None, str]:
 def seconds_since_start() -> float | None:
     """How long ago Linux started this process, in steps of its clock ticks (mostly 10 ms); None where it does not
     tell."""
-    started, _ = process_start(os.getpid())
+    started, _ = process_start("self")  # in a job with numbers of its own, /proc may show those outside
     if started is None:
         return None
     # starttime is counted from boot, as CLOCK_BOOTTIME is, times that the machine was suspended included.
