@@ -13,11 +13,13 @@ from typing import IO, Any
 from horovod_flowers.launch.job import Ending, run_job
 from horovod_flowers.launch.launchers import Launcher
 from horovod_flowers.launch.rank_reports import folder_for_reports, reported, reporting, status_of
-from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_USER_ERROR
+from horovod_flowers.runtime.exit import EXIT_FAILURE, EXIT_STOPPED, EXIT_USER_ERROR
 
 SECONDS_TO_TRY = 120.0
 """For a launcher that is asked to start its ranks once more."""
 WORD = "horovod_flowers-rank-ran"
+OWN_STATUSES = (EXIT_FAILURE, EXIT_USER_ERROR, EXIT_STOPPED)
+"""Of this package's commands, below 128."""
 
 
 def run_ranks(
@@ -94,10 +96,14 @@ def abrupt_end(launcher: Launcher, ending: Ending, own: bool) -> str | None:
     if ending.asked_to_stop is not None or ending.given_up is not None:
         return None
     manager = launcher.manager
-    if manager is not None and ending.status == manager.abrupt_status and ending.ranks_seen > 0:
+    known = manager is not None and ending.status == manager.abrupt_status
+    # Such as 14 of srun, where the other ranks are of Open MPI 5 and hear of the killed one first.
+    strange = own and 0 < ending.status < 128 and ending.status not in OWN_STATUSES
+    if (known or strange) and ending.ranks_seen > 0:
+        name = manager.name if known and manager is not None else launcher.name
         return (
-            f"a rank was ended by a signal, or left without ending MPI: {manager.name}'s status {ending.status} tells "
-            "no more; the lines above name it (SIGKILL: its node ran out of memory, or it was killed by hand)"
+            f"a rank was ended by a signal, or left without ending MPI: {name}'s status {ending.status} tells no more; "
+            "the lines above name it (SIGKILL: its node ran out of memory, or it was killed by hand)"
         )
     if launcher.signal_of(ending.status) != signal.SIGKILL:
         return None

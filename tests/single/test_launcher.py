@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from horovod_flowers.launch import launchers, open_mpi_tcp
+from horovod_flowers.launch.job import Ending
 from horovod_flowers.launch.launchers import (
     LAUNCHERS,
     SLURM,
@@ -20,6 +21,7 @@ from horovod_flowers.launch.launchers import (
     find_slots,
 )
 from horovod_flowers.launch.open_mpi_tcp import SWITCH, tcp_words
+from horovod_flowers.launch.ranks_job import abrupt_end
 from horovod_flowers.mpi.intel_mpi import IntelMpi
 from horovod_flowers.mpi.library import OtherMpi
 from horovod_flowers.mpi.mpich import CrayMpich, Mpich
@@ -283,11 +285,6 @@ def test_the_command_ends_with_the_status_of_what_it_started(tmp_path: Path) -> 
     assert (ended.status, "no command is given" in ended.stderr) == (2, True)
 
 
-LOSES_THE_STATUS = """until [ "$1" = sh ]; do shift; done
-for rank in 0 1; do OMPI_COMM_WORLD_RANK=$rank "$@" & done
-wait"""
-
-
 NEVER_RAN = "mpirun ended with status 0, but none of its ranks ran: look at what it says above"
 
 
@@ -344,3 +341,13 @@ def test_what_ranks_say_of_their_end_counts(tmp_path: Path, launcher_status: int
     ended = run_command(words, tmp_path, variables={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert ended.status == status, ended.output
     assert ("a rank was killed" in ended.output) == (status == 137)
+
+
+@pytest.mark.parametrize(("status", "own", "told"), [(14, True, True), (14, False, False), (1, True, False)])
+def test_a_status_that_no_command_here_gives_is_of_a_rank_that_was_ended(status: int, own: bool, told: bool) -> None:
+    """srun's, of ranks of Open MPI 5 that heard of a killed one before srun did."""
+    ending = Ending(status, timed_out=False, asked_to_stop=None, ranks_seen=2)
+    sentence = abrupt_end(LAUNCHERS["srun"](HOSTS, False), ending, own)
+    assert (
+        sentence is not None and "a rank was ended by a signal" in sentence and "srun's status 14" in sentence
+    ) == told
