@@ -65,9 +65,10 @@ def test_a_ratio_without_its_baseline_is_refused_with_the_command_that_makes_it(
     text = capsys.readouterr().out
     assert "no speed-up for 2 ranks (allreduce, two): its one-rank baseline is missing; run: mpirun -np 1 " in text
     command = text.split("is missing; run: ")[1].splitlines()[0]
-    words = shlex.split(command)
-    assert words[:6] == ["mpirun", "-np", "1", "python", "-m", "horovod_flowers.train"]
-    baseline = parse(RunConfig, "horovod_flowers.train", "", words[6:])
+    assert command.endswith("   # where --data.path my photos is")
+    words = shlex.split(command, comments=True)
+    assert words[:8] == ["mpirun", "-np", "1", "--bind-to", "none", "python", "-m", "horovod_flowers.train"]
+    baseline = parse(RunConfig, "horovod_flowers.train", "", words[8:])
     assert baseline == config
     document = json.loads((tmp_path / "report" / "scaling.json").read_text())
     assert document["points"][0]["speed_up"] is None

@@ -16,5 +16,6 @@ rank_times.py         slow ranks, percentiles, timelines
 learning.py           accuracy beside speed
 evaluation.py         evaluated runs; classification.py: accuracy, confusion, calibration
 claims.py             before and after, proposals, --compare and --check
-provenance.py         what the numbers rest on, and the commands that make them again
+provenance.py         what the numbers rest on
+repeat_commands.py    the commands that make runs again
 """

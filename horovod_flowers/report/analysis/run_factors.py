@@ -221,8 +221,10 @@ def speed_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
 def apart_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
     """Every factor that tells runs apart: runs of one point are equal in all of these."""
     ignored = {*CANNOT_MATTER, *names_with(*_EFFECTS_THAT_CANNOT_MATTER)}
-    if run.ranks == 1:
-        ignored |= names_with(Effect.STRATEGY)
+    for name, declared in options_of(kind_of(run)).items():
+        unused = declared.strategies and run.environment.strategy not in declared.strategies
+        if declared.effect is Effect.STRATEGY and (run.ranks == 1 or unused):  # of others, which 'auto' did not choose
+            ignored.add(name)
     return tuple(
         sorted(
             (name, value)

@@ -215,7 +215,10 @@ def scaling_json(content: Content) -> dict[str, Any]:
             "varied": content.provenance.varied,
             "held": content.provenance.held,
             "runs": content.provenance.runs,
-            "commands": [{"command": command, "runs": count} for command, count in content.provenance.commands],
+            "commands": [
+                {"command": found.command, "runs": found.runs, "needs": list(found.needs)}
+                for found in content.provenance.commands
+            ],
         },
         "left_out": [{"run": name, "reason": reason} for name, reason in content.left_out],
         "failed": [{"point": name, "reason": reason} for name, reason in content.failed],

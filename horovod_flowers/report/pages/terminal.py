@@ -6,7 +6,7 @@ from rich.table import Table
 
 from horovod_flowers.report.analysis.claims import BeforeAfter
 from horovod_flowers.report.analysis.points import Point
-from horovod_flowers.report.analysis.provenance import baseline_command
+from horovod_flowers.report.analysis.repeat_commands import baseline_of
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
@@ -173,7 +173,9 @@ def _ratio(point: Point) -> str:
             f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}) against its baseline: "
             f"{point.refusal}; add --allow-differences to report it anyway, marked"
         )
+    baseline = baseline_of(point)
+    needs = f"   # {'; '.join(baseline.needs)}" if baseline.needs else ""
     return (
         f"no speed-up for {point.ranks} ranks ({point.strategy}, {point.runs[0].name}): its one-rank baseline "
-        f"is missing{point.nearest}; run: {baseline_command(point)}"
+        f"is missing{point.nearest}; run: {baseline.command}{needs}"
     )

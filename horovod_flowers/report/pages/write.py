@@ -14,8 +14,9 @@ from typing import Any
 import jinja2
 
 from horovod_flowers.report.analysis.efficiency_losses import CAUSES
-from horovod_flowers.report.analysis.provenance import MOST_COMMANDS, baseline_command
+from horovod_flowers.report.analysis.provenance import MOST_COMMANDS
 from horovod_flowers.report.analysis.rank_times import chrome_trace
+from horovod_flowers.report.analysis.repeat_commands import baseline_of
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages import latex as latex_text
 from horovod_flowers.report.pages import wording
@@ -136,7 +137,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
     )
     return {
         "answer": answer_lines(content),
-        "baseline_command": baseline_command,
+        "baseline_of": baseline_of,
         "causes": CAUSES,
         "command": shlex.join(content.command),
         "compared": compared,
