@@ -16,6 +16,7 @@ from horovod_flowers.report.analysis.claims import (
     proposal_of,
 )
 from horovod_flowers.report.analysis.doubts import doubts_of
+from horovod_flowers.report.analysis.drift import Drift, drift_of
 from horovod_flowers.report.analysis.efficiency_losses import (
     EfficiencyLosses,
     efficiency_losses_of,
@@ -76,6 +77,8 @@ class Content:
     pop: dict[Point, PopEfficiencies]
     doubts: dict[Point, list[str]]
     """Sentences for each point that something speaks against, or against its baseline where that is no point here."""
+    drift: Drift | None
+    """Over the starts of all runs; None where there is nothing to see."""
     bursts: dict[Point, str]
     """A sentence for each point whose mean and median step part."""
     detailed: list[RankTimes]
@@ -166,6 +169,7 @@ def gather(
         before_after=before_and_after(series),
         comparison=comparison,
         doubts=doubts,
+        drift=drift_of([point for point in points if not point.emulated]),
         verdicts=[judge(check, points, config.strict_checks) for check in config.checks],
         provenance=provenance_of(runs),
         collectives=list(collectives),

@@ -253,18 +253,18 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
     found = Counter(token.type for token in tokens)
     headings = [tokens[k + 1].content for k, token in enumerate(tokens) if token.type == "heading_open"]
     assert headings == [
-        *("Scaling report", "Scaling", "Where the time goes", "Bounds beside the measurements"),
-        *("Predicted from fewer ranks", "Ranks", "Learning"),
+        *("Scaling report", "Scaling", "Single runs", "Laws fitted", "Where the time goes"),
+        *("Bounds beside the measurements", "Predicted from fewer ranks", "Ranks", "Learning"),
         *("For an allocation proposal", "Before and after", "Provenance"),
     ]
-    # Scaling 3 points; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; a proposal's
-    # three tables 3 each; and headings.
-    assert found["table_open"] == 8 + 3
-    assert found["tr_open"] == 3 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 8 + 3 * (3 + 1)
+    # Scaling 3 points, of 6 runs; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; a
+    # proposal's three tables 3 each; and headings.
+    assert found["table_open"] == 9 + 3
+    assert found["tr_open"] == 3 + 6 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 9 + 3 * (3 + 1)
     assert found["fence"] == 1
     factors = len(provenance["varied"]) + len(provenance["held"])
-    # The runs of three points, two laws that are refused, what is said beside a proposal's tables.
-    assert found["list_item_open"] == factors + 3 + 2 + len(proposal["notes"])
+    # Two laws that are refused, what is said beside a proposal's tables.
+    assert found["list_item_open"] == factors + 2 + len(proposal["notes"])
     assert found["blockquote_open"] == 1
     images = [child for token in tokens for child in token.children or () if child.type == "image"]
     assert len(images) == len(list((tmp_path / "report" / "pictures").glob("*.png")))

@@ -4,7 +4,7 @@ None of these is a proof; each says what was seen, and what is likely to be behi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -127,6 +127,11 @@ def _trend_of_steps(point: Point) -> str | None:
 
 def _faster(change: float) -> str:
     return "faster" if change > 0 else "slower"
+
+
+def change_in_order(speeds: Sequence[float]) -> float | None:
+    """Change of these speeds from their first third to their last, where it is a trend: large enough, and no chance."""
+    return _trend(np.array(speeds, np.float64))
 
 
 def _trend(speeds: np.ndarray) -> float | None:

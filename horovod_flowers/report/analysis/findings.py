@@ -64,14 +64,14 @@ def _advice(
     assert best.speed_up is not None
     doubted = {point.runs for point in doubts}
     if best.runs in doubted or (best.baseline is not None and best.baseline.runs in doubted):
-        return "look into what speaks against these figures, below, before they are used"
+        return "look into what speaks against these figures (listed as doubtful under the table) before you use them"
     if not best.speed_up.has_interval:
-        return "run every point at least six times (the same commands again): without an interval no difference is sure"
+        return "run every point at least six times (commands: Provenance): without intervals no difference is sure"
     tried = {each.points[0].runs[0].environment.strategy for each in series}
     return _against_loss(largest, tried) or (
         f"run more ranks: throughput still grows at {best.ranks}"
         if members.points[-1] is best
-        else f"use {best.ranks} ranks: more of those that were measured do not train faster"
+        else f"use {best.ranks} ranks: none of the larger numbers that were measured trains faster"
     )
 
 
@@ -80,7 +80,9 @@ def _against_loss(largest: tuple[str, float] | None, tried: set[str]) -> str | N
     if cause == "input" and share >= WORTH_FEEDING:
         return "feed the ranks faster: copy the prepared images to each node's own disk, or raise the batch"
     if cause in ("communication", "update") and not tried & set(DIVIDING):
-        return "try strategies that divide the large layers (tensor, mesh): they send and update less on each rank"
+        return (
+            "try strategies that divide the large layers (--strategy tensor or mesh): each rank sends and updates less"
+        )
     if cause == "imbalance":
-        return "look for the slow rank in the table of ranks: the others wait for it"
+        return "find out why a rank is slow (table of ranks): the others wait for it"
     return None

@@ -98,8 +98,8 @@ def spans(cores: Sequence[int]) -> str:
 
 
 def shown_in_detail(series: Sequence[Series]) -> list[Point]:
-    """The points whose ranks are drawn: of each series the one of most ranks."""
-    return [members.points[-1] for members in series]
+    """The points whose ranks are drawn: of each series the largest that is a measure of speed, or the largest."""
+    return [(members.rated or list(members.points))[-1] for members in series]
 
 
 def chrome_trace(run: RunSummary) -> dict[str, Any]:

@@ -253,7 +253,12 @@ def differences(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> list[
 def unlike(runs: Sequence[RunSummary]) -> list[str]:
     """What changes the seconds of a step and is not equal among these runs, in words."""
     found = speed_factors(values_of(runs))
-    return [f"{name}: {_listed(values)}" for name, values in sorted(found.items()) if len(values) > 1]
+    alone = all(run.ranks == 1 for run in runs)  # which do not start Horovod
+    return [
+        f"{name}: {_listed(values)}"
+        for name, values in sorted(found.items())
+        if len(values) > 1 and not (alone and name.startswith(_HOROVOD))
+    ]
 
 
 def _listed(values: set[str]) -> str:

@@ -9,15 +9,15 @@ from horovod_flowers.report.pages.wording import below, counted, number, percent
 from horovod_flowers.runtime.errors import harmless
 
 LOSSES = {
-    "input": "waiting for batches",
-    "imbalance": "waiting for the slowest rank",
-    "communication": "exposed communication, which no computing hides",
-    "update": "the optimizer step, which each rank repeats",
-    "contention": "forward and backward passes that take longer because ranks share memory and caches",
-    "rest": "forward and backward passes that take longer than the ideal share of the baseline's",
+    "input": "input wait (the next batch of images is not ready)",
+    "imbalance": "load imbalance (ranks wait for the slowest one)",
+    "communication": "exposed communication (not hidden behind computation)",
+    "update": "the optimizer step (repeated on every rank)",
+    "contention": "contention (the forward and backward pass is slower where ranks share memory and caches)",
+    "rest": "computation (the forward and backward pass takes more than its ideal share of the baseline's)",
 }
 NO_ANSWER = (
-    "no runs on several ranks, each with cores of its own, have a baseline to be compared with: run a study over 1, 2, "
+    "there are no runs on several ranks, with at least a core per rank, that have a baseline: run a study over 1, 2, "
     "4, ... ranks"
 )
 
@@ -52,7 +52,7 @@ def _best(point: Point) -> str:
     base = counted(point.baseline.ranks, "rank")
     runs = counted(len(point.runs), "run")
     sure = "95 % interval" if point.speed_up is not None and point.speed_up.has_interval else "no interval"
-    marked = " (unlike runs)" if point.unlike else ""
+    marked = " (mixed runs, †)" if point.unlike else ""
     return (
         f"{point.strategy} on {point.ranks} ranks{marked}: speed-up {number(point.speed_up, 2)} over {base}, parallel "
         f"efficiency {number(point.efficiency, 2)} ({runs}, {sure})"
@@ -73,12 +73,14 @@ def _reach(found: Findings) -> str:
     beyond = proposal.beyond
     if proposal.point is None:
         first = proposal.series.rated[0]
-        return f"not to {first.ranks} ranks at an efficiency of {proposal.threshold:g}: {number(first.efficiency, 2)}"
+        measured = number(first.efficiency, 2)
+        return f"not to {first.ranks} ranks with a parallel efficiency of {proposal.threshold:g}: {measured}"
     efficiency = proposal.point.efficiency
     sure = "" if efficiency is not None and efficiency.has_interval else ", not sure without an interval"
     more = (
-        "more were not measured with cores of their own"
+        "no larger number was measured with at least a core per rank"
         if beyond is None
         else f"at {beyond.ranks} ranks it is {below(beyond.efficiency, proposal.threshold)}"
     )
-    return f"up to {proposal.point.ranks} ranks at an efficiency of at least {proposal.threshold:g}{sure}; {more}"
+    threshold = f"a parallel efficiency of at least {proposal.threshold:g}"
+    return f"up to {proposal.point.ranks} ranks with {threshold}{sure}; {more}"

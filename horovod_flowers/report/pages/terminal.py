@@ -11,6 +11,7 @@ from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
+from horovod_flowers.report.pages.single_runs import timed_steps_words
 from horovod_flowers.report.pages.wording import (
     EMULATED,
     NO_INTERVAL,
@@ -55,9 +56,10 @@ def print_table(content: Content) -> None:
     told = [point.images_per_second.has_interval for point in content.points]
     notes += ["in brackets: 95 % intervals by bootstrap over runs"] if any(told) else []
     notes += [NO_INTERVAL] if not all(told) else []
+    notes += ["steps: timed steps per run"]
     table = Table(title="Scaling", caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     which = any(point.which for point in content.points)
-    numbers = ("ranks", "threads", "runs", "step s", "images/s", "speed-up", "efficiency", "val. acc.")
+    numbers = ("ranks", "threads", "runs", "steps", "step, s", "images/s", "speed-up", "efficiency", "val. acc.")
     for name in ("work", "strategy", *(["which"] if which else []), *numbers):
         table.add_column(name, justify="right" if name in numbers else "left")
     for point in content.points:
@@ -69,6 +71,7 @@ def print_table(content: Content) -> None:
             f"{point.ranks}{marks(point)}",
             "/".join(str(threads) for threads in dict(point.work)["threads"]),
             str(len(point.runs)),
+            timed_steps_words(point),
             _step_seconds(point, parted=point in content.bursts),
             with_interval(point.images_per_second, 1),
             with_interval(point.speed_up, 2),
@@ -90,8 +93,8 @@ def sentences(content: Content) -> list[str]:
     for point, losses in content.efficiency_losses.items():
         told = [f"{time_words(cause)} {percent(share)}" for cause, share in losses.shares.items() if share is not None]
         lines.append(
-            f"where the ranks' time went, {point.ranks} ranks ({point.strategy}){_note(point)}: "
-            f"efficiency {percent(losses.efficiency)}, {', '.join(told)}"
+            f"share of the ranks' time, {point.ranks} ranks ({point.strategy}){_note(point)}: "
+            f"parallel efficiency {percent(losses.efficiency)}; lost to {', '.join(told)}"
         )
     for times in content.rank_times:
         if times.stragglers:
@@ -99,8 +102,10 @@ def sentences(content: Content) -> list[str]:
             others = f", and {times.straggler_count - 1} more" if times.straggler_count > 1 else ""
             lines.append(
                 f"slow in {times.run.name}: rank {first.rank} on {first.host}, cores {first.cores}, takes "
-                f"{percent(first.excess)} longer than the median rank for its own work{others}"
+                f"{percent(first.excess)} longer per step than the median rank, communication aside{others}"
             )
+    if content.drift is not None and content.drift.seen:
+        lines.append(f"doubtful: {content.drift.sentence}")
     for point, doubts in content.doubts.items():
         label = f"{counted(point.ranks, 'rank')} ({point.strategy}{', ' if point.which else ''}{point.which})"
         lines += [f"doubtful: {label}{_note(point)}: {sentence}" for sentence in doubts]
@@ -131,7 +136,7 @@ def compared(content: Content) -> str:
     (one, other), (first, second) = found.names, found.rates
     rates = f"{other} {number(second, 1)} images/s, {one} {number(first, 1)} images/s, ratio {number(found.ratio, 3)}"
     verdict = {
-        None: "no difference is claimed: interval not available with fewer than 6 runs on each side",
+        None: "no difference is claimed: intervals take at least 6 runs on each side",
         False: "no difference is claimed: the intervals overlap",
         True: f"{other if second.value > first.value else one} is faster: the intervals do not overlap",
     }[found.apart]
@@ -146,14 +151,14 @@ def _before_after(found: BeforeAfter) -> str:
         return str(found.refusal)
     sides = [f"{side.training_seconds:.1f} s" for side in (found.before, found.after)]
     mark = " (oversubscribed: not a measure of speed)" if found.oversubscribed else ""
-    mark += " (unlike runs)" if found.unlike else ""
+    mark += " (mixed runs)" if found.unlike else ""
     ranks = f"{found.after.ranks} ranks ({found.after.strategy})"
     return f"the same training took one process {sides[0]}, {ranks} {sides[1]}{mark}"
 
 
 def _note(point: Point) -> str:
     words = ["oversubscribed: not a measure of speed"] if point.oversubscribed else []
-    words += [f"unlike runs: {'; '.join(point.unlike)}"] if point.unlike else []
+    words += [f"mixed runs: {'; '.join(point.unlike)}"] if point.unlike else []
     return f" ({'; '.join(words)})" if words else ""
 
 

@@ -20,7 +20,7 @@ NO_PROPOSAL = (
     "No table can be made for a proposal: it takes runs on several numbers of ranks, with cores of their own, that "
     "train one model together and are not emulated"
 )
-UNLIKE = "† unlike runs: they differ in what may change their speed"
+UNLIKE = "† mixed: these runs, or those of their baseline, differ in something that may change their speed"
 NO_INTERVAL = f"interval not available: fewer than {FEWEST_RUNS} runs"
 
 
@@ -47,9 +47,22 @@ def percent(share: float) -> str:
     return f"{share * 100:.1f} %"
 
 
+TIME_WORDS = {
+    "input": "input wait",
+    "input_wait": "input wait",
+    "compute": "forward and backward pass",
+    "communication": "exposed communication",
+    "update": "optimizer step",
+    "imbalance": "load imbalance",
+    "contention": "contention",
+    "rest": "other computation",
+}
+"""Parts of a step (runlog.reading.run.PARTS) and losses of efficiency (analysis.efficiency_losses.CAUSES)."""
+
+
 def time_words(name: str) -> str:
-    """What a part of a step, or a loss of efficiency, is called: 'exposed communication' for what was not hidden."""
-    return {"communication": "exposed communication"}.get(name, name.replace("_", " "))
+    """What a part of a step, or a loss of efficiency, is called."""
+    return TIME_WORDS.get(name, name.replace("_", " "))
 
 
 def step_digits(point: Point) -> int:
@@ -60,7 +73,7 @@ def step_digits(point: Point) -> int:
 
 def work_words(point: Point) -> str:
     """'strong, batch 64, bf16'."""
-    batch = f"batch {point.batch}" if point.scaling == "strong" else f"{point.batch} a rank"
+    batch = f"batch {point.batch}" if point.scaling == "strong" else f"batch {point.batch} per rank"
     return f"{point.scaling}, {batch}, {point.precision}"
 
 
@@ -90,7 +103,7 @@ def held_out_sentence(rows: Sequence[HeldOut]) -> str:
 def law_words(found: Fit) -> str:
     """A fitted law in a clause: its parameters, how well it meets the runs, its peak, and why it says no more."""
     words = [f"{name.replace('_', ' ')} {number(value, 5)}" for name, value in found.parameters.items()]
-    words.append(f"meets the measured throughput within {percent(found.quality.residual)} (root mean square)")
+    words.append(f"fits the measured throughput within {percent(found.quality.residual)} (root mean square error)")
     if found.law == "USL":
         peak = found.determined_peak
         words.append("predicted peak not determined" if peak is None else f"predicted peak at {number(peak, 0)} ranks")
@@ -102,8 +115,13 @@ def law_words(found: Fit) -> str:
 def preferred_words(found: tuple[Fit, float] | None) -> str:
     """Which of several laws the data prefer."""
     if found is None:
-        return "the runs do not tell which of the laws holds (AICc)"
-    return f"the runs prefer {found[0].law} (AICc lower by {found[1]:.1f})"
+        return "the runs do not decide between the laws (AICc)"
+    return f"the runs favour {found[0].law} (AICc lower by {found[1]:.1f})"
+
+
+def listed(values: Sequence[str]) -> str:
+    """Several values; apart by semicolons where one is a list itself."""
+    return ("; " if any("," in value for value in values) else ", ").join(values)
 
 
 def counted(count: int, word: str) -> str:

@@ -22,17 +22,19 @@ from horovod_flowers.report.pages import latex as latex_text
 from horovod_flowers.report.pages import wording
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
+from horovod_flowers.report.pages.narrow_tables import with_column_names
 from horovod_flowers.report.pages.predicted import record
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
 from horovod_flowers.report.pages.proposal_notes import LEGEND
 from horovod_flowers.report.pages.proposal_table import text_tables
 from horovod_flowers.report.pages.proposal_values import as_csv
 from horovod_flowers.report.pages.scaling_json import COLUMNS, row, scaling_json
+from horovod_flowers.report.pages.single_runs import single_runs, timed_steps_words
 from horovod_flowers.report.pages.terminal import compared
 from horovod_flowers.runtime.files import whole_file, write_whole
 
 PICTURE_FILES = (
-    r"(speed-up-\w+|throughput|parts|waterfall|learning|collectives|prediction|"
+    r"(speed-up-\w+|throughput|parts|waterfall|drift|learning|collectives|prediction|"
     r"(ranks|timeline|confusion|calibration)-\d+)\.(svg|png)"
 )
 _MARKS = (("{%", "%}"), ("{{", "}}"), ("{#", "#}"))
@@ -60,7 +62,7 @@ def write_files(output: Path, content: Content, formats: Sequence[str]) -> list[
     for kind, template, name in (("html", "index.html.jinja", "index.html"), ("md", "report.md.jinja", "report.md")):
         if kind in formats:
             page = _environment(kind).get_template(template).render(**_values(content, pictures, traces))
-            write_whole(output / name, page.strip() + "\n" if kind == "html" else spaced(page))
+            write_whole(output / name, with_column_names(page).strip() + "\n" if kind == "html" else spaced(page))
             written.append(name)
     if "csv" in formats:
         write_whole(output / "scaling.csv", _csv(content))
@@ -153,6 +155,9 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "proposal_tables": [text_tables(table) for table in content.proposal_tables],
         "style": style,
         "predicted_row": record,
+        "single_runs": single_runs(content),
+        "timed_steps": timed_steps_words,
+        "listed": wording.listed,
         "predicted_sentences": predicted_sentences,
         "threads": lambda point: "/".join(str(count) for count in dict(point.work)["threads"]),
         "traces": traces,

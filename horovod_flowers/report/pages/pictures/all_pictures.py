@@ -5,6 +5,7 @@ from horovod_flowers.report.pages.pictures import (
     calibration,
     collectives,
     confusion,
+    drift,
     efficiency_losses,
     learning,
     predicted,
@@ -16,5 +17,5 @@ from horovod_flowers.report.pages.pictures.picture import Picture, rendered
 
 def pictures_of(content: Content) -> list[Picture]:
     """Draw everything that this report can show."""
-    modules = (scaling, predicted, efficiency_losses, collectives, rank_times, learning, confusion, calibration)
+    modules = (scaling, drift, predicted, efficiency_losses, collectives, rank_times, learning, confusion, calibration)
     return [picture for module in modules for picture in rendered(module.draw(content))]

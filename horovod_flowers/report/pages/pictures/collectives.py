@@ -1,14 +1,17 @@
 """What collective calls cost by their size, measured and modelled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from horovod_flowers.report.analysis.call_costs import kind_of, network_of, real_ones
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.layout import Layout, both
+from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
+from horovod_flowers.runlog.collectives import Collectives
 from horovod_flowers.scaling_model.calibration import OPERATIONS
 from horovod_flowers.scaling_model.step_tasks import Call, RankGroup
 
@@ -19,13 +22,17 @@ def draw(content: Content) -> Iterator[Drawn]:
     emulated = bool(content.collectives) and not measured
     if emulated:  # of one network
         measured = [each for each in content.collectives if network_of(each) == network_of(content.collectives[0])]
+    if measured:
+        alt = "Seconds of collective calls by message size, with fitted cost models"
+        yield "collectives", "bounds", alt, *both(lambda layout: _figure(content, measured, emulated, layout))
+
+
+def _figure(content: Content, measured: Sequence[Collectives], emulated: bool, layout: Layout) -> Figure:
     sizes = sorted({record.world_size for record in measured})
-    if not sizes:
-        return
     models = content.call_models
     shown = sizes if len(sizes) <= 4 else [sizes[0], *sizes[-3:]]
-    figure, grid = plt.subplots(1, len(shown), figsize=(4.2 * len(shown) + 1, 4), squeeze=False, sharey=True)
-    for axes, ranks in zip(grid.flat, shown, strict=True):
+    figure, panels = layout.panels([(4.5, 4 if not layout.narrow else 3.2)] * len(shown), sharey=True)
+    for axes, ranks in zip(panels, shown, strict=True):
         records = [record for record in measured if record.world_size == ranks]
         for operation, colour in zip(OPERATIONS, SERIES_COLOURS, strict=False):
             points = [
@@ -50,13 +57,13 @@ def draw(content: Content) -> Iterator[Drawn]:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    grid[0, 0].set_ylabel("time of the slowest rank")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+        if layout.narrow or axes is panels[0]:
+            axes.set_ylabel("time of the slowest rank")
     title = "Collective calls: medians measured, and the fitted cost models"
     if emulated:
         title = f"{title}\nemulated: {network_of(measured[0])}"
     elif any(record.oversubscribed for record in measured):
         title += "  (* oversubscribed)"
-    figure.suptitle(title)
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    yield "collectives", "bounds", "Seconds of collective calls by message size, with fitted cost models", figure
+    figure.suptitle(layout.wrapped(title, 4.5 * len(shown)))
+    legend_below(figure, *panels[0].get_legend_handles_labels(), columns=2 if layout.narrow else len(OPERATIONS))
+    return figure

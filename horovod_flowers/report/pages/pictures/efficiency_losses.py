@@ -4,17 +4,21 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from horovod_flowers.report.analysis.efficiency_losses import CAUSES, EfficiencyLosses
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.layout import Layout, both
+from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import PART_COLOURS, Drawn
 from horovod_flowers.report.pages.wording import marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
 
 MOST_ROWS = 40
 LABEL_LETTERS, LABEL_LINES = 48, 4
+NARROW_LABEL_LETTERS, NARROW_LABEL_LINES = 20, 5
 MOST_WATERFALLS = 12
 
 
@@ -31,10 +35,18 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 
 def _parts(content: Content) -> Drawn:
+    words = "; ".join(
+        f"{_label(point)}: " + ", ".join(f"{time_words(part)} {share:.0%}" for part, share in point.part_shares.items())
+        for point in content.points[:MOST_ROWS]
+    )
+    return "parts", "losses", f"The parts of a step: {words}", *both(lambda layout: _parts_figure(content, layout))
+
+
+def _parts_figure(content: Content, layout: Layout) -> Figure:
     points = content.points[:MOST_ROWS]
-    labels = [_wrapped(_label(point)) for point in points]
+    labels = [_wrapped(_label(point), layout) for point in points]
     lines = max(label.count("\n") + 1 for label in labels)
-    figure, axes = plt.subplots(figsize=(9, 1.6 + max(0.42, 0.2 * lines) * len(points)))
+    figure, (axes,) = layout.panels([(9, 1.6 + max(0.42, 0.2 * lines) * len(points))])
     bottoms = [0.0] * len(points)
     for part in PARTS:
         seconds = [point.part_shares[part] * point.step_seconds.value for point in points]
@@ -42,21 +54,25 @@ def _parts(content: Content) -> Drawn:
         bottoms = [bottom + value for bottom, value in zip(bottoms, seconds, strict=True)]
     axes.set_yticks(range(len(points)), labels)
     axes.invert_yaxis()
-    title = "Where a step's time goes" + ("  (* oversubscribed)" if content.oversubscribed else "")
+    title = "Where the time of a step goes" + ("  (* oversubscribed)" if content.oversubscribed else "")
     if len(content.points) > len(points):
         title += f"\nthe first {len(points)} of {len(content.points)} rows of the table"
-    axes.set(xlabel="seconds: the median step, divided by the parts' shares of all steps", title=title)
-    figure.legend(loc="outside lower center", ncols=len(PARTS))
-    words = "; ".join(
-        f"{_label(point)}: " + ", ".join(f"{part} {share:.0%}" for part, share in point.part_shares.items())
-        for point in points
-    )
-    return "parts", "losses", f"The parts of a step: {words}", figure
+    across = "seconds per step (median), divided by each part's share of all steps"
+    inches = 2.4 if layout.narrow else 9
+    axes.set(xlabel=_lines(across, inches), title=_lines(title, inches))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if layout.narrow else "auto"))
+    legend_below(figure, *axes.get_legend_handles_labels(), columns=1 if layout.narrow else len(PARTS))
+    return figure
 
 
-def _wrapped(label: str) -> str:
+def _lines(text: str, inches: float) -> str:
+    return "\n".join(textwrap.fill(line, int(inches * 11)) for line in text.split("\n"))
+
+
+def _wrapped(label: str, layout: Layout) -> str:
     """In lines that leave the bars their room; what is longer is in the table."""
-    return "\n".join(textwrap.wrap(label, LABEL_LETTERS, max_lines=LABEL_LINES, placeholder=" …"))
+    letters, most = (NARROW_LABEL_LETTERS, NARROW_LABEL_LINES) if layout.narrow else (LABEL_LETTERS, LABEL_LINES)
+    return "\n".join(textwrap.wrap(label, letters, max_lines=most, placeholder=" …"))
 
 
 def _label(point: Point) -> str:
@@ -68,14 +84,6 @@ def _label(point: Point) -> str:
 
 
 def _waterfalls(content: Content, chosen: list[Point]) -> Drawn:
-    columns = min(3, len(chosen))
-    rows = -(-len(chosen) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(3.9 * columns, 3.3 * rows), squeeze=False)
-    for axes, point in zip(grid.flat, chosen, strict=False):
-        _waterfall(axes, point, content.efficiency_losses[point])
-    for axes in grid.flat[len(chosen) :]:
-        axes.set_visible(False)
-    figure.suptitle("From ideal to measured efficiency" + ("  (* oversubscribed)" if content.oversubscribed else ""))
     words = "; ".join(
         f"{_label(point)}: efficiency {content.efficiency_losses[point].efficiency:.0%}, "
         + ", ".join(
@@ -85,7 +93,17 @@ def _waterfalls(content: Content, chosen: list[Point]) -> Drawn:
         )
         for point in chosen
     )
-    return "waterfall", "losses", f"What each lost percent went to: {words}", figure
+    drawn = both(lambda layout: _waterfalls_figure(content, chosen, layout))
+    return "waterfall", "losses", f"What each lost percent went to: {words}", *drawn
+
+
+def _waterfalls_figure(content: Content, chosen: list[Point], layout: Layout) -> Figure:
+    figure, panels = layout.panels([(3.9, 2.9 if layout.narrow else 3.5)] * len(chosen), most_in_a_row=3)
+    for axes, point in zip(panels, chosen, strict=True):
+        _waterfall(axes, point, content.efficiency_losses[point])
+    title = "From ideal to measured efficiency" + ("  (* oversubscribed)" if content.oversubscribed else "")
+    figure.suptitle(layout.wrapped(title, 3.9 * min(3, len(chosen))))
+    return figure
 
 
 def _waterfall(axes: Any, point: Point, losses: EfficiencyLosses) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from horovod_flowers.report.analysis.learning import Curve
+from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
 from horovod_flowers.report.pages.wording import marks
@@ -24,7 +26,13 @@ def draw(content: Content) -> Iterator[Drawn]:
     shown = [(point, curves) for point, curves in content.curves if point.best_validation_accuracy is not None]
     if not shown:
         return
-    figure, (by_epoch, by_time, losses) = plt.subplots(1, 3, figsize=(12.5, 4.4))
+    best = "; ".join(f"{point.strategy} on {point.ranks}: {point.best_validation_accuracy:.3f}" for point, _ in shown)
+    alt = f"Accuracy and loss by epoch and time; best validation accuracy: {best}"
+    yield "learning", "learning", alt, *both(lambda layout: _figure(shown, layout))
+
+
+def _figure(shown: list[tuple[Point, list[Curve]]], layout: Layout) -> Figure:
+    figure, (by_epoch, by_time, losses) = layout.panels([(4.2, 4.4 if not layout.narrow else 3.0)] * 3)
     for (point, curves), colour in zip(shown[:MOST_POINTS], SERIES_COLOURS * MOST_POINTS, strict=False):
         label = f"{point.ranks}{marks(point)} × {point.strategy}, {point.scaling} {point.batch}, {point.precision}"
         label = label.replace("1 × one rank", "one rank")
@@ -42,9 +50,8 @@ def draw(content: Content) -> Iterator[Drawn]:
     _whole_epochs(losses, shown)
     for axes in (by_epoch, by_time, losses):
         axes.grid(alpha=0.3)
-    legend_below(figure, *by_epoch.get_legend_handles_labels(), columns=3)
-    best = "; ".join(f"{point.strategy} on {point.ranks}: {point.best_validation_accuracy:.3f}" for point, _ in shown)
-    yield "learning", "learning", f"Accuracy and loss by epoch and time; best validation accuracy: {best}", figure
+    legend_below(figure, *by_epoch.get_legend_handles_labels(), columns=1 if layout.narrow else 3)
+    return figure
 
 
 def _curve(

@@ -41,10 +41,12 @@ class Picture:
     """What it shows, for those who do not see it."""
     svg: bytes
     png: bytes
+    narrow_svg: bytes | None = None
+    """The same for a phone; None where the one is narrow enough."""
 
 
-Drawn = tuple[str, str, str, Figure]
-"""Name, section, alternative text, and the figure."""
+Drawn = tuple[str, str, str, Figure] | tuple[str, str, str, Figure, Figure]
+"""Name, section, alternative text, the figure, and perhaps the same in the narrow layout (layout.py)."""
 
 
 def rendered(figures: Iterable[Drawn]) -> list[Picture]:
@@ -53,12 +55,21 @@ def rendered(figures: Iterable[Drawn]) -> list[Picture]:
         return [_rendered(*found) for found in figures]
 
 
-def _rendered(name: str, section: str, alt: str, figure: Figure) -> Picture:
+def _rendered(name: str, section: str, alt: str, figure: Figure, narrow: Figure | None = None) -> Picture:
     letter(figure)
-    files = {}
-    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        with io.BytesIO() as buffer, plt.rc_context({"svg.hashsalt": name}):  # the same runs give the same bytes
-            figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
-            files[kind] = buffer.getvalue()
+    svg, png = (_saved(figure, kind, name) for kind in ("svg", "png"))
+    narrow_svg = None
+    if narrow is not None:
+        letter(narrow)
+        narrow_svg = _saved(narrow, "svg", f"{name} narrow")
+        plt.close(narrow)
     plt.close(figure)
-    return Picture(name, section, alt, files["svg"], files["png"])
+    return Picture(name, section, alt, svg, png, narrow_svg)
+
+
+def _saved(figure: Figure, kind: str, salt: str) -> bytes:
+    """The same runs give the same bytes."""
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
+    with io.BytesIO() as buffer, plt.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata)
+        return buffer.getvalue()

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn, Picture, rendered
 from horovod_flowers.report.prediction.answer import Answer
@@ -38,7 +39,12 @@ def _shown(found: Answer) -> list[Setting]:
 
 
 def _draw(found: Answer) -> Drawn:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8))
+    alt = f"Predicted speed-up and efficiency: {found.recommendation.sentence}"
+    return "prediction", "predicted", alt, *both(lambda layout: _figure(found, layout))
+
+
+def _figure(found: Answer, layout: Layout) -> Figure:
+    figure, (left, right) = layout.panels([(5.5, 4.8 if not layout.narrow else 3.6)] * 2)
     for setting, colour in zip(_shown(found), SERIES_COLOURS, strict=False):
         ones = sorted((one for one in found.predictions if one.setting == setting), key=lambda one: one.ranks)
         ranks = [one.ranks for one in ones]
@@ -68,9 +74,9 @@ def _draw(found: Answer) -> Drawn:
     left.set(ylabel="speed-up", title=f"Speed-up, {kind}")
     right.set(ylabel="parallel efficiency", title=f"Parallel efficiency, {kind}")
     right.set_ylim(0, max(1.08, right.get_ylim()[1]))
-    figure.suptitle(f"{found.study.label}; network {found.network}", fontsize=10)
-    legend_below(figure, *left.get_legend_handles_labels(), columns=3)
-    return "prediction", "predicted", f"Predicted speed-up and efficiency: {found.recommendation.sentence}", figure
+    figure.suptitle(layout.wrapped(f"{found.study.label}; network {found.network}", 11), fontsize=10)
+    legend_below(figure, *left.get_legend_handles_labels(), columns=1 if layout.narrow else 3)
+    return figure
 
 
 def _measured(found: Answer, setting: Setting, colour: str, left: Any, right: Any) -> None:

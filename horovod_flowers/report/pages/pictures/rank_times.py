@@ -3,17 +3,18 @@
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.content import Content
+from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import PART_COLOURS, Drawn
-from horovod_flowers.report.pages.wording import marks, time_words
+from horovod_flowers.report.pages.wording import counted, marks, time_words
 from horovod_flowers.runlog.reading.run import PARTS
 
 MOST_BARS = 64
@@ -25,7 +26,7 @@ PIXELS = 1_600
 
 
 def draw(content: Content) -> Iterator[Drawn]:
-    """For each series its point of most ranks: step times by rank, and a timeline."""
+    """For each series its largest point that is a measure of speed: step times by rank, and a timeline."""
     for number, times in enumerate(content.detailed[:MOST_DRAWN], 1):
         label = f"{times.point.ranks} ranks{marks(times.point)}, {times.point.strategy}, run {times.run.name}"
         yield _steps(times, number, label)
@@ -33,7 +34,13 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 
 def _steps(times: RankTimes, number: int, label: str) -> Drawn:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2))
+    told = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in times.percentiles.items())
+    alt = f"Seconds per step of {label}: {told}; {counted(times.straggler_count, 'slow rank')}"
+    return f"ranks-{number}", "ranks", alt, *both(lambda layout: _steps_figure(times, label, layout))
+
+
+def _steps_figure(times: RankTimes, label: str, layout: Layout) -> Figure:
+    figure, (left, right) = layout.panels([(6.6, 3.6), (4.4, 3.6)])
     run = times.run
     slowest, fastest = run.slowest_seconds, run.fastest_seconds
     positions = np.arange(len(slowest))
@@ -47,13 +54,11 @@ def _steps(times: RankTimes, number: int, label: str) -> Drawn:
     left.plot(positions, slowest, color="#0072b2", linewidth=0.9, drawstyle="steps-mid", label="slowest rank")
     for name, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
         left.axhline(times.percentiles[name], color="#444444", linestyle=style, linewidth=0.9, label=name)
-    left.set(xlabel="timed step", ylabel="step seconds", title=f"Steps: {label}")
+    left.set(xlabel="timed step", ylabel="seconds per step", title=layout.wrapped(f"Steps: {label}", 6))
     left.set_ylim(0, 1.15 * max(float(slowest.max()), times.percentiles["p99"]))
-    legend_below(figure, *left.get_legend_handles_labels(), columns=5)
+    legend_below(figure, *left.get_legend_handles_labels(), columns=2 if layout.narrow else 5)
     _own_work(right, times)
-    told = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in times.percentiles.items())
-    alt = f"Step seconds of {label}: {told}; {times.straggler_count} slow ranks"
-    return f"ranks-{number}", "ranks", alt, figure
+    return figure
 
 
 def _own_work(axes: Any, times: RankTimes) -> None:
@@ -73,16 +78,22 @@ def _own_work(axes: Any, times: RankTimes) -> None:
     for slow in times.stragglers[:3]:
         place = (slow.rank, work[slow.rank])
         axes.annotate(f"rank {slow.rank}, {slow.host}", place, fontsize=8, xytext=(4, 4), textcoords="offset points")
-    axes.set(xlabel="rank", ylabel="own work, seconds per step", title="Each rank's own work (median)")
+    axes.set(xlabel="rank", ylabel="seconds per step (median)", title="Each rank's time without communication")
     axes.set_ylim(0, 1.15 * float(work.max()) or 1)
     if not many:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _timeline(times: RankTimes, number: int, label: str) -> Drawn:
+    steps = times.run.timeline.steps
+    alt = f"Timeline of steps {int(steps[0])} to {int(steps[-1])} over all ranks of {label}"
+    return f"timeline-{number}", "ranks", alt, *both(lambda layout: _timeline_figure(times, label, layout))
+
+
+def _timeline_figure(times: RankTimes, label: str, layout: Layout) -> Figure:
     ranks = times.run.ranks
     height = min(7.0, 1.8 + 0.28 * ranks) if ranks <= MOST_BARS else 7.0
-    figure, axes = plt.subplots(figsize=(11, height))
+    figure, (axes,) = layout.panels([(11, height + (0.8 if layout.narrow else 0))])
     line = times.run.timeline
     ends = line.start_seconds[:, :, None] + np.cumsum(line.part_seconds, axis=2)
     starts = ends - line.part_seconds
@@ -96,10 +107,12 @@ def _timeline(times: RankTimes, number: int, label: str) -> Drawn:
         _as_pixels(axes, starts, ends)
     axes.set_ylim(ranks - 0.5, -0.5)
     first, last = int(line.steps[0]), int(line.steps[-1])
-    axes.set(xlabel=f"seconds, steps {first} to {last}", ylabel="rank", title=f"Timeline: {label}")
-    handles = [Patch(color=colour, label=time_words(part)) for part, colour in PART_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(PARTS))
-    return f"timeline-{number}", "ranks", f"Timeline of steps {first} to {last} over all ranks of {label}", figure
+    title = layout.wrapped(f"Timeline: {label}", 10)
+    axes.set(xlabel=f"seconds, steps {first} to {last}", ylabel="rank", title=title)
+    handles = [Patch(color=colour) for colour in PART_COLOURS.values()]
+    labels = [time_words(part) for part in PART_COLOURS]
+    legend_below(figure, handles, labels, columns=1 if layout.narrow else len(PARTS))
+    return figure
 
 
 def _as_pixels(axes: Any, starts: np.ndarray, ends: np.ndarray) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.laws import Fit
 from horovod_flowers.report.analysis.points import Point, Series
 from horovod_flowers.report.content import Content, SeriesFits
+from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, SERIES_MARKERS, Drawn
 
@@ -22,6 +23,9 @@ LAW_STYLES = (("-", ":"), ("-.", (0, (1, 3))))
 """Of the laws of a series: among the measured numbers of ranks, and beyond."""
 ASIDE = 0.05
 """Between the points of two series on the same number of ranks, in powers of two."""
+RUN_ASIDE = 2**0.025
+"""Of single runs, from their point."""
+RUN_ALPHA = 0.5
 
 
 def draw(content: Content) -> Iterator[Drawn]:
@@ -36,7 +40,14 @@ def draw(content: Content) -> Iterator[Drawn]:
 
 
 def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
+    words = ", ".join(_in_words(point) for members in chosen for point in members.points)
+    alt = f"Speed-up and efficiency by ranks, {scaling} scaling: {words}"
+    drawn = both(lambda layout: _speed_up_figure(content, chosen, scaling, layout))
+    return f"speed-up-{scaling}", "scaling", alt, *drawn
+
+
+def _speed_up_figure(content: Content, chosen: Sequence[Series], scaling: str, layout: Layout) -> Figure:
+    figure, (left, right) = layout.panels([(5.5, 4.6 if not layout.narrow else 3.6)] * 2)
     # Ranks that train independently are no competitor: grey, and beneath.
     ordered = sorted(chosen, key=lambda members: not members.without_communication)
     colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
@@ -75,9 +86,10 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
     crowded = any(point.oversubscribed for members in chosen for point in members.points)
     if crowded:
         left.plot([], [], "o", mfc="white", mec="#444444", label="oversubscribed: not a measure of speed")
-    legend_below(figure, *left.get_legend_handles_labels(), columns=2)
-    words = ", ".join(_in_words(point) for members in chosen for point in members.points)
-    return f"speed-up-{scaling}", "scaling", f"Speed-up and efficiency by ranks, {scaling} scaling: {words}", figure
+    if any(len(point.runs) > 1 for members in chosen for point in members.points):
+        left.plot([], [], ".", color="#444444", alpha=RUN_ALPHA, markersize=7, mew=0, label="single runs")
+    legend_below(figure, *left.get_legend_handles_labels(), columns=1 if layout.narrow else 2)
+    return figure
 
 
 def _reach(found: Fit) -> float:
@@ -96,8 +108,7 @@ def _follow_measurements(left: Any, right: Any, chosen: Sequence[Series], least:
 
 def _values(found: Estimate) -> list[float]:
     """Everything of an estimate that is drawn."""
-    ends = (found.low, found.high) if found.low is not None and found.high is not None else found.each
-    return [found.value, *(end for end in ends if end is not None)]
+    return [found.value, *found.each, *(end for end in (found.low, found.high) if end is not None)]
 
 
 def _in_words(point: Point) -> str:
@@ -117,7 +128,7 @@ def _rank_axis(axes: Any, ticks: Sequence[int]) -> None:
 
 
 def _series(axes: Any, members: Series, name: str, colour: str, label: str, aside: float, marker: str) -> None:
-    """Points with their intervals, or the single runs; a little aside, so that those of several series can be seen."""
+    """Points with their intervals, and the single runs; a little aside, so that those of several series can be seen."""
     points = [point for point in members.points if getattr(point, name) is not None]
     base = [members.baseline] if members.baseline is not None else []
     found: list[Estimate] = [getattr(point, name) for point in points]
@@ -129,8 +140,9 @@ def _series(axes: Any, members: Series, name: str, colour: str, label: str, asid
         if value.low is not None and value.high is not None:
             ends = [[value.value - value.low], [value.high - value.value]]
             axes.errorbar([point.ranks * aside], [value.value], yerr=ends, color=colour, capsize=4, zorder=3)
-        else:  # no interval: the runs themselves
-            axes.plot([point.ranks * aside] * len(value.each), value.each, "_", color=colour, markersize=10, zorder=2)
+        if len(value.each) > 1:
+            beside = [point.ranks * aside * RUN_ASIDE] * len(value.each)
+            axes.plot(beside, value.each, ".", color=colour, alpha=RUN_ALPHA, markersize=7, mew=0, zorder=2)
         if point.oversubscribed:
             axes.plot([point.ranks * aside], [value.value], marker, mfc="white", mec=colour, markersize=7, zorder=4)
 
@@ -175,7 +187,12 @@ def _modelled(axes: Any, content: Content, members: Series, colour: str, aside: 
 
 
 def _throughput(content: Content) -> Drawn:
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    drawn = both(lambda layout: _throughput_figure(content, layout))
+    return "throughput", "scaling", "Images per second by ranks, without a baseline", *drawn
+
+
+def _throughput_figure(content: Content, layout: Layout) -> Figure:
+    figure, (axes,) = layout.panels([(7, 4.2)])
     groups: dict[tuple[object, str], list[Point]] = {}
     for point in content.points:
         groups.setdefault((point.work, point.strategy), []).append(point)
@@ -185,12 +202,15 @@ def _throughput(content: Content) -> Drawn:
         label = f"{members[0].strategy}, {members[0].scaling} scaling, {members[0].precision}"
         axes.plot(ranks, values, marker="o", color=colour, label=label)
         for point in members:
+            each = point.images_per_second.each
+            if len(each) > 1:
+                axes.plot([point.ranks * RUN_ASIDE] * len(each), each, ".", color=colour, alpha=RUN_ALPHA, mew=0)
             if point.oversubscribed:
                 axes.plot([point.ranks], [point.images_per_second.value], "o", mfc="white", mec=colour, markersize=7)
     _rank_axis(axes, sorted({point.ranks for point in content.points}))
     title = "Throughput (no baseline to take ratios against)"
     if content.oversubscribed:
         title += "\nhollow: oversubscribed, not a measure of speed"
-    axes.set(ylabel="images/s", title=title, ylim=(0, None))
-    legend_below(figure, *axes.get_legend_handles_labels(), columns=2)
-    return "throughput", "scaling", "Images per second by ranks, without a baseline", figure
+    axes.set(ylabel="images/s", title=layout.wrapped(title, 7), ylim=(0, None))
+    legend_below(figure, *axes.get_legend_handles_labels(), columns=1 if layout.narrow else 2)
+    return figure
