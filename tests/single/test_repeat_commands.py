@@ -1,6 +1,8 @@
 """Commands that the report prints make runs that it counts with the originals; their options are read back by train."""
 
+import ast
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +11,30 @@ import msgspec
 import pytest
 import yaml
 
+from horovod_flowers.config.choices import DIVIDING
 from horovod_flowers.config.command_line import parse
 from horovod_flowers.config.data import DataConfig
 from horovod_flowers.config.optimizer import OptimizerConfig
+from horovod_flowers.config.options import flag_of, options_of
 from horovod_flowers.config.run import HorovodConfig, ModelConfig, RunConfig
 from horovod_flowers.config.script import ScriptConfig
+from horovod_flowers.report.analysis.findings import _against_loss
 from horovod_flowers.report.analysis.points import points_of
 from horovod_flowers.report.analysis.repeat_commands import repeat_of, repeats_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
+from horovod_flowers.report.options import ReportConfig
+from horovod_flowers.report.prediction.options import PredictionConfig
 from horovod_flowers.runlog.json_lines import read_json, write_json
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment
 from horovod_flowers.runlog.run_folder import RunFolder
+from horovod_flowers.step_profile import StepProfileConfig
+from horovod_flowers.study.__main__ import StudyConfig
 from horovod_flowers.study.file import StudyFile
+from tests.conftest import PROJECT
 from tests.single.recorded_runs import write_run
 
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
 STEPS = [[100, 100], [100, 100], [100, 100]]
 ACCURATE = parse(
     RunConfig, "", "", ["--preset", "accurate", "--global-batch", "64", "--epochs", "1", "--label-smoothing", "0"]
@@ -146,3 +157,37 @@ def test_a_script_is_run_again_by_a_study(tmp_path: Path) -> None:
     assert shlex.join(str(word) for word in job.command or ()) == command.replace("{seed}", "'{seed}'")
     assert (job.ranks, job.per_rank_batch, job.seeds, job.threads, job.repetitions) == ((2,), 32, (5,), 2, 2)
     assert json.loads(text)["name"] == name.removesuffix(".yaml")
+
+
+OF_LAUNCHERS = (
+    *("--bind-to", "--map-by", "--nodes", "--ntasks", "--ntasks-per-node", "--mpi", "--cpu-bind", "--overcommit"),
+    "--host-discovery-script",
+)
+OF_PICTURES = ("--o",)
+"""A line's style."""
+
+
+def test_options_that_the_report_speaks_of_are_there() -> None:
+    """In advice, doubts and refusals: each is one of a command, or of what starts ranks."""
+    kinds = (RunConfig, ReportConfig, StudyConfig, PredictionConfig, StepProfileConfig)
+    known = {flag_of(name) for kind in kinds for name in options_of(kind)}
+    known |= {flag.replace("--", "--no-", 1) for flag in known} | {*OF_LAUNCHERS, *OF_PICTURES}
+    spoken = {}
+    room = PROJECT / "horovod_flowers" / "report"
+    for file in (*room.rglob("*.py"), *room.rglob("*.jinja")):
+        text = file.read_text()
+        if file.suffix == ".py":
+            words = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+            text = " ".join(word for word in words if isinstance(word, str))
+        spoken |= {flag.rstrip(".-"): file.name for flag in FLAG.findall(text)}
+    assert {flag: file for flag, file in spoken.items() if flag not in known and flag.strip("-")} == {}
+    assert {"--strategy", "--warmup-steps", "--no-preflight"} <= spoken.keys()
+
+
+def test_strategies_that_are_advised_are_there() -> None:
+    advice = _against_loss(("update", 0.3), {"allreduce"})
+    assert advice is not None
+    named = re.findall(r"--strategy (\w+) or (\w+)", advice)
+    assert named == [DIVIDING]
+    for strategy in DIVIDING:
+        assert parse(RunConfig, "", "", ["--strategy", strategy]).strategy == strategy

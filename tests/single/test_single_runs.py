@@ -63,7 +63,7 @@ def test_chance_is_no_drift(tmp_path: Path) -> None:
     write(tmp_path, [int(800 * factor) for factor in generator.normal(1, 0.05, 36)])
     assert not drift(tmp_path).seen
     # The probability is one: its share below a level is the level.
-    found = np.array([likeness(generator.normal(1, 0.05, 42)) for _ in range(2000)])
+    found = np.array([likeness(generator.normal(1, 0.05, 42).tolist()) for _ in range(2000)])
     assert (found < 0.05).mean() == pytest.approx(0.05, abs=0.02)
 
 
