@@ -122,8 +122,12 @@ def test_doubts_are_on_the_page_in_the_proposal_and_in_the_check(
     doubt = "a parallel efficiency of 1.82 is above the ideal"
     printed = capsys.readouterr().out
     assert f"doubtful: 2 ranks (allreduce): {doubt}" in " ".join(printed.split())
-    assert f"Doubtful: 2 × allreduce, strong, batch 64, fp32: {doubt}" in (tmp_path / "report/report.md").read_text()
-    assert f"Doubtful: 2 × allreduce, strong, batch 64, fp32: {doubt}" in (tmp_path / "report/index.html").read_text()
+    assert (
+        f"Doubtful: 2 ranks, allreduce, strong, batch 64, fp32: {doubt}" in (tmp_path / "report/report.md").read_text()
+    )
+    assert (
+        f"Doubtful: 2 ranks, allreduce, strong, batch 64, fp32: {doubt}" in (tmp_path / "report/index.html").read_text()
+    )
     point = json.loads((tmp_path / "report/scaling.json").read_text())["points"][1]
     assert point["doubts"][0].startswith(doubt)
     assert f" Doubtful: {doubt}" in proposal_paragraph(proposal_of(series_of(points(runs))[0], 0.75))  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ def test_options_that_the_report_speaks_of_are_there() -> None:
     kinds = (RunConfig, ReportConfig, StudyConfig, PredictionConfig, StepProfileConfig)
     known = {flag_of(name) for kind in kinds for name in options_of(kind)}
     known |= {flag.replace("--", "--no-", 1) for flag in known} | {*OF_LAUNCHERS, *OF_PICTURES}
-    spoken = {}
+    spoken: dict[str, str] = {}
     room = PROJECT / "horovod_flowers" / "report"
     for file in (*room.rglob("*.py"), *room.rglob("*.jinja")):
         text = file.read_text()

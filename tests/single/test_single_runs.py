@@ -42,7 +42,7 @@ def test_a_drift_over_all_rows_is_told(tmp_path: Path) -> None:
     found = drift(tmp_path)
     assert [start.seconds for start in found.starts] == [3600.0 * number for number in range(15)]
     assert found.change == pytest.approx(-0.09, abs=0.02)
-    assert "% slower than the first" in found.sentence
+    assert " % slower than the first" in found.sentence
     for row in range(3):
         assert np.median([start.relative for start in found.starts[row::3]]) == pytest.approx(1)
 

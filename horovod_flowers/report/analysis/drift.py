@@ -57,13 +57,13 @@ class Drift:
         if self.change is not None:
             faster = "faster" if self.change > 0 else "slower"
             return (
-                f"the last third of the runs to be started was {abs(self.change):.0%} {faster} than the first, each "
-                f"run against the median of its row: the machine's speed drifts {remedy}"
+                f"the last third of the runs to be started was {abs(self.change) * 100:.0f} % {faster} than the first, "
+                f"each run against the median of its row: the machine's speed drifts {remedy}"
             )
         if self.span is not None:
             return (
                 "the machine's speed changed while the runs were made: medians of runs started one after the other go "
-                f"from {self.span[0]:.0%} to {self.span[1]:.0%} of the medians of their rows {remedy}"
+                f"from {self.span[0] * 100:.0f} % to {self.span[1] * 100:.0f} % of the medians of their rows {remedy}"
             )
         return "no drift of the machine is seen over the starts of the runs"
 

@@ -42,6 +42,14 @@ def marks(point: Point) -> str:
     return ("*" if point.oversubscribed else "") + ("†" if point.unlike else "")
 
 
+def row_words(point: Point) -> str:
+    """A row of the table in a sentence: 'one rank', '4* ranks, allreduce', with what tells it from others."""
+    which = f" ({point.which})" if point.which else ""
+    if point.ranks == 1:
+        return f"{point.strategy}{marks(point)}{which}"
+    return f"{point.ranks}{marks(point)} ranks, {point.strategy}{which}"
+
+
 def percent(share: float) -> str:
     """'12.3 %'."""
     return f"{share * 100:.1f} %"

@@ -132,6 +132,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "proposal_paragraph",
         "law_words",
         "preferred_words",
+        "row_words",
         "step_digits",
         "time_words",
         "with_interval",

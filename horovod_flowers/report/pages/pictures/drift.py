@@ -6,12 +6,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from horovod_flowers.report.analysis.drift import Drift
-from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, SERIES_MARKERS, Drawn
-from horovod_flowers.report.pages.wording import marks
+from horovod_flowers.report.pages.wording import row_words
 
 MOST_TOLD_APART = len(SERIES_COLOURS)
 """Rows of the table with a colour of their own; of more, the runs of all are drawn alike."""
@@ -38,7 +37,7 @@ def _figure(found: Drift, layout: Layout) -> Figure:
         colour = SERIES_COLOURS[number] if few else SERIES_COLOURS[0]
         marker = SERIES_MARKERS[number] if few else "o"
         filled = "white" if point.oversubscribed else colour
-        label = _label(point) if few else ("each run" if number == 0 else None)
+        label = row_words(point) if few else ("each run" if number == 0 else None)
         axes.plot(*zip(*own, strict=True), marker, color=colour, mfc=filled, markersize=5, label=label)
     if len(found.starts) >= FEWEST_FOR_A_LINE:
         across = [start.seconds / seconds for start in found.starts]
@@ -54,8 +53,3 @@ def _figure(found: Drift, layout: Layout) -> Figure:
     axes.grid(alpha=0.3)
     legend_below(figure, *axes.get_legend_handles_labels(), columns=2 if layout.narrow else 4)
     return figure
-
-
-def _label(point: Point) -> str:
-    which = f" ({point.which})" if point.which else ""
-    return "one rank" + which if point.ranks == 1 else f"{point.ranks}{marks(point)} × {point.strategy}{which}"

@@ -12,7 +12,7 @@ from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.pictures.layout import Layout, both
 from horovod_flowers.report.pages.pictures.legend import legend_below
 from horovod_flowers.report.pages.pictures.picture import SERIES_COLOURS, Drawn
-from horovod_flowers.report.pages.wording import marks
+from horovod_flowers.report.pages.wording import row_words, work_words
 
 MOST_POINTS = 14
 MOST_RUNS = 12
@@ -34,8 +34,7 @@ def draw(content: Content) -> Iterator[Drawn]:
 def _figure(shown: list[tuple[Point, list[Curve]]], layout: Layout) -> Figure:
     figure, (by_epoch, by_time, losses) = layout.panels([(4.2, 4.4 if not layout.narrow else 3.0)] * 3)
     for (point, curves), colour in zip(shown[:MOST_POINTS], SERIES_COLOURS * MOST_POINTS, strict=False):
-        label = f"{point.ranks}{marks(point)} × {point.strategy}, {point.scaling} {point.batch}, {point.precision}"
-        label = label.replace("1 × one rank", "one rank")
+        label = f"{row_words(point)}, {work_words(point)}"
         for curve in curves[:MOST_RUNS]:
             _curve(by_epoch, curve.epochs, curve.validation_accuracy, colour, label)
             _curve(by_time, curve.training_seconds, curve.validation_accuracy, colour, label)
