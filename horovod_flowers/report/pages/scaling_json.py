@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from horovod_flowers.report.analysis.claims import BeforeAfter, Comparison, Proposal, Side
+from horovod_flowers.report.analysis.drift import Drift
 from horovod_flowers.report.analysis.evaluation import Evaluation
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
@@ -220,9 +221,17 @@ def scaling_json(content: Content) -> dict[str, Any]:
                 for found in content.provenance.commands
             ],
         },
+        "drift": _drift(content.drift),
         "left_out": [{"run": name, "reason": reason} for name, reason in content.left_out],
         "failed": [{"point": name, "reason": reason} for name, reason in content.failed],
     }
+
+
+def _drift(found: Drift | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    low, high = found.span if found.span is not None else (None, None)
+    return {"change": found.change, "low": low, "high": high, "sentence": found.sentence}
 
 
 def _call_model(found: Calibration) -> dict[str, Any]:
