@@ -143,7 +143,7 @@ def test_every_page_and_file_marks_them(tmp_path: Path, capsys: pytest.CaptureFi
     main(["--runs-dir", str(tmp_path / "runs"), "--output", str(output)])
     said = " ".join(capsys.readouterr().out.split())
     assert "4 ranks (allreduce (emulated)) against one rank: speed-up 4.00" in said
-    assert "emulated: ranks slept for as long as a step was measured to take" in said
+    assert "emulated: ranks slept for the measured time of a step" in said
     assert "left out: crowded-4: emulated, and no measurement: a rank waited for a core 20.0% of the time" in said
     assert "left out: unknown-4: emulated, and no measurement: nobody knows how long its ranks waited" in said
     for page in ("index.html", "report.md"):

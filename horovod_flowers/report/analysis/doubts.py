@@ -88,8 +88,9 @@ def _of_runs(point: Point, whose: str) -> Iterator[str]:
     trend = _trend_of_steps(point)
     if trend is not None:
         yield f"{whose}{trend}"
-    if len(rates) >= FEWEST_RUNS_FOR_A_TREND:
-        order = np.argsort([run.environment.started_utc for run in point.runs], kind="stable")
+    starts = [run.environment.started_utc for run in point.runs]
+    if len(rates) >= FEWEST_RUNS_FOR_A_TREND and len(set(starts)) == len(starts):
+        order = np.argsort(starts, kind="stable")
         change = _trend(rates[order])
         if change is not None:
             yield (

@@ -37,7 +37,7 @@ def print_answer(found: Answer) -> None:
 def _print_table(found: Answer) -> None:
     console = Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
     title = f"Predicted: {found.study.label}; network {found.network}"
-    notes = ["in brackets: from what may be hidden at best to what may be exposed at worst", "* the fastest"]
+    notes = ["in brackets: from the most communication hidden behind computation to the most exposed", "* the fastest"]
     notes += [EMULATED] if found.study.emulated else []
     table = Table(title=escape(title), caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     hours = found.training_hours(found.predictions[0]) is not None
@@ -89,7 +89,11 @@ def _close(found: Answer) -> str | None:
         second = min(others, key=lambda one: one.step_seconds, default=None)
         if second is not None and second.step_seconds < CLOSE * best.step_seconds:
             told.append(f"{second.setting.label} at {ranks:,}")
-    return f"within {CLOSE - 1:.0%} of the fastest, and not told from it: {'; '.join(told)}" if told else None
+    return (
+        f"within {(CLOSE - 1) * 100:.0f} % of the fastest, from which the prediction cannot distinguish it: {'; '.join(told)}"
+        if told
+        else None
+    )
 
 
 def record(found: Answer, one: Predicted) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from horovod_flowers.scaling_model.hold_out import HeldOut, errors_of
 MISSING = "–"
 OVERSUBSCRIBED = "* oversubscribed: ranks shared a core, not a measure of speed"
 EMULATED = (
-    "emulated: ranks slept for as long as a step was measured to take, or were on a virtual network; a measurement of "
-    "no machine"
+    "emulated: ranks slept for the measured time of a step instead of computing, or used a virtual network; this is no "
+    "measurement of a machine"
 )
 NO_PROPOSAL = (
     "No table can be made for a proposal: it takes runs on several numbers of ranks, with cores of their own, that "

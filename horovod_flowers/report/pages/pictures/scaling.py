@@ -69,16 +69,17 @@ def _speed_up_figure(content: Content, chosen: Sequence[Series], scaling: str, l
     most = max(point.ranks for members in chosen for point in members.points)
     least = min(members.baseline.ranks for members in chosen if members.baseline)
     left.set_yscale("log", base=2)  # with ranks in powers of two, too, the ideal is a straight line
-    left.plot([least, most], [least, most], linestyle="--", color="#666666", label="ideal", zorder=1)
+    farthest = max((_reach(found) for fits in content.fits if fits.series in chosen for found in fits.fits), default=0)
+    end = max(most, farthest)
+    left.plot([least, end], [least, end], linestyle="--", color="#666666", label="ideal", zorder=1)
     right.axhline(1, linestyle="--", color="#666666", zorder=1)
     if any(bounds.exposed for bounds in content.bounds.values()):
         left.plot([], [], "x", color="#444444", label="cost model, all communication exposed")
     ticks = sorted({point.ranks for members in chosen for point in members.points} | {least})
-    farthest = max((_reach(found) for fits in content.fits if fits.series in chosen for found in fits.fits), default=0)
     ticks += [most * 2] if farthest > most else []
     for axes in (left, right):
         _rank_axis(axes, ticks)
-        axes.set_xlim(least / MARGIN, max(most, farthest) * MARGIN)
+        axes.set_xlim(least / MARGIN, end * MARGIN)
     _follow_measurements(left, right, chosen, least, most)
     left.set(ylabel="speed-up", title=f"Speed-up, {scaling} scaling")
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
