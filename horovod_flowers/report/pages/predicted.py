@@ -89,11 +89,8 @@ def _close(found: Answer) -> str | None:
         second = min(others, key=lambda one: one.step_seconds, default=None)
         if second is not None and second.step_seconds < CLOSE * best.step_seconds:
             told.append(f"{second.setting.label} at {ranks:,}")
-    return (
-        f"within {(CLOSE - 1) * 100:.0f} % of the fastest, from which the prediction cannot distinguish it: {'; '.join(told)}"
-        if told
-        else None
-    )
+    within = f"within {(CLOSE - 1) * 100:.0f} % of the fastest, too close for the prediction to tell which is faster"
+    return f"{within}: {'; '.join(told)}" if told else None
 
 
 def record(found: Answer, one: Predicted) -> dict[str, Any]:
