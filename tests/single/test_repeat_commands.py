@@ -115,6 +115,13 @@ def test_what_the_machine_and_its_surroundings_gave_is_written_out(tmp_path: Pat
         *("env", "HOROVOD_CYCLE_TIME=5", "OMPI_MCA_btl=tcp,self", "OMPI_MCA_mpi_yield_when_idle=0", "mpirun"),
     ]
 
+    plain = recorded(tmp_path / "plain", config, mpi_library=library, yield_when_idle=False)
+    assert [len(point.runs) for point in points_of([told, plain])] == [1, 1]
+    over_tcp = [recorded(tmp_path / name, config, mpi_library=library, mpi_settings=given) for name in ("tcp", "like")]
+    point, other = points_of([*over_tcp, recorded(tmp_path / "usual", config, mpi_library=library)])
+    assert sorted((len(point.runs), len(other.runs))) == [1, 2]
+    assert {point.which, other.which} == {"MPI setting btl tcp,self", "MPI setting btl not set"}
+
     spread = write_run(tmp_path / "spread", 4, [[100] * 4] * 3, config=config, hosts=2)
     change(spread, mpi_library=library)
     found = repeat_of(summarise(read_run(spread.path)))
@@ -163,6 +170,8 @@ OF_LAUNCHERS = (
     *("--bind-to", "--map-by", "--nodes", "--ntasks", "--ntasks-per-node", "--mpi", "--cpu-bind", "--overcommit"),
     "--host-discovery-script",
 )
+OF_OTHER_PROGRAMS = ("--logdir", "--no-deps")
+"""TensorBoard's and pip's."""
 OF_PICTURES = ("--o",)
 """A line's style."""
 
@@ -171,7 +180,7 @@ def test_options_that_the_report_speaks_of_are_there() -> None:
     """In advice, doubts and refusals: each is one of a command, or of what starts ranks."""
     kinds = (RunConfig, ReportConfig, StudyConfig, PredictionConfig, StepProfileConfig)
     known = {flag_of(name) for kind in kinds for name in options_of(kind)}
-    known |= {flag.replace("--", "--no-", 1) for flag in known} | {*OF_LAUNCHERS, *OF_PICTURES}
+    known |= {flag.replace("--", "--no-", 1) for flag in known} | {*OF_LAUNCHERS, *OF_OTHER_PROGRAMS, *OF_PICTURES}
     spoken: dict[str, str] = {}
     room = PROJECT / "horovod_flowers" / "report"
     for file in (*room.rglob("*.py"), *room.rglob("*.jinja")):

@@ -138,6 +138,10 @@ def learned_from(run: RunSummary) -> str:
     return repr([run.result.data_digest, *_options(run, Effect.RECIPE, Effect.WORK).items()])
 
 
+_TOLD_APART = ("mpi_yield_when_idle", "I_MPI_THREAD_YIELD")
+"""Settings of MPI that 'MPI yields when idle' tells of."""
+
+
 @cache
 def run_factors_of(run: RunSummary) -> dict[str, str]:
     """Everything known to matter that a run was made with, by name, in words."""
@@ -167,6 +171,7 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
         "launcher": environment.launcher,
         "MPI library": environment.mpi_library or "none",
         "MPI yields when idle": "yes" if environment.yield_when_idle else "no",
+        **{f"MPI setting {name}": value for name, value in environment.mpi_settings.items() if name not in _TOLD_APART},
         **environment.horovod_settings,
         **{f"version of {package}": version for package, version in environment.versions.items()},
     }
