@@ -69,7 +69,7 @@ def _advice(
         return "run every point at least six times (commands: Provenance): without intervals no difference is sure"
     tried = {each.points[0].runs[0].environment.strategy for each in series}
     return _against_loss(largest, tried) or (
-        f"run more ranks: throughput still grows at {best.ranks}"
+        f"run more ranks: throughput still grows at {best.ranks} ranks"
         if members.points[-1] is best
         else f"use {best.ranks} ranks: none of the larger numbers that were measured trains faster"
     )

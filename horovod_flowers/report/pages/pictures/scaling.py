@@ -47,7 +47,7 @@ def _speed_up(content: Content, chosen: Sequence[Series], scaling: str) -> Drawn
 
 
 def _speed_up_figure(content: Content, chosen: Sequence[Series], scaling: str, layout: Layout) -> Figure:
-    figure, (left, right) = layout.panels([(5.5, 4.6 if not layout.narrow else 3.6)] * 2)
+    figure, (left, right) = layout.panels([(4.8, 4.4 if not layout.narrow else 3.6)] * 2)
     # Ranks that train independently are no competitor: grey, and beneath.
     ordered = sorted(chosen, key=lambda members: not members.without_communication)
     colours = iter(SERIES_COLOURS * (len(ordered) // len(SERIES_COLOURS) + 1))
