@@ -124,6 +124,21 @@ def test_everything_is_within_the_page(opened: Opened, pictures: Path) -> None:
     assert longest_gap < 400  # no screenful without anything on it
 
 
+def test_a_phone_gets_cards_for_tables_and_panels_one_below_the_other(opened: Opened) -> None:
+    page = opened.page
+    phone = page.viewport_size is not None and page.viewport_size["width"] == WIDTHS["phone"]
+    picture = page.locator('img[alt^="Speed-up and efficiency"]').first
+    assert (picture.evaluate("image => image.naturalWidth < image.naturalHeight")) is phone
+    assert page.locator("thead").nth(1).is_visible() is not phone
+    named = page.locator('td[data-label="images/s"]').first
+    shown = named.evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert shown == ('"images/s"' if phone else "none")
+    beyond = (
+        "[...document.querySelectorAll('.scroll, figure')].filter(each => each.scrollWidth > each.clientWidth).length"
+    )
+    assert page.evaluate(beyond) == 0
+
+
 def test_marks_stand_where_ranks_shared_cores(opened: Opened) -> None:
     first = opened.page.locator("table").nth(1)  # behind the checks
     for row in first.locator("tbody tr").all():
