@@ -25,6 +25,7 @@ from horovod_flowers.report.analysis.proposal_table import ProposalTable, propos
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.pages import latex
 from horovod_flowers.report.pages.proposal_table import text_tables
+from horovod_flowers.report.pages.proposal_values import plain_row
 from horovod_flowers.report.pages.significant import digits_for, significant
 from horovod_flowers.runlog.reading.run import read_run
 from horovod_flowers.runlog.records import Environment, RankEnvironment
@@ -196,6 +197,18 @@ def test_weak_scaling_has_a_table_of_its_own(tmp_path: Path) -> None:
     )
     assert "Weak scaling: the batch per rank is held, and as many epochs take fewer steps on more ranks" in notes(weak)
     assert "Weak scaling" not in notes(strong)
+
+
+def test_one_rank_of_strong_scaling_serves_weak_scaling_too(tmp_path: Path) -> None:
+    write(tmp_path, 1, 400, config=RunConfig(global_batch=32, threads=1), images_per_step=32)
+    config = RunConfig(per_rank_batch=32, threads=1)
+    write(tmp_path, 2, 500, config=config, images_per_step=64)
+    (table,) = tables_of(tmp_path)
+    rows = [plain_row(table, row) for row in table.rows]
+    assert [(row["scaling"], row["batch"], row["is_reference"]) for row in rows] == [
+        ("weak", 32, True), ("weak", 32, False)
+    ]  # fmt: skip
+    assert rows[1]["efficiency"] == pytest.approx(0.8)
 
 
 def test_what_earlier_versions_and_resumed_runs_lack_stays_blank(tmp_path: Path) -> None:

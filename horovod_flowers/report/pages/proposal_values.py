@@ -34,8 +34,9 @@ def plain_row(table: ProposalTable, row: ProposalRow) -> dict[str, Any]:
     totals = asdict(Hours(None, None, None, None) if planned is None else row.hours.times(planned))
     found: dict[str, Any] = {
         "series": table.series.label,
-        "scaling": point.scaling,
-        "batch": point.batch,
+        # One rank serves both kinds of scaling: the series says which it stands for here.
+        "scaling": table.series.points[0].scaling,
+        "batch": table.series.points[0].batch,
         "precision": point.precision,
         "strategy": point.strategy,
         "which": point.which,
