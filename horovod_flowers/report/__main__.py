@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from horovod_flowers.config.command_line import parse
+from horovod_flowers.report.analysis.absent_runs import AbsentRun, absent_points, left_out_run, options_of
 from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.content import gather
 from horovod_flowers.report.options import ReportConfig
@@ -33,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with error_boundary("horovod_flowers.report"):
         config = parse(ReportConfig, "horovod_flowers.report", __doc__, arguments)
         folders = [Path(folder) for folder in config.folders]
-        runs, left_out = read_runs(folders)
+        runs, absent = whole_runs(folders)
+        left_out = [(run.name, run.reason) for run in absent]
+        names = [*(run.name for run in runs), *(run.name for run in absent)]
+        absent += [run for folder in folders for run in absent_points(folder, names)]
         collectives, unreadable = read_measurements(folders)
         profiles, unread = read_profiles(folders)
         left_out += [*unreadable, *unread]
-        content = gather(config, runs, collectives, left_out, failed_points(folders), profiles)
+        content = gather(config, runs, collectives, left_out, failed_points(folders), profiles, absent)
         output = writable_folder(Path(config.output), "choose another folder with --output")
         # Templates and pictures take a second that a usage error need not.
         from horovod_flowers.report.exports.write import exported, write_exports
@@ -58,22 +62,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[tuple[str, str]]]:
     """All whole runs, and name and reason of those left out. Raises UserError where none is whole."""
+    runs, absent = whole_runs(folders)
+    return runs, [(run.name, run.reason) for run in absent]
+
+
+def whole_runs(folders: Sequence[Path]) -> tuple[list[RunSummary], list[AbsentRun]]:
+    """All whole runs, and those left out. Raises UserError where none is whole."""
     for folder in folders:
         if not folder.is_dir():
             name = printable(str(folder))
             raise UserError(
                 f"there is no folder {name}: run 'python -m horovod_flowers.train' first, or give --runs-dir"
             )
-    runs, left_out = list[RunSummary](), list[tuple[str, str]]()
+    runs, left_out = list[RunSummary](), list[AbsentRun]()
     for found in runs_in(folders):
         if isinstance(found, LeftOut):
-            left_out.append((found.name, found.reason))
+            left_out.append(left_out_run(found.path, found.name, found.reason))
         elif (why := no_measurement(found.environment, found.result)) is not None:
-            left_out.append((found.name, why))
+            left_out.append(AbsentRun(found.name, why, options_of(found.config, found.ranks)))
         else:
             runs.append(summarise(found))
     if not runs:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "it is empty"
+        listed = "; ".join(f"{run.name}: {run.reason}" for run in left_out) or "it is empty"
         names = ", ".join(printable(str(folder)) for folder in folders)
         raise UserError(f"no finished run in {names} ({listed}): run 'python -m horovod_flowers.train' first")
     return runs, left_out

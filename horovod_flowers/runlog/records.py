@@ -169,6 +169,12 @@ class HostEnvironment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ranks: Positive
     physical_cores: Positive | None = None
     """How many of the node's cores are online, hyperthreads counted once; null in older records."""
+    cpu_governor: str | None = None
+    """Of Linux' frequency scaling (cpufreq), such as performance; null, with the next, where Linux does not tell."""
+    max_mhz: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """The highest clock that it may give a CPU."""
+    mhz: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Of the fastest CPU as the run began."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

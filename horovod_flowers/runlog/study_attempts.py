@@ -183,6 +183,17 @@ def read_record(path: Path) -> PointRecord:
     return record
 
 
+def last_attempts(runs_dir: Path) -> Iterator[tuple[str, Attempt]]:
+    """Name and last attempt of every point of the studies of a folder; those whose record cannot tell are left out."""
+    for path in sorted((runs_dir / ".study").glob("*.json")):
+        try:
+            attempts = read_record(path).attempts
+        except UserError:
+            continue
+        if attempts:
+            yield path.stem, attempts[-1]
+
+
 def failures(runs_dir: Path) -> list[tuple[str, str]]:
     """Name and reason of every point whose last attempt failed, or whose record cannot tell."""
     found = []

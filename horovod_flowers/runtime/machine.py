@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -139,6 +140,40 @@ def is_aarch64(flags: Iterable[str]) -> bool:
 def utc_now() -> str:
     """The time of day, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class CpuClock:
+    """How fast Linux lets the CPUs of this node run, and how fast they do; None for what it does not tell."""
+
+    governor: str | None
+    """Of cpufreq; several, in the order of their names, with a stroke between."""
+    max_mhz: float | None
+    """The highest clock that it may give a CPU."""
+    mhz: float | None
+    """Of the fastest CPU now: others may be idle."""
+
+
+def cpu_clock(cpus: Path = Path("/sys/devices/system/cpu"), cpuinfo: str | None = None) -> CpuClock:
+    """The same, from cpufreq (Documentation/admin-guide/pm/cpufreq.rst) and /proc/cpuinfo. Virtual machines and
+    containers mostly have no cpufreq."""
+    folders = sorted(cpus.glob("cpu[0-9]*/cpufreq"))
+    governors = {text for folder in folders if (text := _text(folder / "scaling_governor"))}
+    limits, now = (
+        [int(text) / 1000 for folder in folders if (text := _text(folder / name)).isdigit() and int(text) > 0]
+        for name in ("scaling_max_freq", "scaling_cur_freq")
+    )
+    lines = _lines(_cpuinfo() if cpuinfo is None else cpuinfo)
+    with contextlib.suppress(ValueError):
+        now = [float(value) for name, value in lines if name == "cpu MHz" and float(value) > 0] or now
+    return CpuClock("/".join(sorted(governors)) or None, max(limits, default=None), max(now, default=None))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def cpu_model() -> str | None:

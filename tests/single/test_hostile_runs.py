@@ -258,8 +258,8 @@ def test_the_ranks_of_the_environment_are_told_apart(folder: RunFolder) -> None:
 def test_a_result_of_another_training_refuses_the_run(folder: RunFolder) -> None:
     """As two jobs left it that both replaced the run: the options and epochs of one, the result of the other."""
     change(folder.result, progress={"training_seconds": 0.5})
-    assert refusal(folder) == "result.json has 0.500 s of training, epochs.jsonl 0.509 s: they are of two trainings"
-    change(folder.result, progress={"training_seconds": 0.509})
+    assert refusal(folder) == "result.json has 0.500 s of training, epochs.jsonl 0.409 s: they are of two trainings"
+    change(folder.result, progress={"training_seconds": 0.409})
     line = folder.epochs.read_text()
     folder.epochs.write_text(line + line)
     assert refusal(folder) == "epochs.jsonl has an epoch twice: two jobs wrote into it at once"
@@ -274,7 +274,7 @@ def test_a_result_of_another_training_refuses_the_run(folder: RunFolder) -> None
 
 def test_a_checkpoint_of_another_training_is_not_evaluated(folder: RunFolder) -> None:
     checkpoint = folder.checkpoints / "best.safetensors"
-    progress = msgspec.structs.replace(BEGINNING, epochs_done=1, training_seconds=0.509)
+    progress = msgspec.structs.replace(BEGINNING, epochs_done=1, training_seconds=0.409)
     check_of_run(folder, checkpoint, progress)
     for seconds in (0.4, 0.6):
         with pytest.raises(UserError, match=r"best\.safetensors is of another training than .*epochs\.jsonl, of"):

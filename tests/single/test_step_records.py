@@ -1,6 +1,7 @@
 """Step files as columns: the same numbers as the records hold, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,16 @@ def test_reading_keeps_no_object_a_record(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", 2, [[9, 9]] * 2)
     for rank in range(2):
         header, first, second = folder.steps(rank).read_bytes().splitlines(keepends=True)
-        more = b"".join(second.replace(b'"step":1,', b'"step":%d,' % step) for step in range(1, 30_000))
+        more = b"".join(
+            second.replace(b'"step":1,', b'"step":%d,' % step).replace(
+                b'"start_ns":9000000,', b'"start_ns":%d,' % (step * 9_000_000)
+            )
+            for step in range(1, 30_000)
+        )
         folder.steps(rank).write_bytes(header + first + more)
-    folder.result.write_text(folder.result.read_text().replace('"steps_done": 2', '"steps_done": 30000'))
+    for file in (folder.result, folder.epochs):
+        text = file.read_text().replace('"steps_done": 2', '"steps_done": 30000')
+        file.write_text(re.sub(r'("training_seconds": ?)0.018', r"\g<1>270.0", text))
     tracemalloc.start()
     try:
         run = read_run(folder.path)

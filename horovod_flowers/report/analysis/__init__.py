@@ -8,7 +8,8 @@ laws.py               Karp-Flatt, Amdahl, Gustafson, Universal Scalability Law
 efficiency_losses.py  what each lost percent of efficiency went to
 bounds.py             what communication costs, by measurement and by model; call_costs.py: one for each kind of call
 scaling_inputs.py     what a prediction of scaling starts from (scaling_model/), and what it makes of larger ranks
-doubts.py             what speaks against taking a point's figures at their word
+doubts.py             what speaks against taking a point's figures at their word: its times; run_doubts.py: how its runs
+                      were made; absent_runs.py: which are missing; baseline_doubts.py: what they are compared with
 drift.py              whether the machine drifted while a study ran
 findings.py           what was asked first: the best, the largest loss, how far, the one next thing
 allocation.py         nodes, cores, wall time, memory of a run; proposal_table.py: the table that proposals need

@@ -270,6 +270,7 @@ class Verdict:
 
 
 FIGURES = ("min-efficiency", "min-speed-up", "max-step-seconds")
+APART = "its ranks train apart, without communication, and no common model: no training ends sooner"
 
 
 def parse_check(text: str) -> Check:
@@ -316,7 +317,8 @@ def judge(check: Check, points: Sequence[Point], strict: bool) -> Verdict:
         elif point.oversubscribed:
             kept, words = False, f"{label}: {found.value:.3g}, oversubscribed: not a measure of speed"
         else:
-            kept, words = _kept(check, found, doubts_of(point), strict)
+            apart = [APART] if point.without_communication else []
+            kept, words = _kept(check, found, [*apart, *doubts_of(point)], strict)
             words = f"{label}: {words}"
         passed = passed and kept
         told.append(words)

@@ -11,6 +11,7 @@ import numpy as np
 from horovod_flowers.report.analysis.intervals import Estimate
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.rank_times import bursts_of
+from horovod_flowers.report.analysis.run_doubts import of_both, of_runs
 
 BEYOND_IDEAL = 0.02
 """By how much an efficiency without an interval passes 1 before it is told."""
@@ -30,9 +31,14 @@ WIDEST_INTERVAL = 0.5
 
 def doubts_of(point: Point, of_baseline: bool = True) -> list[str]:
     """Everything that is seen of a point, and of its baseline if `of_baseline`; empty where nothing is."""
-    found = [*_of_ratio(point), *_of_runs(point, "")]
+    found = [*point.remarks, *_of_ratio(point), *_of_runs(point, "")]
+    if point.unlike:
+        found.append(
+            f"runs are taken together, or compared, that differ in what may change their speed "
+            f"(--allow-differences): {'; '.join(point.unlike)}"
+        )
     if of_baseline and point.baseline is not None and point.baseline.runs != point.runs:
-        found += _of_runs(point.baseline, "its baseline: ")
+        found += [*_of_runs(point.baseline, "its baseline: ")]
     return list(dict.fromkeys(found))
 
 
@@ -65,6 +71,8 @@ def _of_ratio(point: Point) -> Iterator[str]:
             "takes much longer than the others"
         )
 
+    yield from of_both(point.runs, point.baseline.runs, strong=point.scaling == "strong")
+
 
 def _images_ratio(point: Point) -> float:
     """Images of a step, over those of the baseline's."""
@@ -84,6 +92,7 @@ def _of_runs(point: Point, whose: str) -> Iterator[str]:
     if burst is not None:
         yield f"{whose}{burst}"
     rates = point.totals[:, 0] / point.totals[:, 1]
+    yield from (f"{whose}{sentence}" for sentence in of_runs(point.runs))
     yield from (f"{whose}{sentence}" for sentence in _outliers(point, rates))
     trend = _trend_of_steps(point)
     if trend is not None:
@@ -145,7 +154,6 @@ def _trend(speeds: np.ndarray) -> float | None:
         return None
     from scipy import stats  # takes half a second, which --help and small studies need not
 
-    wanted = (
-        TREND_PROBABILITY if len(speeds) >= FEWEST_FOR_A_TREND else 0.02
-    )  # of six runs no order is rarer than 1/360
+    # Of six runs no order is rarer than 1 in 360, and the next one is 1 in 60: too frequent for every point of a study.
+    wanted = TREND_PROBABILITY if len(speeds) >= FEWEST_FOR_A_TREND else 0.01
     return change if stats.kendalltau(np.arange(len(speeds)), speeds).pvalue < wanted else None

@@ -10,6 +10,8 @@ import numpy as np
 from horovod_flowers.config.choices import INDEPENDENT
 from horovod_flowers.config.options import Effect
 from horovod_flowers.config.script import is_script
+from horovod_flowers.report.analysis.absent_runs import AbsentRun, absence_of
+from horovod_flowers.report.analysis.baseline_doubts import chosen_by_hand, slow_baseline
 from horovod_flowers.report.analysis.intervals import Estimate, estimate
 from horovod_flowers.report.analysis.laws import karp_flatt
 from horovod_flowers.report.analysis.run_factors import (
@@ -50,6 +52,8 @@ class Point:
     """What differs among these runs, or between them and the baseline, though it may change the time of a step."""
     which: str = ""
     """What tells this point from others that look alike in a table."""
+    remarks: tuple[str, ...] = ()
+    """What speaks against the choice of its runs, or of its baseline, in sentences: see `doubts_of`."""
 
     @property
     def nearest(self) -> str:
@@ -169,23 +173,31 @@ def _mapped(found: Estimate, apply: Callable[[float], float]) -> Estimate:
     return Estimate(apply(found.value), low, high, tuple(apply(value) for value in found.each))
 
 
-def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_differences: bool = False) -> list[Point]:
+def points_of(
+    runs: Iterable[RunSummary],
+    baseline: str | None = None,
+    allow_differences: bool = False,
+    absent: Sequence[AbsentRun] = (),
+) -> list[Point]:
     """Group runs into points and give each its baseline where there is one.
 
     By default that is the one-rank runs of the same work: on one rank every strategy does the same. `baseline` is a
     pattern of run names that chooses others (UserError where none fits, or they are of several numbers of ranks).
     Runs that differ in what may change their speed are not one point, nor is one of them the other's baseline, unless
-    `allow_differences`: they are then marked.
+    `allow_differences`: they are then marked. absent: runs that are not among these (absent_runs.py).
     """
     every = list(runs)
     groups: dict[tuple[object, ...], list[RunSummary]] = {}
     chosen: dict[tuple[Work, object], list[RunSummary]] = {}
+    alone: dict[tuple[Work, object], list[RunSummary]] = {}
     for run in every:
         work = work_of(run)
         speed: object = None if allow_differences else speed_key(run)
         crowded = run.environment.oversubscribed and run.environment.emulated is None
         key = (work, strategy_of(run), run.ranks, crowded, recipe_of(run), speed, apart_key(run) if speed else None)
         groups.setdefault(key, []).append(run)
+        if run.ranks == 1:
+            alone.setdefault((work, speed), []).append(run)
         if run.ranks == 1 if baseline is None else fnmatch.fnmatchcase(run.name, baseline):
             chosen.setdefault((work, speed), []).append(run)
     if baseline is not None:
@@ -199,7 +211,30 @@ def points_of(runs: Iterable[RunSummary], baseline: str | None = None, allow_dif
     points = [
         _against(tuple(members), bases, None if allow_differences else key[-2]) for key, members in groups.items()
     ]
+    names = [run.name for run in every]
+    for number, (of_group, point) in enumerate(zip(groups, points, strict=True)):
+        gap = absence_of(point.runs, names, absent)
+        speed = None if allow_differences else of_group[-2]
+        told = [*([gap] if gap else []), *_of_baseline(point, baseline, alone, speed)]
+        points[number] = replace(point, remarks=tuple(told))
     return sorted(_told_apart(points), key=lambda point: (repr(point.work), point.ranks, point.strategy))
+
+
+def _of_baseline(
+    point: Point, pattern: str | None, alone: Mapping[tuple[Work, object], Sequence[RunSummary]], speed: object
+) -> list[str]:
+    """What speaks against a point's baseline. alone: all runs on one rank, by their work and what may change speed."""
+    if point.baseline is None or point.baseline.runs == point.runs:
+        return []
+    works = (point.work, other_scaling(point.work))
+    settings = {speed, without_horovod(speed) if isinstance(speed, tuple) else speed}
+    of_work = {key: members for key, members in alone.items() if key[0] in works}
+    same = [run for (_, setting), members in of_work.items() if setting in settings for run in members]
+    told = [
+        chosen_by_hand(pattern, point.runs, point.baseline.runs, same),
+        slow_baseline(point.baseline.runs, list(of_work.values()), point.runs),
+    ]
+    return [sentence for sentence in told if sentence]
 
 
 def _check_baseline(pattern: str, chosen: Sequence[Sequence[RunSummary]]) -> None:
@@ -227,8 +262,19 @@ def _against(runs: tuple[RunSummary, ...], bases: Mapping[tuple[Work, object], P
         if work == point.work:
             apart = differences(runs, other.runs)
             return replace(point, refusal=f"they differ in more than the ranks ({'; '.join(apart)})")
-    every = [work_apart(point.work, work) for work, _ in bases]
+    every = [_other_work(point, work, other) for (work, _), other in bases.items()]
     return replace(point, other_work=min(every, key=len, default=()))
+
+
+def _other_work(point: Point, work: Work, other: Point) -> tuple[str, ...]:
+    """What differs in the work of another point, in words."""
+    apart = work_apart(point.work, work)
+    batches = (
+        point.runs[0].environment.global_batch * other.ranks == other.runs[0].environment.global_batch * point.ranks
+    )
+    if point.scaling == dict(work)["scaling"] == "strong" and batches and len(apart) == 1:
+        return (f"{apart[0]}, the same batch on each rank, which is weak scaling and not strong: --per-rank-batch",)
+    return apart
 
 
 def _told_apart(points: Sequence[Point]) -> list[Point]:

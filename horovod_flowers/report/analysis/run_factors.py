@@ -26,8 +26,9 @@ _DEFAULTS: dict[type, dict[str, Any]] = {kind: flat_options(asdict(kind())) for 
 
 # What may change the seconds of a step though the work is the same, beside the number of ranks, the strategy and the
 # options that say so of themselves.
-_HOROVOD = "HOROVOD_"
-_SPEED = ("CPU", "CPU features", "GPU", "commit", "launcher", "MPI library", _HOROVOD, "version of ")
+_MESSAGES = ("HOROVOD_", "MPI setting")
+"""How the names of factors begin that matter only where ranks send something."""
+_SPEED = ("CPU", "CPU features", "GPU", "commit", "launcher", "MPI library", *_MESSAGES, "version of ")
 # What does not tell runs apart though it is recorded; whatever else differs does.
 CANNOT_MATTER: Mapping[str, str] = {
     "hosts": "names of nodes: their processors, how many there are and how ranks are placed are told apart",
@@ -37,7 +38,7 @@ CANNOT_MATTER: Mapping[str, str] = {
 }
 _EFFECTS_THAT_CANNOT_MATTER = (Effect.REPETITION, Effect.HARMLESS)  # what each means is said where it is declared
 # Of one rank, which sends nothing: how ranks talk, and how work is divided among them.
-_OF_SEVERAL_RANKS = (_HOROVOD, "MPI ", "launcher", "nodes", "ranks per node")
+_OF_SEVERAL_RANKS = (*_MESSAGES, "MPI ", "launcher", "nodes", "ranks per node")
 
 
 @cache
@@ -175,6 +176,11 @@ def run_factors_of(run: RunSummary) -> dict[str, str]:
         **environment.horovod_settings,
         **{f"version of {package}": version for package, version in environment.versions.items()},
     }
+    for name, values in (  # not of older records, and not of virtual machines
+        ("CPU governor", sorted({host.cpu_governor for host in hosts if host.cpu_governor})),
+        ("CPU max MHz", sorted({f"{host.max_mhz:g}" for host in hosts if host.max_mhz})),
+    ):
+        found |= {name: "/".join(values)} if values else {}
     untold = (Effect.RESOLVED, Effect.OUTPUT, Effect.FOLDER, Effect.PLACE)
     found |= _options(run, *(effect for effect in Effect if effect not in untold))
     if environment.emulated is not None:
@@ -240,8 +246,8 @@ def apart_key(run: RunSummary) -> tuple[tuple[str, str], ...]:
 
 
 def without_horovod(key: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """What of a speed key counts on one rank, which does not start Horovod: its settings are those of more ranks."""
-    return tuple((name, value) for name, value in key if not name.startswith(_HOROVOD))
+    """What of a speed key counts on one rank, which sends nothing: Horovod and MPI have their settings for more."""
+    return tuple((name, value) for name, value in key if not name.startswith(_MESSAGES))
 
 
 def differences(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> list[str]:
@@ -251,7 +257,7 @@ def differences(one: Sequence[RunSummary], other: Sequence[RunSummary]) -> list[
     return [
         f"{name}: {_listed(first.get(name, set()))} against {_listed(second.get(name, set()))}"
         for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name) and not (alone and name.startswith(_HOROVOD))
+        if first.get(name) != second.get(name) and not (alone and name.startswith(_MESSAGES))
     ]
 
 

@@ -53,6 +53,8 @@ class RunSummary(DescribedRun):
     rank_last_share: np.ndarray
     """float64 [ranks]: share of the steps in which this rank's own work ended last."""
     timeline: Timeline
+    starts: int = 1
+    """How often it was started: once, and again each time that it was resumed."""
 
     @property
     def median_step_seconds(self) -> float:
@@ -90,6 +92,7 @@ def summarise(run: RecordedRun) -> RunSummary:
         work_quantile_seconds=np.quantile(work, np.linspace(0, 1, WORK_QUANTILES)) / 1e9,
         rank_last_share=np.bincount(work.argmax(axis=1), minlength=run.ranks) / len(work),
         timeline=_timeline(run),
+        starts=run.starts,
     )
 
 

@@ -156,6 +156,7 @@ def proposal_paragraph(proposal: Proposal) -> str:
         return (
             f"For a proposal: {name} {verb} below a parallel efficiency of {proposal.threshold:g} on {first.ranks} "
             f"ranks already, the fewest beyond its baseline: {below(first.efficiency, proposal.threshold)}. {advice}"
+            f"{_doubts(proposal, first)}"
         )
     measured = counted(len(point.runs), "run")
     efficiency = below(point.efficiency, proposal.threshold)
@@ -170,16 +171,21 @@ def proposal_paragraph(proposal: Proposal) -> str:
         if proposal.beyond is not None
         else f"No larger number of ranks was measured{_crowded(proposal)}"
     )
-    doubt = "".join(f" Doubtful: {sentence}." for sentence in proposal.doubts)
-    if not point.efficiency.has_interval:
-        doubt = f" More runs are needed to be sure: an interval takes {FEWEST_RUNS} of each side.{doubt}"
     return (
         f"For a proposal: {name} keeps a parallel efficiency of at least {proposal.threshold:g} up to {point.ranks} "
         f"ranks: {efficiency}{interval}, against {counted(point.baseline.ranks if point.baseline else 1, 'rank')} of "
         f"the same work. {reach}. The steps of one training on {point.ranks} ranks take "
         f"{proposal.core_hours:.3g} core-hours."
-        f"{doubt}"
+        f"{_doubts(proposal, point)}"
     )
+
+
+def _doubts(proposal: Proposal, point: Point) -> str:
+    """What speaks against the figures of a proposal, which are the point's."""
+    told = "".join(f" Doubtful: {sentence}." for sentence in proposal.doubts)
+    if point.efficiency is not None and not point.efficiency.has_interval:
+        told = f" More runs are needed to be sure: an interval takes {FEWEST_RUNS} of each side.{told}"
+    return told
 
 
 def _falls(beyond: Point, threshold: float) -> str:

@@ -21,6 +21,7 @@ class LeftOut:
 
     name: str
     reason: str
+    path: Path
 
 
 def runs_in(folders: Sequence[Path]) -> Iterator[RecordedRun | LeftOut]:
@@ -41,7 +42,7 @@ def runs_in(folders: Sequence[Path]) -> Iterator[RecordedRun | LeftOut]:
                 raise UserError(f"a copy of {fingerprints[fingerprint]}")
             fingerprints[fingerprint] = name
         except (UserError, OSError) as error:
-            yield LeftOut(printable(name), printable(str(error)))
+            yield LeftOut(printable(name), printable(str(error)), path)
         else:
             yield run
             del run  # while the next one is read

@@ -13,7 +13,7 @@ from horovod_flowers.config.command_line import build
 from horovod_flowers.config.script import ScriptConfig, is_script
 from horovod_flowers.runlog.json_lines import read_json, read_lines
 from horovod_flowers.runlog.reading.config import read_config
-from horovod_flowers.runlog.reading.steps import MOST_IMAGES, PARTS, read_steps
+from horovod_flowers.runlog.reading.steps import MOST_IMAGES, PARTS, StepTimes, read_steps, times_begun
 from horovod_flowers.runlog.records import Change, Environment, EpochRecord, Result
 from horovod_flowers.runlog.run_folder import RunFolder
 from horovod_flowers.runlog.training_progress import TrainingProgress
@@ -24,6 +24,10 @@ _MOST_BYTES = 64 * 2**20  # of each file but those of steps: ten times what 4,09
 _TOLD_CHANGES = 8
 _ROUNDING = 1e-6
 """Of seconds that are added up in another order."""
+_OTHER_SECONDS = 0.01
+"""Share by which an epoch's record and its steps may differ: they are the same sum."""
+_MOST_PARTED = 0.5
+"""Share of steps that may begin elsewhere than where the step before ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,8 @@ class RecordedRun(DescribedRun):
     """int64 [steps]: the numbers of the timed steps, counted over the run."""
     clock_offset_seconds: np.ndarray
     """float64 [ranks]: add it to seconds of the monotonic clock to get the time of day."""
+    starts: int
+    """How often it was started: once, and again each time that it was resumed."""
 
     @cached_property
     def slowest_ns(self) -> np.ndarray:
@@ -111,6 +117,9 @@ def read_run(path: Path) -> RecordedRun:
         if not is_script(config):
             _check_known(epochs, result)
         times = read_steps(folder, environment.world_size, result.progress.steps_done, environment.global_batch)
+        starts = times_begun(path)
+        if not is_script(config):
+            _check_times(config, epochs, times, starts)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UserError("unfinished" if missing == folder.result.name else f"no {missing}") from error
@@ -130,6 +139,7 @@ def read_run(path: Path) -> RecordedRun:
         start_ns=times.start_ns,
         steps=times.steps,
         clock_offset_seconds=times.clock_offset_seconds,
+        starts=starts,
     )
 
 
@@ -195,6 +205,28 @@ def _check_epochs(config: dict[str, Any], epochs: list[EpochRecord], result: Res
     if seconds is not None:
         raise UserError(
             f"result.json has {trained:.3f} s of training, epochs.jsonl {seconds:.3f} s: they are of two trainings"
+        )
+
+
+def _check_times(config: dict[str, Any], epochs: list[EpochRecord], times: StepTimes, starts: int) -> None:
+    """Refuse steps that are not those of which the epochs and the clock tell (UserError): somebody has changed them.
+
+    train's epochs are sums of its steps, and a step begins where the one before ended, unless a checkpoint or another
+    start is between.
+    """
+    if starts > 1:
+        return
+    for epoch in epochs:
+        told, seconds = epoch.training_seconds, times.epoch_seconds.get(epoch.epoch)
+        if seconds is not None and not math.isclose(told, seconds, rel_tol=_OTHER_SECONDS, abs_tol=1e-3):
+            raise UserError(
+                f"the steps of epoch {epoch.epoch} take {seconds:.3f} s, and epochs.jsonl has {told:.3f} s of it: one "
+                "of the two was changed after the run"
+            )
+    if not config["checkpoint_steps"] and times.parted > _MOST_PARTED:
+        raise UserError(
+            f"{times.parted:.0%} of the steps do not begin where the step before ended: their times were changed after "
+            "the run"
         )
 
 

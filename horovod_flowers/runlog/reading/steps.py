@@ -30,6 +30,9 @@ LONGEST_STEP_NS = 10**15  # eleven days
 LONGEST_RUN_NS = 10**18  # of all steps of a rank: 31 years, whose sum fits into 64 bits
 LATEST_START_NS = 4 * 10**18
 LATEST_UNIX_SECONDS = 1e11
+_MEETING_SHARE, _MEETING_NS = 0.01, 1_000_000
+"""How far apart the end of a step and the beginning of the next one are at most where both are the clock's: a share of
+the step, and as much beside."""
 MOST_IMAGES = 10**9
 
 _BLOCK_BYTES = 4 * 2**20  # a thousand records are a quarter of this
@@ -61,6 +64,10 @@ class StepTimes:
     """Over all steps and ranks."""
     clock_offset_seconds: np.ndarray
     """float64 [ranks]: time of day less monotonic clock, from the last header."""
+    epoch_seconds: dict[int, float]
+    """By epoch, of the slowest rank, warm-up steps too."""
+    parted: float
+    """Share of the steps that do not begin where the one before ended, in the same epoch, of the rank that has most."""
 
 
 def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> StepTimes:
@@ -80,6 +87,7 @@ def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> 
         parts = np.empty((ranks, len(PARTS), count), np.int64)
         offsets = np.empty(ranks, np.float64)
         warmup, images = np.zeros(count, bool), np.zeros(count, np.int64)
+        parted = 0.0
         for rank, (table, offset) in enumerate(itertools.chain([(first, first_offset)], tables)):
             counts.add(len(table))
             whole = whole and np.array_equal(table[:, _STEP], numbers)
@@ -88,6 +96,7 @@ def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> 
             if not np.array_equal(table[:, _EPOCH], first[:, _EPOCH]):
                 raise UserError(f"{folder.steps(rank)} has its steps in other epochs than rank 0")
             start[rank], total[rank], parts[rank] = table[:, _START], table[:, _TOTAL], table[:, _PARTS].T
+            parted = max(parted, _parted(table))
             offsets[rank] = offset
             warmup |= table[:, _WARMUP] != 0
             images += table[:, _IMAGES]
@@ -100,6 +109,8 @@ def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> 
         )
     if warmup.all():
         raise UserError(f"all of its {steps} steps are warm-up: train for more steps")
+    epochs = np.unique(first[:, _EPOCH])
+    epoch_seconds = {int(each): float(total[:, first[:, _EPOCH] == each].sum(axis=1).max()) / 1e9 for each in epochs}
     timed = ~warmup
     if not (images[timed].any() and total[:, timed].any()):
         raise UserError("its timed steps have no images or took no time")
@@ -111,7 +122,17 @@ def read_steps(folder: RunFolder, ranks: int, steps: int, global_batch: int) -> 
         part_ns=_kept(parts, timed).transpose(2, 0, 1),
         images=int(images[timed].sum()),
         clock_offset_seconds=offsets,
+        epoch_seconds=epoch_seconds,
+        parted=parted,
     )
+
+
+def _parted(table: np.ndarray) -> float:
+    """Share of a rank's steps, int64 [steps, _FIELDS], that do not begin where the step before ended."""
+    total = table[:-1, _TOTAL]
+    apart = np.abs(np.diff(table[:, _START]) - total) > _MEETING_NS + _MEETING_SHARE * total
+    same = np.diff(table[:, _EPOCH]) == 0
+    return float(apart[same].mean()) if same.any() else 0.0
 
 
 def times_begun(folder: Path) -> int:
