@@ -96,9 +96,9 @@ def write_run(
         ranks=[
             RankEnvironment(
                 rank=rank,
-                local_rank=rank % (ranks // hosts),
-                local_size=ranks // hosts,
-                host=f"node{rank // (ranks // hosts) or ''}",
+                local_rank=rank % -(-ranks // hosts),
+                local_size=-(-ranks // hosts),
+                host=f"node{rank // -(-ranks // hosts) or ''}",
                 cores=[rank],
                 physical_cores=1,
                 threads=1,
