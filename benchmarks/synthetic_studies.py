@@ -6,6 +6,7 @@ Nothing is written: a summary is what the report keeps of a run's records.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -104,12 +105,28 @@ def study(
         for ranks in draw.permutation(rank_counts).tolist():
             seconds = truth.step_seconds(ranks) * draw.normal(1, noise)
             steps = seconds * draw.normal(1, STEP_NOISE, STEPS)
-            runs.append(_run(truth, ranks, repetition, minute, steps))
+            runs.append(run_of(truth, ranks, repetition, minute, steps))
             minute += 1
     return runs
 
 
-def _run(truth: Truth, ranks: int, repetition: int, minute: int, steps: np.ndarray) -> RunSummary:
+class Work(Protocol):
+    """What runs did, as far as a summary tells."""
+
+    @property
+    def scaling(self) -> str:
+        """strong or weak."""
+
+    @property
+    def batch(self) -> int:
+        """Of all ranks together (strong), or of each (weak)."""
+
+    def images_per_step(self, ranks: int) -> int:
+        """Over all ranks."""
+
+
+def run_of(truth: Work, ranks: int, repetition: int, minute: int, steps: np.ndarray) -> RunSummary:
+    """A run of these seconds a step, started in that minute of a day."""
     name = f"synthetic-{ranks}ranks-allreduce-fp32-seed0-run{repetition}"
     strong = truth.scaling == "strong"
     batch = {"global_batch": truth.batch} if strong else {"per_rank_batch": truth.batch}
@@ -148,7 +165,7 @@ def _run(truth: Truth, ranks: int, repetition: int, minute: int, steps: np.ndarr
     )  # fmt: skip
 
 
-def _environment(truth: Truth, ranks: int, minute: int) -> Environment:
+def _environment(truth: Work, ranks: int, minute: int) -> Environment:
     return Environment(
         schema=SCHEMA,
         world_size=ranks,

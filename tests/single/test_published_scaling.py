@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.published_tables import DOCUMENT, every_section, in_document
 from horovod_flowers.scaling_model.call_model import CallModel
 from horovod_flowers.scaling_model.division import gradient_volume
 from horovod_flowers.scaling_model.measured_steps import MeasuredStep, Setting, Workload
@@ -50,3 +51,17 @@ def test_horovods_own_table_lies_in_the_interval(parameters: int, nothing_hidden
     least, most = alone / predicted.high_seconds, alone / predicted.low_seconds
     assert least < published < most
     assert most - least < 0.25
+
+
+def test_the_document_has_what_the_report_says_of_published_tables() -> None:
+    """`python -m benchmarks.published_tables --write` writes it anew."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert in_document(text) == text
+    told = every_section()
+    assert told.count("without an interval no difference is sure") == 3
+    assert "| 64 | 2744 | 52.37 | 0.818 | – |" in told
+    assert "coherency -0.00008" in told  # a pole: the law is not carried on
+    assert "not extrapolated, since its coherency is not above 0" in told
+    # As the R package usl prints the law of SPEC SDM91: 0.0277285 and 0.0001044.
+    assert "USL: contention 0.02773; coherency 0.00010" in told
+    assert "predicted peak at" not in told

@@ -15,7 +15,6 @@ from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import cpu_models_of, work_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.runlog.collectives import Collectives
-from horovod_flowers.runlog.reading.steps import times_begun
 from horovod_flowers.runlog.step_profile import StepProfile
 from horovod_flowers.scaling_model.calibration import Calibration
 from horovod_flowers.scaling_model.hold_out import HeldOut, hold_out
@@ -181,7 +180,7 @@ def studies_of(
 
 def was_resumed(point: Point) -> bool:
     """Whether a run of it was: its times are of several jobs."""
-    return any(times_begun(run.path) > 1 for run in point.runs)
+    return any(run.starts > 1 for run in point.runs)
 
 
 def usable(point: Point) -> bool:
