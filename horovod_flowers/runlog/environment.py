@@ -102,7 +102,7 @@ def gather_environment(
         strategy_notes=parallelism.notes,
         trials=parallelism.trials,
         precision=parallelism.precision,
-        commit=_commit(),
+        commit=commit_of(),
         started_utc=utc_now(),
         command=own_command(),
         communication_volume=parallelism.communication_volume,
@@ -200,25 +200,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
-    """The commit of the code that runs; None outside a git checkout.
+def commit_of(file: Path = Path(__file__)) -> str | None:
+    """The commit of the code that runs, to which `file` belongs; None outside a git checkout.
 
     Where the code was changed since, '-dirty-' and a digest of the changes are added: runs of other changes are of
     other code.
     """
     try:
         # An installed copy may lie inside somebody else's checkout: only a tracked file speaks for its commit.
-        _git("ls-files", "--error-unmatch", Path(__file__).name)
-        commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        _git(file, "ls-files", "--error-unmatch", file.name)
+        commit = _git(file, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         if not commit.endswith("-dirty"):
             return commit
-        changes = _git("diff", "--no-ext-diff", "--no-color", "HEAD").encode("utf-8", "surrogateescape")
+        changes = _git(file, "diff", "--no-ext-diff", "--no-color", "HEAD").encode("utf-8", "surrogateescape")
         return f"{commit}-{hashlib.blake2b(changes, digest_size=6).hexdigest()}"
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *words]
+def _git(file: Path, *words: str) -> str:
+    command = ["git", "-C", str(file.parent), *words]
     found = subprocess.run(command, capture_output=True, timeout=10, check=True)
     return found.stdout.decode("utf-8", "surrogateescape").strip()

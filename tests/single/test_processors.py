@@ -1,14 +1,25 @@
 """What is read of processors that are not here: Grace, Graviton (not run on real hardware), and x86."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from horovod_flowers.model.precision import choose, may_be_bf16, reason
 from horovod_flowers.ranks.onednn import is_switched_off, set_onednn_variables
-from horovod_flowers.runlog.environment import CPU_FEATURES
+from horovod_flowers.runlog.environment import CPU_FEATURES, commit_of
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.machine import core_of, cpu_flags, cpu_model, flags_in, is_aarch64, model_in
+from horovod_flowers.runtime.machine import (
+    CpuClock,
+    core_of,
+    cpu_clock,
+    cpu_flags,
+    cpu_model,
+    flags_in,
+    is_aarch64,
+    model_in,
+)
 from tests.single.recorded_processors import EPYC, GRACE, GRAVITON_2, GRAVITON_3, UNKNOWN_CORE, VIRTUAL_X86
 
 
@@ -146,3 +157,45 @@ def test_place_of_a_cpu(tmp_path: Path, socket: str | None, core: str | None, pl
         (topology / "physical_package_id").write_text(socket)
         (topology / "core_id").write_text(core)
     assert core_of(5, tmp_path) == place
+
+
+def test_what_linux_says_of_clocks(tmp_path: Path) -> None:
+    """As an Intel node has it whose CPUs 1 and 2 were set otherwise; a virtual machine has no cpufreq."""
+    for cpu, (governor, limit, now) in enumerate((("performance", 3500000, 3400000), ("powersave", 2200000, 800000))):
+        folder = tmp_path / f"cpu{cpu}/cpufreq"
+        folder.mkdir(parents=True)
+        files = {"scaling_governor": governor, "scaling_max_freq": limit, "scaling_cur_freq": now}
+        for name, value in files.items():
+            (folder / name).write_text(f"{value}\n")
+    (tmp_path / "cpu2/cpufreq").mkdir(parents=True)  # offline
+    assert cpu_clock(tmp_path, "") == CpuClock("performance/powersave", 3500.0, 3400.0)
+    two = "cpu MHz\t\t: 2596.132\ncpu MHz\t\t: 1200.0\n"
+    assert cpu_clock(tmp_path / "none", two) == CpuClock(None, None, 2596.132)
+    assert cpu_clock(tmp_path / "none", GRACE) == CpuClock(None, None, None)
+
+
+def test_other_changes_are_other_code(tmp_path: Path) -> None:
+    """A file of a checkout, changed in two ways."""
+    file = tmp_path / "code.py"
+    assert commit_of(file) is None
+
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, timeout=60)
+
+    git("init")
+    file.write_text("1\n")
+    git("add", "code.py")
+    git("commit", "-m", "1")
+    clean = commit_of(file)
+    file.write_text("2\n")
+    one = commit_of(file)
+    file.write_text("3\n")
+    other = commit_of(file)
+    assert clean is not None
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    assert one is not None
+    assert re.fullmatch(f"{clean}-dirty-[0-9a-f]{{12}}", one)
+    assert other != one
+    file.write_text("2\n")
+    assert commit_of(file) == one

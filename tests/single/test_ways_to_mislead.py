@@ -240,6 +240,17 @@ def edited_epochs(folder: Path) -> None:
     edited(folder, "epochs.jsonl", half_epoch, (1, 2, 3))
 
 
+def edited_throughout(folder: Path) -> None:
+    """All that claims half of the time: only the clock readings tell."""
+    edited_steps(folder)
+    edited(folder, "epochs.jsonl", half_epoch, (1, 2, 3))
+    for number in (1, 2, 3):
+        path = RunFolder(folder / name_of(2, number)).result
+        result = json.loads(path.read_text())
+        result["progress"]["training_seconds"] /= 2
+        path.write_text(json.dumps(result))
+
+
 def other_clock(folder: Path) -> None:
     """Half of the runs at two thirds of the clock."""
     for numbers, mhz in (((1, 2, 3), 3500.0), ((4, 5, 6), 2400.0)):
@@ -380,6 +391,7 @@ CASES = (
         options=("--allow-differences",),
     ),
     Case("edited steps", edited_steps, "run1 (the steps of epoch 1 take 2."),
+    Case("all records edited", edited_throughout, "of the steps do not begin where the step before ended"),
     Case("edited epochs", edited_epochs, "run1 (result.json has 4."),
     Case("times of rank 0 only", of_rank_0, "run1 (step records of 1 of 2 ranks)"),
     Case(

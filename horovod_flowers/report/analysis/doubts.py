@@ -17,7 +17,7 @@ BEYOND_IDEAL = 0.02
 """By how much an efficiency without an interval passes 1 before it is told."""
 OUTLYING_SCORE = 3.5
 """Modified z-score of an outlier (Iglewicz and Hoaglin 1993); it is told if it is also off by OUTLYING_SHARE."""
-OUTLYING_SHARE = 0.1
+OUTLYING_SHARE = 0.12
 FEWEST_FOR_OUTLIERS = 4
 TREND_SHARE = 0.05
 """Of a step's median seconds, by which the last third of the steps, or of the runs, has to differ from the first."""
