@@ -19,6 +19,7 @@ from horovod_flowers.report.analysis.run_summary import RunSummary, summarise
 from horovod_flowers.report.content import gather
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.runlog.collectives import Collectives, read_collectives
+from horovod_flowers.runlog.machine_peak import MachinePeak, read_peak
 from horovod_flowers.runlog.reading.folders import LeftOut, printable, runs_in
 from horovod_flowers.runlog.records import Environment, Result
 from horovod_flowers.runlog.step_profile import StepProfile, read_step_profile
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         absent += [run for folder in folders for run in absent_points(folder, names)]
         collectives, unreadable = read_measurements(folders)
         profiles, unread = read_profiles(folders)
-        left_out += [*unreadable, *unread]
-        content = gather(config, runs, collectives, left_out, failed_points(folders), profiles, absent)
+        peaks, damaged = read_peaks(folders)
+        left_out += [*unreadable, *unread, *damaged]
+        content = gather(config, runs, collectives, left_out, failed_points(folders), profiles, absent, peaks)
         output = writable_folder(Path(config.output), "choose another folder with --output")
         # Templates and pictures take a second that a usage error need not.
         from horovod_flowers.report.exports.write import exported, write_exports
@@ -118,6 +120,17 @@ def read_profiles(folders: Sequence[Path]) -> tuple[list[StepProfile], list[tupl
     for path in (path for folder in folders for path in sorted((folder / ".step_profiles").glob("*.json"))):
         try:
             records.append(read_step_profile(path))
+        except (OSError, UserError) as error:
+            left_out.append((printable(path.name), printable(str(error))))
+    return records, left_out
+
+
+def read_peaks(folders: Sequence[Path]) -> tuple[list[MachinePeak], list[tuple[str, str]]]:
+    """What ranks compute at most, as studies measured it beside their runs, and the files that cannot be read."""
+    records, left_out = [], []
+    for path in (path for folder in folders for path in sorted((folder / ".peaks").glob("*.json"))):
+        try:
+            records.append(read_peak(path))
         except (OSError, UserError) as error:
             left_out.append((printable(path.name), printable(str(error))))
     return records, left_out

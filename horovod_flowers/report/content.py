@@ -34,10 +34,12 @@ from horovod_flowers.report.analysis.provenance import Provenance, provenance_of
 from horovod_flowers.report.analysis.rank_times import RankTimes, bursts_of, rank_times_of, shown_in_detail
 from horovod_flowers.report.analysis.run_summary import RunSummary
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy, studies_of
+from horovod_flowers.report.analysis.utilisation import Utilisation, doubts_of_utilisation, utilisation_of
 from horovod_flowers.report.options import ReportConfig
 from horovod_flowers.report.prediction.answer import Answer, answer
 from horovod_flowers.report.prediction.study import chosen_study
 from horovod_flowers.runlog.collectives import Collectives
+from horovod_flowers.runlog.machine_peak import MachinePeak
 from horovod_flowers.runlog.step_profile import StepProfile
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.machine import own_command
@@ -76,6 +78,8 @@ class Content:
     rank_times: list[RankTimes]
     """Of every point of more than one rank."""
     pop: dict[Point, PopEfficiencies]
+    utilisations: dict[Point, Utilisation]
+    """Percent of peak, of points that are not emulated."""
     doubts: dict[Point, list[str]]
     """Sentences for each point that something speaks against, or against its baseline where that is no point here."""
     drift: Drift | None
@@ -130,6 +134,7 @@ def gather(
     failed: Sequence[tuple[str, str]],
     profiles: Sequence[StepProfile] = (),
     absent: Sequence[AbsentRun] = (),
+    peaks: Sequence[MachinePeak] = (),
 ) -> Content:
     """Work out the report. absent: runs that are not among `runs`, whether listed as left out or failed, or not.
 
@@ -148,11 +153,17 @@ def gather(
     proposed = [proposal_of(members, config.min_efficiency) for members in series if not members.without_communication]
     proposals = [proposal for proposal in proposed if proposal is not None]
     losses = {point: found for point, found in efficiency_losses.items() if found is not None}
+    utilisations = {point: utilisation for point in points if (utilisation := utilisation_of(point, peaks)) is not None}
     alone = {point.runs for point in points}
     doubts = {
         point: told
         for point in points
-        if (told := doubts_of(point, of_baseline=point.baseline is None or point.baseline.runs not in alone))
+        if (
+            told := [
+                *doubts_of(point, of_baseline=point.baseline is None or point.baseline.runs not in alone),
+                *doubts_of_utilisation(utilisations.get(point)),
+            ]
+        )
     }
     return Content(
         command=own_command(),
@@ -172,6 +183,7 @@ def gather(
         proposals=proposals,
         proposal_tables=proposal_tables_of(config, series),
         before_after=before_and_after(series),
+        utilisations=utilisations,
         comparison=comparison,
         doubts=doubts,
         drift=drift_of([point for point in points if not point.emulated]),

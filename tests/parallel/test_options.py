@@ -51,6 +51,12 @@ def test_independent_ranks_are_timed_but_train_no_common_model(trained: Trained)
     assert run.step_ns.shape == (3, 2)  # six steps, three of them warm-up
     assert [epoch.images for epoch in run.epochs] == [96]
     assert run.result.progress.best_validation_accuracy is None
+    convolutions = [2 * 30**2 * 32 * 9 * 3, 2 * 13**2 * 64 * 9 * 32, 2 * 4**2 * 128 * 9 * 64]
+    forward = 16 * (sum(convolutions) + 2 * (2 * 2 * 128) * 512 + 2 * 512 * 5)
+    flops = run.environment.model_flops
+    assert flops is not None
+    assert (flops.images, flops.forward) == (16, forward)
+    assert flops.backward == 2 * forward - 16 * convolutions[0]  # of the photos there is no gradient
     assert run.epochs[0].validation_accuracy is None
     assert not (trained.runs / "independent" / "checkpoints").exists()
 

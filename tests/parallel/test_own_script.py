@@ -82,6 +82,12 @@ def test_a_script_is_recorded_at_each_number_of_ranks(studied: tuple[Path, Ended
         assert sum(shares.values()) == pytest.approx(1)
         assert all(shares[part] > 0 for part in ("input_wait", "compute", "update"))
         assert (shares["communication"] > 0) is (ranks > 1)
+        first, second, dense = 2 * 26**2 * 16 * 9, 2 * 11**2 * 32 * 9 * 16, 2 * 32 * 10
+        flops = run.environment.model_flops
+        assert flops is not None
+        assert flops.images == 32
+        assert flops.forward == 32 * (first + second + dense)
+        assert flops.backward == 32 * (first + 2 * second + 2 * dense)
     assert runs[1].result.parameters == runs[2].result.parameters
     assert sorted(path.name for path in (folder / "runs").glob(".*.held")) == []
 
@@ -92,6 +98,8 @@ def test_a_script_for_horovod_is_recorded_by_the_batches_of_its_ranks(studied: t
     assert {rank.threads for rank in run.environment.ranks} == {1}
     assert [(epoch.steps, epoch.images) for epoch in run.epochs] == [(7, 208)] * 2
     assert all(share > 0 for share in run.part_shares.values())
+    assert run.environment.model_flops is not None
+    assert run.environment.model_flops.not_counted == []
 
 
 def rate(run: RecordedRun) -> float:

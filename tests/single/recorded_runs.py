@@ -7,6 +7,7 @@ from pathlib import Path
 from horovod_flowers.config.run import RunConfig
 from horovod_flowers.runlog.emulation import CoreGauge, Emulation
 from horovod_flowers.runlog.json_lines import LineLog, write_json
+from horovod_flowers.runlog.model_flops import ModelFlops
 from horovod_flowers.runlog.records import (
     SCHEMA,
     CommunicationVolume,
@@ -59,6 +60,7 @@ def write_run(
     mhz: float | None = None,
     mpi_settings: dict[str, str] | None = None,
     cpu_models: Sequence[str] = (),
+    model_flops: ModelFlops | None = None,
 ) -> RunFolder:
     """A finished run.
 
@@ -119,6 +121,7 @@ def write_run(
         commit=commit,
         communication_volume=traffic,
         emulated=emulated,
+        model_flops=model_flops,
         started_utc=started_utc,
         mpi_settings=mpi_settings or {},
         command=[],

@@ -254,7 +254,7 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
     headings = [tokens[k + 1].content for k, token in enumerate(tokens) if token.type == "heading_open"]
     assert headings == [
         *("Scaling report", "Scaling", "Single runs", "Laws fitted", "Where the time goes"),
-        *("Bounds beside the measurements", "Predicted from fewer ranks", "Ranks", "Learning"),
+        *("Bounds beside the measurements", "Percent of peak", "Predicted from fewer ranks", "Ranks", "Learning"),
         *("For an allocation proposal", "Before and after", "Provenance"),
     ]
     # Scaling 3 points, of 6 runs; losses, POP, bounds, predictions and ranks 2 each; accuracy 3, before and after 2; a
@@ -263,8 +263,8 @@ def test_the_markdown_page_is_read_as_it_is_meant(tmp_path: Path, runs: Path) ->
     assert found["tr_open"] == 3 + 6 + 2 + 2 + 2 + 2 + 2 + 3 + 2 + 9 + 3 * (3 + 1)
     assert found["fence"] == 1
     factors = len(provenance["varied"]) + len(provenance["held"])
-    # Two laws that are refused, what is said beside a proposal's tables.
-    assert found["list_item_open"] == factors + 2 + len(proposal["notes"])
+    # Two laws that are refused, why there is no percent of peak, and what is said beside a proposal's tables.
+    assert found["list_item_open"] == factors + 2 + 1 + len(proposal["notes"])
     assert found["blockquote_open"] == 1
     images = [child for token in tokens for child in token.children or () if child.type == "image"]
     assert len(images) == len(list((tmp_path / "report" / "pictures").glob("*.png")))

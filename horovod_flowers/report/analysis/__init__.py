@@ -14,6 +14,7 @@ drift.py              whether the machine drifted while a study ran
 findings.py           what was asked first: the best, the largest loss, how far, the one next thing
 allocation.py         nodes, cores, wall time, memory of a run; proposal_table.py: the table that proposals need
 pop.py                POP's efficiency hierarchy
+utilisation.py        percent of the measured peak, and the bound that the peak is
 rank_times.py         slow ranks, percentiles, timelines
 learning.py           accuracy beside speed
 evaluation.py         evaluated runs; classification.py: accuracy, confusion, calibration

@@ -103,7 +103,7 @@ class Point:
     @cached_property
     def efficiency(self) -> Estimate | None:
         """Speed-up a rank."""
-        return None if self.speed_up is None else _mapped(self.speed_up, lambda value: value / self.ranks)
+        return None if self.speed_up is None else mapped(self.speed_up, lambda value: value / self.ranks)
 
     @cached_property
     def serial_fraction(self) -> Estimate | None:
@@ -115,7 +115,7 @@ class Point:
             return None
         if self.baseline is None or self.baseline.ranks > 1:
             return None
-        found = _mapped(self.speed_up, lambda value: float(karp_flatt(value, self.ranks)))
+        found = mapped(self.speed_up, lambda value: float(karp_flatt(value, self.ranks)))
         return replace(found, low=found.high, high=found.low)
 
     @property
@@ -168,7 +168,7 @@ def _rate(totals: np.ndarray) -> np.ndarray:
     return np.asarray(totals[..., 0].sum(-1) / totals[..., 1].sum(-1))
 
 
-def _mapped(found: Estimate, apply: Callable[[float], float]) -> Estimate:
+def mapped(found: Estimate, apply: Callable[[float], float]) -> Estimate:
     low, high = (None if end is None else apply(end) for end in (found.low, found.high))
     return Estimate(apply(found.value), low, high, tuple(apply(value) for value in found.each))
 

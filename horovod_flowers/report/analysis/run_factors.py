@@ -268,7 +268,7 @@ def unlike(runs: Sequence[RunSummary]) -> list[str]:
     return [
         f"{name}: {_listed(values)}"
         for name, values in sorted(found.items())
-        if len(values) > 1 and not (alone and name.startswith(_HOROVOD))
+        if len(values) > 1 and not (alone and name.startswith(_MESSAGES))
     ]
 
 

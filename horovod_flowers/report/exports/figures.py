@@ -65,11 +65,13 @@ def _digest(point: Point) -> str:
 
 def _figures(content: Content, point: Point) -> Iterator[tuple[str, str, str]]:
     """Name, value and unit of each figure that is there; '1' is the unit of a ratio."""
+    utilisation = content.utilisations.get(point)
     estimates: list[tuple[str, Estimate | None, str]] = [
         ("median_step_seconds", point.step_seconds, "s"),
         ("images_per_second", point.images_per_second, "images/s"),
         ("speed_up", point.speed_up, "1"),
         ("efficiency", point.efficiency, "1"),
+        ("model_flops_utilisation", None if utilisation is None else utilisation.share, "1"),
     ]
     values: list[tuple[str, float | None, str]] = [("runs", len(point.runs), "runs")]
     for name, found, unit in estimates:

@@ -15,6 +15,7 @@ from horovod_flowers.report.analysis.claims import cores_of
 from horovod_flowers.report.analysis.points import Point
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.run_summary import RunSummary
+from horovod_flowers.report.analysis.utilisation import Utilisation
 from horovod_flowers.report.content import Content
 from horovod_flowers.runtime.errors import harmless
 
@@ -31,6 +32,8 @@ class OneRun:
     number: int
     """Of the point: its row in scaling.csv, from 1."""
     doubts: Sequence[str]
+    utilisation: Utilisation | None
+    """Of the point."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def _shown(value: Any) -> Any:
 def every_run(content: Content) -> list[OneRun]:
     """All runs with their points."""
     return [
-        OneRun(run, point, number, content.doubts.get(point, []))
+        OneRun(run, point, number, content.doubts.get(point, []), content.utilisations.get(point))
         for number, point in enumerate(content.points, 1)
         for run in point.runs
     ]
@@ -151,6 +154,11 @@ def _of_whole_run(name: str) -> Callable[[OneRun], float | None]:
     return value
 
 
+def _share_of_peak(one: OneRun) -> float | None:
+    achieved, peak = _achieved_flops_per_second(one), None if one.utilisation is None else one.utilisation.peak
+    return None if achieved is None or peak is None else achieved / peak
+
+
 def _model(one: OneRun) -> str | None:
     return None if is_script(one.run.config) else run_factors_of(one.run)["model.name"]
 
@@ -222,10 +230,12 @@ RUN_COLUMNS: tuple[Column, ...] = (
            "baseline", _speed_up),
     Column("efficiency", "measurement", "number", "1", "speed_up / ranks", _efficiency),
     Column("model_flops_per_image", "measurement", "number", "FLOP",
-           "floating-point operations of forward and backward pass, counted from the model; missing in older records, "
-           "of emulated runs, and where something could not be counted", _model_flops_per_image),
+           "of the model's matrix products and convolutions, forward and backward pass, a multiply-add as two; missing "
+           "in older records, of emulated runs, and where something could not be counted", _model_flops_per_image),
     Column("achieved_flops_per_second", "measurement", "number", "FLOP/s",
            "model_flops_per_image * images_per_second, of all ranks", _achieved_flops_per_second),
+    Column("model_flops_utilisation", "measurement", "number", "1",
+           "achieved_flops_per_second over the ranks' measured peak; missing without one", _share_of_peak),
     Column("median_step_seconds", "measurement", "number", "s",
            "median over the timed steps of the slowest rank's seconds", lambda one: one.run.median_step_seconds, True),
     Column("best_validation_accuracy", "measurement", "number", "1",

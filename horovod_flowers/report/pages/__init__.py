@@ -4,6 +4,7 @@ wording.py           numbers in words, the same everywhere; evaluation_words.py:
 answer_words.py      the first screen: the answer in a handful of sentences
 single_runs.py       the table of single runs
 narrow_tables.py     tables that a phone shows as cards
+utilisation_words.py percent of peak, and why there is none
 terminal.py          the table and sentences of a terminal or log
 write.py             HTML, Markdown, CSV and pictures, from templates/
 scaling_json.py      the report as plain values

@@ -15,6 +15,7 @@ from horovod_flowers.report.analysis.pop import PopEfficiencies
 from horovod_flowers.report.analysis.rank_times import RankTimes
 from horovod_flowers.report.analysis.run_factors import run_factors_of
 from horovod_flowers.report.analysis.scaling_inputs import ScalingStudy
+from horovod_flowers.report.analysis.utilisation import Utilisation
 from horovod_flowers.report.content import Content
 from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.predicted import as_json
@@ -50,6 +51,9 @@ COLUMNS = (
         "shown_communication_seconds",
         "model_exposed_speed_up",
     ),
+    *("model_flops_per_image", "achieved_flops_per_second", "peak_flops_per_second", "compute_unit", "compute_units"),
+    *("model_flops_utilisation", "model_flops_utilisation_low", "model_flops_utilisation_high"),
+    *("bound_images_per_second", "bound_speed_up"),
     *("input_loss", "imbalance_loss", "communication_loss", "update_loss", "contention_loss", "rest_loss"),
     *("input_wait_share", "compute_share", "communication_share", "update_share"),
     *("step_seconds_p50", "step_seconds_p95", "step_seconds_p99"),
@@ -97,6 +101,7 @@ def row(content: Content, point: Point) -> dict[str, Any]:
     found["model_communication_seconds"] = bounds and bounds.communication_seconds
     found["shown_communication_seconds"] = bounds and bounds.shown_seconds
     found["model_exposed_speed_up"] = bounds and bounds.exposed
+    found |= _utilisation(content.utilisations.get(point))
     for cause in ("input", "imbalance", "communication", "update", "contention", "rest"):
         found[f"{cause}_loss"] = losses and losses.shares[cause]
     found |= {f"{part}_share": share for part, share in point.part_shares.items()}
@@ -112,6 +117,22 @@ def row(content: Content, point: Point) -> dict[str, Any]:
         "run_names": " ".join(run.name for run in point.runs),
         # Only where runs are: it came later, and a report without is what it was.
         **({"emulated": _emulated(point)} if content.emulated else {}),
+    }
+
+
+def _utilisation(found: Utilisation | None) -> dict[str, Any]:
+    share = found and found.share
+    return {
+        "model_flops_per_image": found and found.flops_per_image,
+        "achieved_flops_per_second": found and found.achieved and found.achieved.value,
+        "peak_flops_per_second": found and found.peak,
+        "compute_unit": found and found.unit,
+        "compute_units": found and found.units,
+        "model_flops_utilisation": share and share.value,
+        "model_flops_utilisation_low": share and share.low,
+        "model_flops_utilisation_high": share and share.high,
+        "bound_images_per_second": found and found.bound_images_per_second,
+        "bound_speed_up": found and found.bound_speed_up,
     }
 
 
@@ -158,6 +179,7 @@ def scaling_json(content: Content) -> dict[str, Any]:
         found = {
             **row(content, point),
             "pop": efficiencies,
+            "no_utilisation": None if point not in content.utilisations else content.utilisations[point].missing,
             "bursts": bursts,
             "doubts": doubts,
             "refusal": refusal,

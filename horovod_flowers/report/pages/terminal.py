@@ -12,6 +12,7 @@ from horovod_flowers.report.pages.answer_words import answer_lines
 from horovod_flowers.report.pages.evaluation_words import evaluation_sentences
 from horovod_flowers.report.pages.predicted import sentences as predicted_sentences
 from horovod_flowers.report.pages.single_runs import timed_steps_words
+from horovod_flowers.report.pages.utilisation_words import reason_lines, share_words
 from horovod_flowers.report.pages.wording import (
     EMULATED,
     NO_INTERVAL,
@@ -59,7 +60,10 @@ def print_table(content: Content) -> None:
     notes += ["steps: timed steps per run"]
     table = Table(title="Scaling", caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     which = any(point.which for point in content.points)
-    numbers = ("ranks", "threads", "runs", "steps", "step, s", "images/s", "speed-up", "efficiency", "val. acc.")
+    shares = any(found.share is not None for found in content.utilisations.values())
+    of_peak = ("of peak",) if shares else ()
+    figures = ("step, s", "images/s", "speed-up", "efficiency", *of_peak, "val. acc.")
+    numbers = ("ranks", "threads", "runs", "steps", *figures)
     for name in ("work", "strategy", *(["which"] if which else []), *numbers):
         table.add_column(name, justify="right" if name in numbers else "left")
     for point in content.points:
@@ -76,6 +80,7 @@ def print_table(content: Content) -> None:
             with_interval(point.images_per_second, 1),
             with_interval(point.speed_up, 2),
             with_interval(point.efficiency, 2),
+            *([share_words(content.utilisations.get(point), "–")] if shares else []),
             "–" if accuracy is None else f"{accuracy:.3f}",
         )
     console.print(table)
@@ -96,6 +101,7 @@ def sentences(content: Content) -> list[str]:
             f"share of the ranks' time, {point.ranks} ranks ({point.strategy}){_note(point)}: "
             f"parallel efficiency {percent(losses.efficiency)}; lost to {', '.join(told)}"
         )
+    lines += reason_lines(content)
     for times in content.rank_times:
         if times.stragglers:
             first = times.stragglers[0]

@@ -31,6 +31,7 @@ from horovod_flowers.report.pages.proposal_values import as_csv
 from horovod_flowers.report.pages.scaling_json import COLUMNS, row, scaling_json
 from horovod_flowers.report.pages.single_runs import single_runs, timed_steps_words
 from horovod_flowers.report.pages.terminal import compared
+from horovod_flowers.report.pages.utilisation_words import reason_lines, share_words, utilisation_row
 from horovod_flowers.runtime.files import whole_file, write_whole
 
 PICTURE_FILES = (
@@ -148,6 +149,10 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "evaluation_sentences": evaluation_sentences,
         "missing": wording.MISSING,
         "most_commands": MOST_COMMANDS,
+        "no_peak": list(reason_lines(content)),
+        "of_peak": any(found.share is not None for found in content.utilisations.values()),
+        "share_words": share_words,
+        "utilisation_row": utilisation_row,
         "emulated": wording.EMULATED,
         "oversubscribed": wording.OVERSUBSCRIBED,
         "pictures": pictures,
