@@ -54,12 +54,12 @@ def test_unknown_commands_are_refused_and_help_is_given(fresh_copy: Path, tmp_pa
         assert f"{command} " in helped.stdout, command
 
 
-@pytest.mark.parametrize("words", [["--tensorflow", "2.20", "study"], ["--mpi", "mpich", "--tensorflow=2.20", "study"]])
+@pytest.mark.parametrize("words", [["--tensorflow", "2.19", "study"], ["--mpi", "mpich", "--tensorflow=2.19", "study"]])
 def test_an_unknown_tensorflow_is_refused(fresh_copy: Path, tmp_path: Path, words: list[str]) -> None:
     ended = run_command([fresh_copy / "flowers", *words], tmp_path)
     assert (ended.status, ended.output) == (
         2,
-        "flowers: no TensorFlow '2.20', only 2.18 and 2.21. See ./flowers --help\n",
+        "flowers: no TensorFlow '2.19', only 2.18, 2.20 and 2.21. See ./flowers --help\n",
     )
 
 

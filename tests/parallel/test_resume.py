@@ -93,7 +93,9 @@ def test_a_run_that_died_before_its_result_is_finished(runs: Path) -> None:
     assert len(walls) == 2
     assert min(walls) > kept["progress"]["training_seconds"]  # the start, epochs' ends and checkpoints are in it
     assert kept["resources"]["checkpoints"] == 3
-    assert kept["resources"]["checkpoint_bytes"] >= 3 * (runs / "whole/checkpoints/last.safetensors").stat().st_size
+    # One is some bytes longer than another, by the digits of what it says of its run.
+    last_bytes = (runs / "whole/checkpoints/last.safetensors").stat().st_size
+    assert kept["resources"]["checkpoint_bytes"] == pytest.approx(3 * last_bytes, rel=1e-4)
 
 
 def test_a_run_resumes_with_its_own_options(runs: Path) -> None:
