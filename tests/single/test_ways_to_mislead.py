@@ -330,7 +330,7 @@ CASES = (
     Case(
         "repetitions with gaps",
         lambda f: pair(f, two={"numbers": (1, 3, 6)}),
-        "3 of the 6 runs that were begun are missing, and those that are left may be the fast ones",
+        "3 of its 6 runs are missing, and those that are there may be the fast ones",
     ),
     Case("the best three of six", lambda f: pair(f, two={"numbers": (1, 2, 3)}), "run4 (not in these folders)"),
     Case("runs that were removed", gone, "run3 (finished, and its folder is gone)"),

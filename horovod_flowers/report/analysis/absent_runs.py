@@ -111,7 +111,7 @@ def absence_of(runs: Sequence[RunSummary], every: Sequence[str], absent: Sequenc
     told = [f"{name} ({reason})" for name, reason in sorted(missing.items())]
     listed = "; ".join(told if len(told) <= MOST_TOLD else [*told[:MOST_TOLD], "..."])
     return (
-        f"{len(missing)} of the {len(missing) + len(runs)} runs that were begun are missing, and those that are left "
+        f"{len(missing)} of its {len(missing) + len(runs)} runs are missing, and those that are there "
         f"may be the fast ones: {listed}"
     )
 
