@@ -172,7 +172,11 @@ def gather(
         series=series,
         fits=[fits_of(members) for members in series],
         efficiency_losses=losses,
-        pop={point: efficiencies for point in points if (efficiencies := pop_of(point)) is not None},
+        pop={
+            point: efficiencies
+            for point, bound in bounds.items()
+            if (efficiencies := pop_of(point, bound and bound.communication_seconds)) is not None
+        },
         bounds={point: found for point, found in bounds.items() if found is not None},
         rank_times=rank_times,
         bursts={point: found for point in points if (found := bursts_of(point)) is not None},

@@ -54,6 +54,23 @@ def test_efficiencies_of_pop_are_those_of_their_definitions(tmp_path: Path) -> N
     assert pop.computation_scaling == pytest.approx(400 / 350)
     assert two.efficiency is not None
     assert pop.global_efficiency == pytest.approx(two.efficiency.value)
+    assert (pop.transfer, pop.serialisation) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("call_seconds", "transfer", "serialisation"),
+    [(0.02, 230 / 250, 200 / 230), (0.0, 1.0, 200 / 250), (9.0, 200 / 250, 1.0)],
+)
+def test_communication_is_divided_by_the_cost_of_the_calls(
+    tmp_path: Path, call_seconds: float, transfer: float, serialisation: float
+) -> None:
+    """Of 250 ms the busiest rank works 200; an ideal network takes the calls' time off, and no work."""
+    write_run(tmp_path / "one", 1, [[(0, 400, 0, 0)]] * 5)
+    write_run(tmp_path / "two", 2, [[(0, 200, 50, 0), (0, 150, 100, 0)]] * 5)
+    pop = pop_of(points(tmp_path)[1], call_seconds)
+    assert pop is not None
+    assert pop.transfer == pytest.approx(transfer)
+    assert pop.serialisation == pytest.approx(serialisation)
 
 
 @pytest.mark.parametrize(

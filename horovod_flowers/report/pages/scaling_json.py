@@ -172,13 +172,9 @@ def scaling_json(content: Content) -> dict[str, Any]:
         refusal = point.refusal or (f"its baseline is missing{point.nearest}" if point.other_work else None)
         bursts = content.bursts.get(point)
         doubts = content.doubts.get(point, [])
-        pop = content.pop.get(point)
-        efficiencies = (
-            None if pop is None else asdict(pop) | {"parallel": pop.parallel, "global": pop.global_efficiency}
-        )
         found = {
             **row(content, point),
-            "pop": efficiencies,
+            "pop": _pop(content.pop.get(point)),
             "no_utilisation": None if point not in content.utilisations else content.utilisations[point].missing,
             "bursts": bursts,
             "doubts": doubts,
@@ -374,7 +370,8 @@ def _comparison(found: Comparison | None) -> dict[str, Any] | None:
     }
 
 
-def _pop(found: PopEfficiencies | None) -> dict[str, float] | None:
+def _pop(found: PopEfficiencies | None) -> dict[str, float | None] | None:
     if found is None:
         return None
-    return asdict(found) | {"parallel": found.parallel, "global": found.global_efficiency}
+    products = {"parallel": found.parallel, "global": found.global_efficiency, "serialisation": found.serialisation}
+    return asdict(found) | products

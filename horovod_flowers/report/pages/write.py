@@ -152,6 +152,7 @@ def _values(content: Content, pictures: Sequence[Any], traces: Sequence[str]) ->
         "no_peak": list(reason_lines(content)),
         "of_peak": any(found.share is not None for found in content.utilisations.values()),
         "share_words": share_words,
+        "transfers": any(found.transfer is not None for found in content.pop.values()),
         "utilisation_row": utilisation_row,
         "emulated": wording.EMULATED,
         "oversubscribed": wording.OVERSUBSCRIBED,
