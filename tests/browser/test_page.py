@@ -111,7 +111,8 @@ def test_everything_is_within_the_page(opened: Opened, pictures: Path) -> None:
     assert opened.page.locator("img").count() >= 8
     shown = [heading.inner_text() for heading in opened.page.locator("h2").all()]
     assert shown == [
-        *("Checks", "Scaling", "Where the time goes", "Bounds beside the measurements", "Ranks", "Learning"),
+        *("Checks", "Scaling", "Where the time goes", "Bounds beside the measurements", "Percent of peak"),
+        *("Ranks", "Learning"),
         *("For an allocation proposal", "Before and after", "Provenance"),
     ]
     shot = pictures / f"report-{width}.png"

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
 
 FEWEST_DIGITS = 3
 MOST_DIGITS = 12
+CALCULATOR_DIGITS = 10
 
 
 def significant(value: float, digits: int = FEWEST_DIGITS) -> str:
@@ -16,8 +18,13 @@ def significant(value: float, digits: int = FEWEST_DIGITS) -> str:
 
 
 def rounded_to(value: float, digits: int) -> float:
-    """The value with so many significant digits."""
-    return float(f"{value:.{digits - 1}e}")
+    """The value with so many significant digits, rounded half up from those that a reader's calculator shows: what
+    lies half-way goes one way, whether the last bit of a product is below it or above.
+    """
+    if not math.isfinite(value):
+        return value
+    shown = Decimal(f"{value:.{CALCULATOR_DIGITS - 1}e}")
+    return float(shown.quantize(Decimal(1).scaleb(shown.adjusted() - digits + 1), ROUND_HALF_UP))
 
 
 def digits_for(value: float, results: Iterable[tuple[float, int]]) -> int:
