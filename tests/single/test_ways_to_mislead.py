@@ -326,7 +326,7 @@ CASES = (
         survivors,
         "run3 (failed: RuntimeError: out of memory); s-2ranks-allreduce-fp32-seed0",
     ),
-    Case("an unfinished run without a study", unfinished_of_train, "missing, and those that are left may be the fast"),
+    Case("an unfinished run without a study", unfinished_of_train, "missing, and those that are there may be the fast"),
     Case(
         "repetitions with gaps",
         lambda f: pair(f, two={"numbers": (1, 3, 6)}),

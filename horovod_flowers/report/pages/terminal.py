@@ -33,6 +33,7 @@ from horovod_flowers.runtime.console import Terminal, say
 from horovod_flowers.runtime.errors import harmless
 
 TABLE_WIDTH = 132  # in a log
+OF_PEAK_WIDTH = 14  # of one column more
 
 
 def print_content(content: Content) -> None:
@@ -50,7 +51,9 @@ def print_content(content: Content) -> None:
 
 def print_table(content: Content) -> None:
     """One row a point."""
-    console = Terminal() if Terminal().is_terminal else Terminal(width=TABLE_WIDTH)
+    shares = any(found.share is not None for found in content.utilisations.values())
+    wide = TABLE_WIDTH + (OF_PEAK_WIDTH if shares else 0)
+    console = Terminal() if Terminal().is_terminal else Terminal(width=wide)
     notes = [OVERSUBSCRIBED] if content.oversubscribed else []
     notes += [EMULATED] if content.emulated else []
     notes += [UNLIKE] if content.unlike else []
@@ -60,12 +63,12 @@ def print_table(content: Content) -> None:
     notes += ["steps: timed steps per run"]
     table = Table(title="Scaling", caption="; ".join(notes), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     which = any(point.which for point in content.points)
-    shares = any(found.share is not None for found in content.utilisations.values())
     of_peak = ("of peak",) if shares else ()
     figures = ("step, s", "images/s", "speed-up", "efficiency", *of_peak, "val. acc.")
     numbers = ("ranks", "threads", "runs", "steps", *figures)
     for name in ("work", "strategy", *(["which"] if which else []), *numbers):
-        table.add_column(name, justify="right" if name in numbers else "left")
+        # What is too wide is folded: with '...' in its place a figure would be another one.
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for point in content.points:
         accuracy = point.best_validation_accuracy
         table.add_row(
