@@ -175,7 +175,7 @@ def gather(
         pop={
             point: efficiencies
             for point, bound in bounds.items()
-            if (efficiencies := pop_of(point, bound and bound.communication_seconds)) is not None
+            if (efficiencies := pop_of(point, None if bound is None else bound.communication_seconds)) is not None
         },
         bounds={point: found for point, found in bounds.items() if found is not None},
         rank_times=rank_times,
