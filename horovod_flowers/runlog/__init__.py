@@ -4,6 +4,7 @@ records.py            every record; field_types.py: ranges of numbers; training_
 run_folder.py         the folder of a run, and how it is made; script_folder.py: that of a script's run
 run_hold.py           one job at a time in a folder; holder.py: who that is, lock_file.py: the file that says so
 json_lines.py         writing and checking records; older_schemas.py: those of earlier versions
+record_file.py        a record that is a file by itself, with a schema of its own
 environment.py        what a run runs on, gathered from its ranks
 step_spread.py        means beside medians of steps, and a sentence where they part
 model_flops.py        the record of floating-point operations of a step

@@ -10,8 +10,7 @@ from typing import Annotated
 import msgspec
 
 from horovod_flowers.runlog.field_types import Positive, Seconds
-from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.files import write_whole
+from horovod_flowers.runlog.record_file import read_record, write_record
 
 SCHEMA = 1
 
@@ -75,15 +74,9 @@ def peak_file(runs_dir: Path, point: str) -> Path:
 
 def write_peak(path: Path, record: MachinePeak) -> None:
     """Write the record, whole or not at all."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
+    write_record(path, record)
 
 
 def read_peak(path: Path) -> MachinePeak:
     """Read and check a record. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=MachinePeak)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or from another version ({error})") from error
-    if record.schema != SCHEMA:
-        raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
-    return record
+    return read_record(path, MachinePeak, SCHEMA)

@@ -16,8 +16,8 @@ import msgspec
 
 from horovod_flowers.config.choices import Precision
 from horovod_flowers.runlog.field_types import Count, Positive, Seconds
+from horovod_flowers.runlog.record_file import read_record, write_record
 from horovod_flowers.runtime.errors import UserError
-from horovod_flowers.runtime.files import write_whole
 
 SCHEMA = 1
 LONGEST_SECONDS = 86_400.0
@@ -121,7 +121,7 @@ def step_profile_file(runs_dir: Path, name: str) -> Path:
 
 def write_step_profile(path: Path, record: StepProfile) -> None:
     """Write the record, whole or not at all."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
+    write_record(path, record)
 
 
 def read_step_profile(path: Path) -> StepProfile:
@@ -129,19 +129,10 @@ def read_step_profile(path: Path) -> StepProfile:
 
     Raises FileNotFoundError, or UserError where it is damaged, of another schema, or contradicts itself.
     """
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=StepProfile)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"step profile {path} is damaged or from another version ({error}): delete it, and measure it again"
-        ) from error
-    if record.schema != SCHEMA:
-        raise UserError(
-            f"step profile {path} has schema {record.schema}, this version reads {SCHEMA}: delete it, and measure it "
-            "again"
-        )
+    again = ": delete it, and measure it again"
+    record = read_record(path, StepProfile, SCHEMA, "step profile ", if_damaged=again, if_older=again)
     if (wrong := _contradiction(record)) is not None:
-        raise UserError(f"step profile {path} contradicts itself ({wrong}): delete it, and measure it again")
+        raise UserError(f"step profile {path} contradicts itself ({wrong}){again}")
     return record
 
 

@@ -23,8 +23,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-def test_every_number_is_made_again(runs: Path, tmp_path: Path) -> None:
+def test_every_number_is_made_again(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--runs-dir", str(runs), "--output", str(tmp_path), "--format", "csv,json,md"])
+    printed = capsys.readouterr().out
+    assert "(1.85–1.95)" in printed  # a whole interval: a table that is too narrow cuts figures off
+    assert "…" not in printed
     made, there = (json.loads((folder / "scaling.json").read_text()) for folder in (tmp_path, EXAMPLE))
     assert_equal(made | {"command": ""}, there | {"command": ""}, "")
     with open(tmp_path / "scaling.csv", newline="") as one, open(EXAMPLE / "scaling.csv", newline="") as other:

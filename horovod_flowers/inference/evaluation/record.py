@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from horovod_flowers.report.analysis.classification import Calibration, ClassFigures, Metrics, Proportion, TopK
+from horovod_flowers.runlog.record_file import read_record
 from horovod_flowers.runlog.records import Count, Positive, Prediction, Share
 from horovod_flowers.runtime.errors import UserError
 from horovod_flowers.runtime.files import whole_folder
@@ -139,13 +140,7 @@ def write_evaluation(
 
 def read_evaluation(path: Path) -> EvaluationRecord:
     """Read evaluation.json. Raises FileNotFoundError, or UserError where it is damaged or of another schema."""
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=EvaluationRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or from another version ({error})") from error
-    if record.schema != SCHEMA:
-        raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}: evaluate the run again")
-    return record
+    return read_record(path, EvaluationRecord, SCHEMA, if_older=": evaluate the run again")
 
 
 def jpeg(pixels: np.ndarray) -> bytes | None:
